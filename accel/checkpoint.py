@@ -1,0 +1,57 @@
+"""Read and write a checkpoint folder: `weights.safetensors` (data, never pickle) and `checkpoint.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accel.errors import CorruptArtifact
+from accel.files import replacing, sha256_file, write_text
+from accel.types import Array, Checkpoint, TensorSpec
+
+_STORED = [field.name for field in dataclasses.fields(Checkpoint) if field.name != "path"]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Open `folder` and hold its weights against the recorded SHA-256.
+
+    Raises:
+        CorruptArtifact: a file is absent, unreadable or edited.
+    """
+    remedy = f"train it again (accel train), or fetch {folder.name} again from where it came"
+    try:
+        data = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        values = {key: data[key] for key in _STORED}
+        for key in ("input", "output"):
+            values[key] = TensorSpec.from_dict(values[key])
+        values["labels"] = tuple(values["labels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifact(f"{folder} is not a checkpoint: checkpoint.json cannot be read ({error!r})", remedy=remedy) from error
+    checkpoint = Checkpoint(path=folder, **values)
+    if not checkpoint.weights.is_file():
+        raise CorruptArtifact(f"{checkpoint.weights} is missing", remedy=remedy)
+    found = sha256_file(checkpoint.weights)
+    if found != checkpoint.sha256:
+        raise CorruptArtifact(f"{checkpoint.weights} has SHA-256 {found}; checkpoint.json says {checkpoint.sha256}", remedy=remedy)
+    return checkpoint
+
+
+def write_checkpoint(checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> Checkpoint:
+    """Write `tensors` and then the description into `checkpoint.path`, each atomically; returns it with its SHA-256."""
+    from safetensors.numpy import save_file
+
+    checkpoint.path.mkdir(parents=True, exist_ok=True)
+    with replacing(checkpoint.weights) as temporary:
+        save_file(dict(tensors), temporary)
+    written = dataclasses.replace(checkpoint, sha256=sha256_file(checkpoint.weights))
+    write_text(checkpoint.path / "checkpoint.json", json.dumps(_plain(written), indent=2) + "\n")
+    return written
+
+
+def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
+    data = {name: getattr(checkpoint, name) for name in _STORED}
+    data["input"], data["output"] = checkpoint.input.to_dict(), checkpoint.output.to_dict()
+    return data
