@@ -3,7 +3,8 @@
     AccelError                     1  internal, or a subclass below
     ├── UsageError                 2  a request that cannot be understood
     │   ├── ConfigError            2  a settings file or ACCEL_* variable that is wrong
-    │   └── UnknownName            2  a model, format, runtime or dataset that does not exist
+    │   ├── UnknownName            2  a model, format, runtime or dataset that does not exist
+    │   └── UnsupportedOperator    2  a model that a format cannot express
     ├── GateError                  3  the request was carried out and the result is not good enough
     │   ├── AccuracyGate           3  top-1 fell too far
     │   ├── ParityError            3  an engine disagrees with the golden samples
@@ -58,6 +59,10 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: str, known: list[str] | tuple[str, ...]) -> None:
         super().__init__(f"there is no {kind} called {name!r}", remedy=f"choose one of: {', '.join(sorted(known))}")
+
+
+class UnsupportedOperator(UsageError):
+    pass
 
 
 class GateError(AccelError):

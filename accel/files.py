@@ -10,15 +10,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import platformdirs
-
 from accel.errors import DiskFull
 
 
 def cache_dir() -> Path:
     """`ACCEL_CACHE_DIR`, else the user's cache folder of the platform."""
     chosen = os.environ.get("ACCEL_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("accel-engines", appauthor=False))
+    # A worker in a foreign environment (TensorRT 8.6's) has numpy and its runtime, and gets ACCEL_CACHE_DIR from whoever starts it.
+    if not chosen:
+        import platformdirs
+
+        chosen = platformdirs.user_cache_dir("accel-engines", appauthor=False)
+    return Path(chosen).expanduser()
 
 
 def offline() -> bool:

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
 from accel.files import disk_errors
 
 
@@ -20,6 +18,8 @@ def held(path: Path, what: str) -> Iterator[None]:
         path: the lock file, made if absent and left behind (removing it would race).
         what: what is being waited for, as in "waiting for another process to finish {what}".
     """
+    import filelock  # here, because a worker in a foreign environment reads bundles and has only numpy
+
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
