@@ -1,0 +1,32 @@
+"""The engine folder: what is in it, how it is read strictly and written whole; no runtime, no exporter.
+
+>>> bundle = Bundle.open("engines/resnet18.accel")  # doctest: +SKIP
+>>> bundle.file(bundle.entry("onnx", "fp16"))  # doctest: +SKIP
+"""
+
+from accel.engines import compat, folding, golden, identity, module, trust, verified
+from accel.engines.bundle import Bundle, batch_of, entry_name
+from accel.engines.golden import Golden, Reference
+from accel.engines.manifest import CheckpointRecord, Manifest
+from accel.engines.writing import add, create, holds, write_reference
+
+__all__ = [
+    "Bundle",
+    "CheckpointRecord",
+    "Golden",
+    "Manifest",
+    "Reference",
+    "add",
+    "batch_of",
+    "compat",
+    "create",
+    "entry_name",
+    "folding",
+    "golden",
+    "holds",
+    "identity",
+    "module",
+    "trust",
+    "verified",
+    "write_reference",
+]

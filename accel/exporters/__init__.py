@@ -1,0 +1,55 @@
+"""From an nn.Module to an engine file, one file a format; reached by name through one table.
+
+>>> from accel import exporters
+>>> exporters.plan("onnx", request).name  # doctest: +SKIP
+'onnx-fp16'
+>>> entry = exporters.export("onnx", request)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from accel.errors import UnknownName
+from accel.exporters.formats import FORMATS
+from accel.exporters.request import ExportPlan, ExportRequest, plan
+from accel.types import EngineEntry
+
+EXPORTERS: dict[str, str] = {
+    "onnx": "accel.exporters.onnx:export",
+    "torchscript": "accel.exporters.torchscript:export",
+}
+"""Format → what writes it: called with an ExportRequest, returns the EngineEntry without its parity."""
+
+__all__ = ["EXPORTERS", "FORMATS", "ExportPlan", "ExportRequest", "export", "get", "plan"]
+
+
+def get(format: str) -> Callable[[ExportRequest], EngineEntry]:
+    """The exporter of `format`, imported.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    if format not in EXPORTERS:
+        raise UnknownName("export format", format, list(EXPORTERS))
+    module, _, name = EXPORTERS[format].partition(":")
+    exporter: Any = getattr(importlib.import_module(module), name)
+    return exporter  # type: ignore[no-any-return]
+
+
+def export(format: str, request: ExportRequest) -> EngineEntry:
+    """Write the engine into `request.folder` and describe it; the bundle is not touched (`engines.add` does that).
+
+    Returns:
+        An entry whose files are keyed relative to the bundle (`onnx-fp16/model.onnx`) and whose parity is empty.
+
+    Raises:
+        UnknownName: the format. UsageError: the format has no such precision or opset, or the module does not take the input.
+        UnsupportedOperator: the format cannot express the model. PrecisionError: the file is not in the precision asked for.
+        MissingExtra: torch or onnx is absent. DiskFull: the disk filled up.
+    """
+    exporter = get(format)
+    plan(format, request)
+    return exporter(request)

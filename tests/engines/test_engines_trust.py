@@ -1,0 +1,53 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+from engine_samples import checkpoint_of, entry_of, golden_of
+
+from accel import engines
+from accel.engines import Bundle, trust
+from accel.errors import CorruptArtifact, UntrustedArtifact
+
+
+def test_data_needs_no_trust_and_code_does(bundle: Bundle) -> None:
+    code = dataclasses.replace(bundle.entries[0], name="torchscript-fp32", format="torchscript")
+    trust.demand_engine(bundle, bundle.entries[0])
+    with pytest.raises(UntrustedArtifact, match=r"torchscript-fp32 is code \(torchscript\)\n.*trusted=True"):
+        trust.demand_engine(bundle, code)
+    trust.demand_engine(bundle, code, trusted=True)
+    trust.record(bundle)
+    trust.demand_engine(bundle, code)
+
+
+def test_a_factory_of_an_unknown_bundle_is_not_called(bundle: Bundle) -> None:
+    with pytest.raises(UntrustedArtifact, match="calling engine_samples:build"):
+        trust.demand_module(bundle)
+    trust.record(bundle)
+    trust.demand_module(bundle)
+
+
+@pytest.mark.parametrize(("factory", "ours"), [("accel.trainers.models.resnet18:build", True), ("accel.trainers.models.os:system", False)])
+def test_only_builders_of_our_models_need_no_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, ours: bool) -> None:
+    monkeypatch.setattr("accel.engines.writing.source_sha256", lambda factory: "0" * 64)
+    bundle = engines.create(tmp_path / "x.accel", checkpoint_of(tmp_path / "x", factory=factory), golden_of())
+    if ours:
+        trust.demand_module(bundle)
+    else:
+        with pytest.raises(UntrustedArtifact):
+            trust.demand_module(bundle)
+
+
+def test_trust_ends_with_any_change_and_is_renewed_by_the_next_export(bundle: Bundle, tmp_path: Path) -> None:
+    trust.record(bundle)
+    changed = engines.add(bundle.path, entry_of(tmp_path / "new", b"new"), tmp_path / "new")
+    assert not trust.is_trusted(changed)
+    trust.record(changed)
+    assert trust.is_trusted(changed)
+    assert not trust.is_trusted(bundle)
+
+
+def test_a_damaged_record_is_an_error_not_trust(bundle: Bundle, tmp_path: Path) -> None:
+    trust.record(bundle)
+    (tmp_path / "cache/trusted.json").write_text("[1]")
+    with pytest.raises(CorruptArtifact, match="delete"):
+        trust.is_trusted(bundle)
