@@ -1,0 +1,87 @@
+"""Train the models that accel ships, and find the ones that it already trained. torch is imported only inside `train`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accel.errors import BundleMissing, UnknownName
+from accel.progress import Progress, silent
+from accel.trainers.golden import golden_images, write_golden_samples
+from accel.trainers.recipe import Recipe, default_recipe, read_recipe, write_recipe
+from accel.types import Checkpoint
+
+__all__ = [
+    "MODELS",
+    "Recipe",
+    "default_recipe",
+    "golden_images",
+    "read_recipe",
+    "shipped",
+    "train",
+    "write_golden_samples",
+    "write_recipe",
+]
+
+MODELS = {
+    "mobilenetv3_small": "accel.trainers.models.mobilenetv3_small:build",
+    "resnet18": "accel.trainers.models.resnet18:build",
+}
+"""Model name → factory of the untrained module, called with `num_classes`."""
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def shipped(name: str) -> Path:
+    """The checkpoint folder of a model that accel ships: weights.safetensors, checkpoint.json, recipe.toml, log.csv, run.json.
+
+    Raises:
+        UnknownName: no such model. BundleMissing: it is known, but no trained weights are installed.
+    """
+    if name not in MODELS:
+        raise UnknownName("model", name, list(MODELS))
+    folder = WEIGHTS / name
+    if not (folder / "checkpoint.json").is_file():
+        raise BundleMissing(f"no trained weights of {name} are installed ({folder} is missing)", remedy=f"accel train {name}")
+    return folder
+
+
+def train(
+    name: str,
+    *,
+    out: Path,
+    recipe: Recipe | None = None,
+    recipe_file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> Checkpoint:
+    """Train `name` and write the checkpoint folder `out`, which is touched only once the run has succeeded.
+
+    Args:
+        name: a key of MODELS.
+        out: written: weights.safetensors, checkpoint.json, recipe.toml, log.csv, run.json.
+        recipe: what to run; without it the model's shipped recipe.
+        recipe_file: TOML whose keys replace those of the recipe.
+        overrides: field of Recipe → value, applied last; None means "not given".
+        device: `auto` (the first GPU, else the CPU), `cpu` or `cuda:N`.
+        progress: called with the step's name, steps done and steps in all.
+
+    Returns:
+        The checkpoint; `top1` is that of the stored (FP16-rounded) weights, run in FP32 over the whole test set, in percent.
+        It is None for the split `45k/5k`, which leaves the test set alone.
+
+    Raises:
+        UnknownName, ConfigError, DatasetMissing, DeviceUnavailable, MissingExtra; MissingError if memory runs out;
+        AccelError if the loss stops being finite.
+    """
+    from accel.trainers.run import run
+
+    if name not in MODELS:
+        raise UnknownName("model", name, list(MODELS))
+    chosen = recipe or default_recipe(name)
+    if recipe_file is not None:
+        chosen = read_recipe(recipe_file, base=chosen)
+    chosen = chosen.replaced({"model": name, **(overrides or {})})
+    return run(chosen, factory=MODELS[name], out=out, device=device, progress=progress)

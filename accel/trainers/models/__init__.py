@@ -1,0 +1,1 @@
+"""Untrained modules, one factory a file; each is named by `accel.trainers.MODELS`."""

@@ -1,0 +1,185 @@
+"""A training recipe: every number that a run depends on, as flat TOML from which the run repeats."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accel.errors import ConfigError, UnknownName
+from accel.files import write_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CHOICES = {
+    "split": ("full", "45k/5k"),
+    "flip": ("alternating", "random", "none"),
+    "amp": ("bf16", "fp16", "off"),
+    "compile_mode": ("default", "reduce-overhead"),
+}
+"""The fields that take one word out of a closed list."""
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "limit": (0, float("inf")),
+    "epochs": (1, float("inf")),
+    "batch_size": (1, float("inf")),
+    "lr": (0, float("inf")),
+    "momentum": (0, 1),
+    "weight_decay": (0, float("inf")),
+    "warmup_epochs": (0, float("inf")),
+    "label_smoothing": (0, 1),
+    "crop_padding": (0, 31),
+    "cutout": (0, 32),
+    "ema_decay": (0, 1),
+    "seed": (0, 2**63 - 1),
+}
+"""Smallest and largest value of each number."""
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What one training run does.
+
+    Attributes:
+        model: a key of `accel.trainers.MODELS`.
+        dataset: a name that `accel.datasets.load` knows; only its train set is learned from.
+        split: `full` learns from the whole train set and measures the test set once, after the last epoch; `45k/5k` holds
+            the same tenth of the train set back in every run, measures it after every epoch and leaves the test set alone.
+        limit: use only the first N images of the train set, for trials; 0 uses all.
+        epochs: passes over the train images; the last, partial batch of each shuffled pass is dropped.
+        batch_size: images a step.
+        lr: highest learning rate, reached after `warmup_epochs` (linear), then a cosine down to 0.
+        momentum: of SGD with Nesterov's correction.
+        weight_decay: L2, on tensors of two or more dimensions only: not on BatchNorm and not on biases.
+        warmup_epochs: may be a fraction; never more than a quarter of the epochs, so that a short trial still cools down.
+        label_smoothing: share of the target spread over all classes.
+        crop_padding: pixels of reflected border that a random crop may reach into; 0 crops nothing.
+        flip: `alternating` mirrors each image every second epoch, starting at random; `random` tosses a coin; `none`.
+        cutout: side in pixels of the square set to the mean colour, clipped at the border; 0 leaves it out.
+        ema_decay: of the weights and BatchNorm statistics that are kept, per step; 0 keeps the last step's.
+        amp: autocast dtype; `off` computes in FP32.
+        compile: torch.compile on a GPU; a CPU always runs eagerly.
+        compile_mode: `reduce-overhead` replays CUDA graphs, for thin networks whose steps wait for the host's launches.
+        channels_last: NHWC in memory.
+        seed: of initial weights, order, augmentation and dropout.
+    """
+
+    model: str
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup_epochs: float
+    label_smoothing: float
+    cutout: int
+    ema_decay: float
+    dataset: str = "cifar10"
+    split: str = "full"
+    limit: int = 0
+    momentum: float = 0.9
+    crop_padding: int = 4
+    flip: str = "alternating"
+    amp: str = "bf16"
+    compile: bool = True
+    compile_mode: str = "default"
+    channels_last: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, allowed in CHOICES.items():
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"{key} = {getattr(self, key)!r} is not one of {', '.join(allowed)}", remedy=f"set {key} to one of these")
+        for key, (low, high) in LIMITS.items():
+            # Written this way round so that NaN is refused too.
+            if not low <= getattr(self, key) <= high:
+                raise ConfigError(f"{key} = {getattr(self, key)!r} is outside [{low}, {high}]", remedy=f"set {key} inside it")
+
+    def replaced(self, values: Mapping[str, Any], where: str = "the overrides") -> Recipe:
+        """This recipe with other values; a value of None leaves the field as it is.
+
+        Raises:
+            ConfigError: an unknown field, a wrong type or a value out of range; names the field and `where`.
+        """
+        checked = {key: _typed(key, value, where) for key, value in values.items() if value is not None}
+        return dataclasses.replace(self, **checked)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def to_toml(self) -> str:
+        return "".join(f"{key} = {_toml_value(value)}\n" for key, value in self.to_dict().items())
+
+
+_TYPES = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
+
+
+def default_recipe(model: str) -> Recipe:
+    """The recipe that the shipped weights of `model` were trained by."""
+    path = FOLDER / f"{model}.toml"
+    if not path.is_file():
+        raise UnknownName("recipe", model, [found.stem for found in FOLDER.glob("*.toml")])
+    return read_recipe(path)
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    write_text(path, recipe.to_toml())
+
+
+def read_recipe(path: Path, base: Recipe | None = None) -> Recipe:
+    """Read flat TOML; keys that the file leaves out come from `base`.
+
+    Raises:
+        ConfigError: the file is absent or no TOML, or a key is unknown, missing (without `base`) or of the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except OSError as error:
+        raise ConfigError(f"the recipe {path} cannot be read ({error.strerror})", remedy="name an existing file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the recipe {path} is not TOML: {error}", remedy="mend that line") from error
+    checked = {key: _typed(key, value, f"{path}, line {_line_of(key, text)}") for key, value in values.items()}
+    try:
+        if base is not None:
+            return dataclasses.replace(base, **checked)
+        missing = [field.name for field in dataclasses.fields(Recipe) if field.name not in checked and field.default is dataclasses.MISSING]
+        if missing:
+            raise ConfigError(f"it has no {', '.join(missing)}", remedy="add them")
+        return Recipe(**checked)
+    except ConfigError as error:
+        key = error.message.split(" ", 1)[0]
+        line = f", line {_line_of(key, text)}" if key in checked else ""
+        raise ConfigError(f"{path}{line}: {error.message}", remedy=error.remedy) from error
+
+
+def _typed(key: str, value: Any, where: str) -> Any:
+    if key not in _TYPES:
+        raise ConfigError(f"{where}: a recipe has no key {key!r}", remedy=f"use one of: {', '.join(_TYPES)}")
+    want = _TYPES[key]
+    if want == "float" and type(value) is int:
+        return float(value)
+    if type(value).__name__ != want:
+        raise ConfigError(f"{where}: {key} = {value!r} is of type {type(value).__name__}, not {want}", remedy=f"give {key} as {want}")
+    return value
+
+
+def _line_of(key: str, text: str) -> int:
+    pattern = re.compile(rf"\s*(\[+\s*)?[\"']?{re.escape(key)}[\"']?\s*[=.\]]")
+    return next((number for number, line in enumerate(text.splitlines(), 1) if pattern.match(line)), 1)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib
+import json
+
+import numpy as np
+import pytest
+import tiny_net
+
+torch = pytest.importorskip("torch")
+
+from safetensors.numpy import load_file  # noqa: E402
+
+from accel import trainers  # noqa: E402
+from accel.checkpoint import read_checkpoint  # noqa: E402
+from accel.errors import AccelError, BundleMissing, ConfigError, DeviceUnavailable, MissingError, UnknownName, UsageError  # noqa: E402
+from accel.trainers import backend, loop, read_recipe, train  # noqa: E402
+
+
+def rows(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_training_leaves_a_checkpoint_that_opens_and_loads_strictly(tiny, tmp_path):
+    seen = []
+    checkpoint = train("tiny", recipe=tiny, out=tmp_path / "out", device="cpu", progress=lambda *report: seen.append(report))
+    assert read_checkpoint(tmp_path / "out") == dataclasses.replace(checkpoint, recipe=tiny.to_dict())
+    assert (checkpoint.name, checkpoint.factory, checkpoint.num_classes, checkpoint.seed) == ("tiny", "tiny_net:build", 10, 0)
+    assert checkpoint.input.shape == ("batch", 3, 32, 32)
+    assert 0 <= checkpoint.top1 <= 100
+
+    stored = load_file(checkpoint.weights)
+    assert {name: str(array.dtype) for name, array in stored.items()} == {
+        "0.weight": "float16",
+        "1.weight": "float32",
+        "1.bias": "float32",
+        "1.running_mean": "float32",
+        "1.running_var": "float32",
+        "6.weight": "float16",
+        "6.bias": "float32",
+    }
+    location, _, name = checkpoint.factory.partition(":")
+    module = getattr(importlib.import_module(location), name)(**checkpoint.factory_args)
+    module.load_state_dict({name: torch.from_numpy(array.astype(np.float32)) for name, array in stored.items()}, strict=True)
+
+    assert seen[-1] == ("test as stored", 50, 50)
+    assert ("train", 6, 6) in seen
+
+
+def test_the_log_has_a_row_an_epoch_and_tests_only_after_the_last(tiny, tmp_path):
+    train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    log = rows(tmp_path / "log.csv")
+    assert [row["epoch"] for row in log] == ["1", "2"]
+    assert [bool(row["test_top1"]) for row in log] == [False, True]
+    assert not any(row["val_top1"] for row in log)
+    assert not (tmp_path / "log.partial.csv").exists()
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["compilation"] == {"used": False, "reason": "not compiled on a CPU", "compile_s": 0.0}
+
+
+def test_a_held_out_split_is_measured_every_epoch_and_leaves_the_test_set_alone(tiny, tmp_path):
+    checkpoint = train("tiny", recipe=tiny, overrides={"split": "45k/5k"}, out=tmp_path, device="cpu")
+    assert checkpoint.top1 is None
+    assert all(row["val_top1"] and not row["test_top1"] for row in rows(tmp_path / "log.csv"))
+
+
+def test_it_learns(tiny, tmp_path):
+    checkpoint = train("tiny", recipe=tiny, overrides={"epochs": 40, "cutout": 0}, out=tmp_path, device="cpu")
+    log = rows(tmp_path / "log.csv")
+    assert float(log[-1]["train_loss"]) < 0.75 * float(log[0]["train_loss"])
+    assert checkpoint.top1 >= 50
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tiny, tmp_path, amp):
+    def digest(folder: str, seed: int) -> str:
+        return train("tiny", recipe=tiny, overrides={"seed": seed, "amp": amp}, out=tmp_path / folder, device="cpu").sha256
+
+    assert digest("one", 0) == digest("two", 0)
+    assert digest("one", 0) != digest("three", 1)
+
+
+def test_the_written_recipe_repeats_the_run(tiny, tmp_path):
+    first = train("tiny", recipe=tiny, overrides={"seed": 5, "flip": "random"}, out=tmp_path / "one", device="cpu")
+    again = train("tiny", recipe=read_recipe(tmp_path / "one" / "recipe.toml"), out=tmp_path / "two", device="cpu")
+    assert again.sha256 == first.sha256
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_old_checkpoint(tiny, tmp_path):
+    before = train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    with pytest.raises(AccelError, match=r"loss became (nan|inf) in epoch \d+, step \d of 3") as caught:
+        train("tiny", recipe=tiny, overrides={"lr": 1e30}, out=tmp_path, device="cpu")
+    assert caught.value.exit_code == 1
+    assert read_checkpoint(tmp_path).sha256 == before.sha256
+    assert len(rows(tmp_path / "log.csv")) == 2
+
+
+def test_memory_that_runs_out_names_the_batch_size(tiny, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("accel.trainers.run.fit", fail)
+    with pytest.raises(MissingError, match="batch_size = 64") as caught:
+        train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    assert caught.value.remedy == "--batch-size 32"
+
+
+def test_fewer_images_than_a_batch_are_refused(tiny, tmp_path):
+    with pytest.raises(ConfigError, match="batch_size = 64 is more than the 10 images"):
+        train("tiny", recipe=tiny, overrides={"limit": 10}, out=tmp_path, device="cpu")
+
+
+def test_names_and_devices_that_do_not_exist_are_refused(tiny, tmp_path):
+    with pytest.raises(UnknownName, match="resnet19"):
+        train("resnet19", out=tmp_path)
+    with pytest.raises(UnknownName, match="mnist"):
+        train("tiny", recipe=tiny, overrides={"dataset": "mnist"}, out=tmp_path)
+    with pytest.raises(UsageError, match="'tpu'"):
+        train("tiny", recipe=tiny, out=tmp_path, device="tpu")
+    with pytest.raises(DeviceUnavailable, match="cuda:99"):
+        train("tiny", recipe=tiny, out=tmp_path, device="cuda:99")
+    with pytest.raises(ConfigError, match="fp16"):
+        train("tiny", recipe=tiny, overrides={"amp": "fp16"}, out=tmp_path, device="cpu")
+
+
+def test_a_shipped_model_is_a_checkpoint_or_says_how_to_train_it():
+    with pytest.raises(UnknownName):
+        trainers.shipped("resnet19")
+    try:
+        folder = trainers.shipped("resnet18")
+    except BundleMissing as error:
+        assert error.remedy == "accel train resnet18"  # noqa: PT017
+    else:
+        assert read_checkpoint(folder).factory == trainers.MODELS["resnet18"]
+
+
+def test_a_compiler_that_fails_is_named_and_leaves_no_trace(monkeypatch, caplog):
+    module = tiny_net.build().train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    class OnGpu:
+        device = torch.device("cuda:0")
+
+    def forward(images, labels):
+        loss = module(torch.randn(4, 3, 32, 32)).sum()
+        loss.backward()
+        raise RuntimeError("Failed to find C compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    chosen, facts = backend.compiled_or_eager(forward, module, OnGpu(), None, mode="default", progress=lambda *report: None)
+    assert chosen is forward
+    assert facts == {"used": False, "reason": "RuntimeError: Failed to find C compiler", "compile_s": 0.0}
+    assert "Failed to find C compiler" in caplog.text
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_settings_are_restored():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.benchmark
+    with backend.settings(ieee=True):
+        assert (matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.benchmark) == ("ieee", "ieee", True)
+    assert (matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.benchmark) == before
+
+
+def test_losses_are_checked_in_order():
+    loop.stop_unless_finite([1.0, 2.0], 0)
+    with pytest.raises(AccelError, match="inf in epoch 3, step 2 of 3"):
+        loop.stop_unless_finite([1.0, float("inf"), float("nan")], 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["bf16", "fp16", "off"])
+@pytest.mark.parametrize("compile_", [False, True])
+def test_training_runs_on_a_gpu(tiny, tmp_path, amp, compile_):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    changes = {"amp": amp, "compile": compile_, "epochs": 40, "cutout": 0}
+    checkpoint = train("tiny", recipe=tiny, overrides=changes, out=tmp_path, device="cuda:0")
+    assert checkpoint.top1 >= 50
+    assert json.loads((tmp_path / "run.json").read_text())["compilation"]["used"] is compile_
