@@ -1,0 +1,53 @@
+"""The columns of a result row, as measurement.md lists them: one row per variant, run and latency kind; None where not measured."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+_GROUPS = {
+    "identity": "schema_version set_id run_id round order_index timestamp_utc git_sha dirty seed",
+    "workload": "model weights_sha256 input_sha256 input_shape batch n_distinct_inputs",
+    "variant": "engine runtime runtime_version engine_sha256 options_json precision tf32_matmul tf32_conv build_s first_call_ms "
+    "graph_nodes cpu_nodes recompiles size_mb params",
+    "protocol": "latency_kind sync_mode l2_mode warmup_n n blocks timed_wall_s cpu_affinity threads",
+    "statistics": "mean_us std_us min_us p50_us p50_lo_us p50_hi_us p95_us p95_lo_us p95_hi_us p99_us p99_lo_us p99_hi_us max_us ci_method",
+    "quality": "cov_pct iqr_rel_pct rho1 drift_pct n_outliers event_floor_us launch_floor_us aa_floor_pct",
+    "gpu": "gpu_name gpu_uuid driver cuda cudnn sm_clock_min_mhz sm_clock_mean_mhz sm_clock_max_mhz mem_clock_mhz temp_start_c temp_max_c "
+    "power_mean_w power_limit_w throttle_mask viol_power_ns viol_thermal_ns other_pids mem_peak_mib",
+    "host": "cpu_model governor load1 kernel",
+    "outcome": "top1 top1_reference n_test n_flips mcnemar_p max_abs_err max_rel_err stability flags verdict raw_path",
+}
+
+STANDARD = tuple(name for group in _GROUPS.values() for name in group.split())
+"""measurement.md's list, in its order. `engine` is the bundle's entry, None where the variant runs the module itself."""
+
+ADDED = (
+    "variant",
+    "device",
+    "metric",
+    "reason",
+    "remedy",
+    "exit_code",
+    "fallback",
+    "plan",
+    "python",
+    "interpreter",
+    "versions_json",
+    "command",
+)
+"""What a row needs to be read alone: which variant, why its verdict, and the machine, versions and command that made it."""
+
+COLUMNS = STANDARD + ADDED
+
+LATENCY_KINDS = ("host_us", "device_us", "span_us", "e2e_us")
+
+VERDICTS = {
+    "OK": "measured, and verified on the same bytes",
+    "UNVERIFIED": "measured, but its accuracy is not known",
+    "FALLBACK": "measured, but not what was asked for: the backend fell back (see the reason)",
+    "INVALID": "must not be used: correctness or precision failed",
+    "REFUSED": "not run: this device has no kernels for it",
+    "MISSING": "not run: a package, engine file or device is missing",
+    "ERROR": "not run to its end: the worker failed",
+}
+"""Verdict → meaning; only OK rows may be ranked."""

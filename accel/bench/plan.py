@@ -1,0 +1,87 @@
+"""How much is measured, and in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from accel.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasurementPlan:
+    """The numbers of a set; every variant of it gets the same.
+
+    Attributes:
+        warmup: calls thrown away before the first sample of a process.
+        iterations: samples of each latency kind in each run.
+        rounds: fresh processes per variant; a run is a round.
+        block: samples between two garbage collections; `discard` calls after each are thrown away.
+        inputs: distinct inputs that are rotated, prepared once.
+        batch: samples per call.
+        threads: intra-op threads; None leaves a CPU runtime its default and is 1 beside a GPU.
+        name: what tables call it.
+    """
+
+    warmup: int = 200
+    iterations: int = 2000
+    rounds: int = 3
+    seed: int = 0
+    batch: int = 1
+    threads: int | None = None
+    block: int = 200
+    discard: int = 20
+    inputs: int = 8
+    name: str = "full plan"
+
+    def __post_init__(self) -> None:
+        for field in ("iterations", "rounds", "batch", "block"):
+            _at_least(field, getattr(self, field), 1)
+        for field in ("warmup", "discard"):
+            _at_least(field, getattr(self, field), 0)
+        _at_least("inputs", self.inputs, 8)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+
+    @classmethod
+    def cpu_quick(cls, **changes: Any) -> MeasurementPlan:
+        """What a machine without a GPU gets by default: a few minutes instead of half an hour."""
+        return cls(**{"warmup": 20, "iterations": 200, "name": "CPU quick plan", **changes})
+
+    @classmethod
+    def default(cls, device: str, **changes: Any) -> MeasurementPlan:
+        """The plan of `device` with what the user asked otherwise; a changed count makes it a "custom plan"."""
+        base = cls.cpu_quick() if device == "cpu" else cls()
+        changed = {key: value for key, value in changes.items() if value is not None and value != getattr(base, key)}
+        name = "custom plan" if changed.keys() & {"warmup", "iterations", "rounds", "block", "discard", "inputs"} else base.name
+        return dataclasses.replace(base, **{"name": name, **changed})
+
+    def describe(self) -> str:
+        """`CPU quick plan: warm-up 20, 200 iterations, 3 rounds`."""
+        batch = f", batch {self.batch}" if self.batch != 1 else ""
+        rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
+        return f"{self.name}: warm-up {self.warmup}, {self.iterations} iterations, {rounds}{batch}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MeasurementPlan:
+        return cls(**data)
+
+
+def order(variants: Sequence[str], round_index: int, seed: int) -> list[str]:
+    """The order of one round: every even round is shuffled anew from `seed`, the odd round after it is its reverse.
+
+    So whatever drifts over two rounds (heat, a neighbour) meets each variant once early and once late.
+    """
+    shuffled = list(variants)
+    random.Random(f"{seed}/{round_index // 2}").shuffle(shuffled)
+    return shuffled[::-1] if round_index % 2 else shuffled
+
+
+def _at_least(field: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"the plan asks for {field} = {value}", remedy=f"ask for at least {least}")

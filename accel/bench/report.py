@@ -1,0 +1,254 @@
+"""Say what a set found: a table for people, JSON, CSV or Markdown for what comes after. The only place where numbers are formatted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from accel.bench import columns
+from accel.bench.results import ResultSet, Row
+from accel.bench.stats import ENOUGH
+from accel.bench.summary import Latency, Line, lines
+from accel.errors import UnknownName
+from accel.optional import require
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Cell = Callable[[Line], str | None]
+
+
+def render(results: Sequence[ResultSet], format: str = "table", *, width: int = 120) -> str:
+    """The summary of one or more sets as text: `table` (plain, `width` columns), `json`, `csv` or `markdown`.
+
+    Raises:
+        UnknownName: any other format. MissingExtra: rich is absent (`table`).
+    """
+    if format not in FORMATS:
+        raise UnknownName("format", format, tuple(FORMATS))
+    return FORMATS[format](results, width)
+
+
+def summary(results: Sequence[ResultSet]) -> list[Line]:
+    return [line for result in results for line in lines(result.rows, result.samples())]
+
+
+def header(results: Sequence[ResultSet]) -> list[str]:
+    """Machine, versions, plan and command: without them a number means nothing."""
+    rows = [row for result in results for row in result.rows]
+    gpu = [f"{row['gpu_name']}, driver {row['driver'] or '?'}, CUDA {row['cuda'] or '?'}" for row in rows if row["gpu_name"]]
+    host = [f"{row['cpu_model'] or 'unknown CPU'}, Linux {row['kernel']}" for row in rows]
+    versions = [f"{name} {version}" for row in rows for name, version in (row["versions_json"] or {}).items()]
+    # Variants may run in environments of their own: every version that took part is named.
+    software = [*_once(f"Python {row['python']}" for row in rows if row["python"]), *sorted(_once(versions))]
+    found = {
+        "machine": " | ".join(_once([*gpu, *host])),
+        "versions": ", ".join(software),
+        "plan": " | ".join(_once(row["plan"] for row in rows)),
+        "command": " | ".join(_once(row["command"] for row in rows if row["command"])),
+    }
+    return [f"{name}: {text}" for name, text in found.items() if text]
+
+
+def remarks(found: Sequence[Line]) -> list[str]:
+    """Why a line is not OK and what mends it; lines with the same reason share a remark."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for line in found:
+        if line.verdict != "OK":
+            said = line.reason or columns.VERDICTS[line.verdict]
+            grouped.setdefault((said, line.remedy or ""), []).append(f"{line.variant} {line.verdict}")
+        for flag in line.flags:
+            if flag in _FLAGS:
+                grouped.setdefault((_FLAGS[flag], ""), []).append(f"{line.variant} {flag}")
+    return [f"{', '.join(who)}: {said}" + (f"; to mend it: {remedy}" if remedy else "") for (said, remedy), who in grouped.items()]
+
+
+_FLAGS = {"ENQUEUE_BLOCKED": "the call waits for the GPU itself (or made over about 1,000 launches): device_us cannot be gated"}
+
+
+def table(results: Sequence[ResultSet], width: int) -> RenderableType:
+    """A rich renderable: one table per model, a line per variant; the least important columns are left out to fit `width`."""
+    require("rich", extra="bench")
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    found = summary(results)
+    parts: list[RenderableType] = []
+    for model, group in _by_model(found).items():
+        shown, hidden = fitting(group, width)
+        drawn = Table(title=_title(model, group), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, title_justify="left")
+        for name, _ in shown:
+            drawn.add_column(name.replace(" ", "\n"), justify="left" if name in ("variant", "verdict") else "right", no_wrap=True)
+        for line in group:
+            cells = [cell(line) or "-" for _, cell in shown]
+            drawn.add_row(*cells, style=None if line.verdict == "OK" else "yellow" if line.verdict in _SOFT else "red")
+        parts.append(drawn)
+        if hidden:
+            parts.append(Text(f"left out to fit {width} columns: {', '.join(hidden)} (see --format csv)", style="dim"))
+    parts += [Text(remark) for remark in remarks(found)]
+    parts += [Text(""), Text(UNITS, style="dim"), *(Text(line, style="dim") for line in header(results))]
+    return Group(*parts)
+
+
+_SOFT = ("UNVERIFIED", "REFUSED", "MISSING", "FALLBACK")
+
+UNITS = (
+    "latencies in µs over all rounds; host = call + synchronize, device = GPU alone, e2e = host array to host array; "
+    "spread = largest / smallest p50 of a round"
+)
+
+
+def fitting(group: Sequence[Line], width: int) -> tuple[list[tuple[str, Cell]], list[str]]:
+    """The columns that hold something and fit, and the names of those that held something and did not."""
+    shown = [(name, cell) for name, cell in COLUMNS.items() if name in _ALWAYS or any(cell(line) is not None for line in group)]
+    hidden: list[str] = []
+
+    def needed() -> int:
+        # One space of padding and one that divides the columns; headings break at their spaces.
+        return sum(2 + max(*map(len, name.split()), *(len(cell(line) or "-") for line in group), 0) for name, cell in shown) - 1
+
+    for name in _LEAST_FIRST:
+        if needed() <= width:
+            break
+        if any(name == kept for kept, _ in shown):
+            shown = [item for item in shown if item[0] != name]
+            hidden.append(name)
+    return shown, hidden
+
+
+def _us(kind: str, name: str) -> Cell:
+    def cell(line: Line) -> str | None:
+        latency = line.latency.get(kind)
+        if latency is None:
+            return None
+        value = getattr(latency, name)
+        return _short(latency, name) if value is None else f"{value:.0f}" if value >= 1000 else f"{value:.1f}"
+
+    return cell
+
+
+def _short(latency: Latency, name: str) -> str:
+    """Too few samples for the percentile: `n<662`."""
+    least = ENOUGH.get(int(name[1:3])) if name in ("p95_us", "p99_us") else None
+    return f"n<{least}" if least else "-"
+
+
+def _spread(line: Line) -> str | None:
+    host = line.latency.get("host_us")
+    return None if host is None or line.rounds < 2 else f"{host.spread:.3f}"
+
+
+def _p(line: Line) -> str | None:
+    return None if line.mcnemar_p is None else "<.001" if line.mcnemar_p < 0.001 else f"{line.mcnemar_p:.3f}"
+
+
+def _verdict(line: Line) -> str:
+    return "*".join([line.verdict, *([""] if set(line.flags) & _FLAGS.keys() else [])])
+
+
+def _top1(line: Line) -> str | None:
+    if line.metric == "parity":
+        return "n/a"
+    return None if line.top1 is None else f"{line.top1:.2f}"
+
+
+COLUMNS: dict[str, Cell] = {
+    "variant": lambda line: line.variant,
+    "top-1 %": _top1,
+    "Δ": lambda line: None if line.drop is None else f"{0.0 - line.drop:+.2f}" if line.drop else "0.00",
+    "flips": lambda line: None if line.n_flips is None else str(line.n_flips),
+    "p": _p,
+    "host mean": _us("host_us", "mean_us"),
+    "host std": _us("host_us", "std_us"),
+    "host min": _us("host_us", "min_us"),
+    "host p50": _us("host_us", "p50_us"),
+    "host p95": _us("host_us", "p95_us"),
+    "host p99": _us("host_us", "p99_us"),
+    "host max": _us("host_us", "max_us"),
+    "spread": _spread,
+    "device p50": _us("device_us", "p50_us"),
+    "e2e p50": _us("e2e_us", "p50_us"),
+    "e2e p99": _us("e2e_us", "p99_us"),
+    "MB": lambda line: None if line.size_mb is None else f"{line.size_mb:.1f}",
+    "build s": lambda line: None if line.build_s is None else f"{line.build_s:.1f}",
+    "verdict": _verdict,
+}
+"""Heading → cell. A cell without a value is None, and a column of nothing else is left out."""
+
+_ALWAYS = ("variant", "verdict")
+_LEAST_FIRST = (
+    *("e2e p99", "host std", "host max", "host min", "p", "build s", "host mean", "MB", "spread", "flips", "host p99"),
+    *("device p50", "e2e p50", "Δ", "host p95"),
+)
+"""What a narrow terminal loses, the least important first."""
+
+
+def _title(model: str, group: Sequence[Line]) -> str:
+    params = next((line.params for line in group if line.params), None)
+    return f"{model} on {group[0].device}" + (f", {params / 1e6:.2f} M parameters" if params else "")
+
+
+def _table_text(results: Sequence[ResultSet], width: int) -> str:
+    require("rich", extra="bench")
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(file=text, width=width, no_color=True, highlight=False).print(table(results, width))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n"
+
+
+def _json_text(results: Sequence[ResultSet], width: int) -> str:
+    return json.dumps({"header": header(results), "lines": [line.to_dict() for line in summary(results)]}, indent=2) + "\n"
+
+
+def _csv_text(results: Sequence[ResultSet], width: int) -> str:
+    text = io.StringIO()
+    flat = [line.to_dict() for line in summary(results)]
+    writer = csv.DictWriter(text, list(flat[0]) if flat else [], lineterminator="\n")
+    writer.writeheader()
+    for item in flat:
+        writer.writerow({**item, "flags": " ".join(item["flags"])})
+    return text.getvalue()
+
+
+def _markdown_text(results: Sequence[ResultSet], width: int) -> str:
+    found, out = summary(results), []
+    for model, group in _by_model(found).items():
+        shown, _ = fitting(group, 10_000)
+        out += [f"**{_title(model, group)}**", "", "| " + " | ".join(name for name, _ in shown) + " |"]
+        out.append("|" + "|".join(":--" if name in _ALWAYS else "--:" for name, _ in shown) + "|")
+        out += ["| " + " | ".join(cell(line) or "-" for _, cell in shown) + " |" for line in group] + [""]
+    out += [f"* {remark.replace('|', '/')}" for remark in remarks(found)]
+    return "\n".join([*out, "", UNITS, "", *(f"* {line}" for line in header(results))]) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[ResultSet], int], str]] = {
+    "table": _table_text,
+    "json": _json_text,
+    "csv": _csv_text,
+    "markdown": _markdown_text,
+}
+
+
+def rows_csv(results: Sequence[ResultSet]) -> str:
+    """All result rows of all sets, every column: what `--export-csv` writes."""
+    from accel.bench.results import to_csv
+
+    rows: list[Row] = [row for result in results for row in result.rows]
+    return to_csv(rows)
+
+
+def _by_model(found: Iterable[Line]) -> dict[str, list[Line]]:
+    groups: dict[str, list[Line]] = {}
+    for line in found:
+        groups.setdefault(line.model, []).append(line)
+    return groups
+
+
+def _once(items: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(items))

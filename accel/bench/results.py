@@ -1,0 +1,167 @@
+"""A set on disk: `set.json` (key and state), `results.jsonl` (the record), `results.csv` (made from it), `samples.npz` (raw)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accel.bench.columns import COLUMNS, SCHEMA_VERSION
+from accel.errors import CorruptArtifact, UsageError
+from accel.files import disk_errors, replacing, write_text
+from accel.types import Array
+
+Row = dict[str, Any]
+
+JSONL, CSV, SAMPLES, SET = "results.jsonl", "results.csv", "samples.npz", "set.json"
+
+UINT32_NS = 2**32 - 1
+"""4.29 s: longer samples are kept as int64."""
+
+
+def row(**values: Any) -> Row:
+    """A row with every column, None where `values` has nothing.
+
+    Raises:
+        UsageError: a value for a column that does not exist.
+    """
+    unknown = values.keys() - set(COLUMNS)
+    if unknown:
+        raise UsageError(f"a result row has no column {', '.join(sorted(unknown))}")
+    return {name: values.get(name) for name in COLUMNS} | {"schema_version": SCHEMA_VERSION}
+
+
+@dataclasses.dataclass
+class ResultSet:
+    """One set: a model on one machine in one go.
+
+    Attributes:
+        folder: where its files lie.
+        description: what `set.json` holds.
+        rows: all that was recorded, in order.
+    """
+
+    folder: Path
+    description: dict[str, Any]
+    rows: list[Row]
+
+    @property
+    def unverified(self) -> bool:
+        """Whether a latency stands without the accuracy of its bytes."""
+        return any("UNVERIFIED" in (item["verdict"], *(item["flags"] or ())) for item in self.rows)
+
+    @property
+    def failed_gates(self) -> tuple[Row, ...]:
+        """One row for each variant that failed accuracy, parity or precision: exit code 3."""
+        return self._first("INVALID")
+
+    @property
+    def errors(self) -> tuple[Row, ...]:
+        """One row for each variant whose worker failed."""
+        return self._first("ERROR")
+
+    @property
+    def refused(self) -> tuple[Row, ...]:
+        """One row for each variant that did not run here (REFUSED, MISSING); whoever asked for it by name gets exit code 4."""
+        return self._first("REFUSED", "MISSING")
+
+    def recorded(self) -> set[tuple[str, int | None]]:
+        """The (variant, round) pairs that need not run again; round None stands for all rounds."""
+        return {(item["variant"], item["round"]) for item in self.rows}
+
+    def samples(self) -> dict[str, Array]:
+        """Raw samples in nanoseconds by `variant/run/kind`; empty if they were not kept."""
+        return read_samples(self.folder / SAMPLES)
+
+    def append(self, rows: Iterable[Row], samples: Mapping[str, Array]) -> None:
+        """Record one variant run: samples first, so that no row points at samples that a crash kept from the disk."""
+        added = list(rows)
+        if samples:
+            write_samples(self.folder / SAMPLES, {**self.samples(), **samples})
+        append_rows(self.folder / JSONL, added)
+        self.rows.extend(added)
+        write_text(self.folder / CSV, to_csv(self.rows))
+
+    def describe(self, **changes: Any) -> None:
+        """Change the description and write it."""
+        self.description.update(changes)
+        write_text(self.folder / SET, json.dumps(self.description, indent=2) + "\n")
+
+    def _first(self, *verdicts: str) -> tuple[Row, ...]:
+        found = {item["variant"]: item for item in reversed(self.rows) if item["verdict"] in verdicts}
+        return tuple(reversed(found.values()))
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Append whole lines and flush them to the disk; a half line that a killed process left is cut off first."""
+    with disk_errors(path), open(path, "ab+") as stream:
+        stream.seek(0)
+        kept = stream.read()
+        if kept and not kept.endswith(b"\n"):
+            stream.truncate(kept.rfind(b"\n") + 1)
+        stream.write("".join(json.dumps(item, allow_nan=False) + "\n" for item in rows).encode())
+        stream.flush()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read `results.jsonl` (or the folder that holds it); a last line that was cut short is left out.
+
+    Raises:
+        UsageError: there is no such file. CorruptArtifact: a line is damaged, or of a newer schema.
+    """
+    path = path / JSONL if path.is_dir() else path
+    if not path.is_file():
+        raise UsageError(f"{path} is not there", remedy="name a folder or results.jsonl that `accel bench` wrote")
+    *whole, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    rows = []
+    for number, line in enumerate(whole, start=1):
+        try:
+            data = json.loads(line)
+            version = int(data["schema_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"{path}, line {number} is no result row ({error!r})"
+            raise CorruptArtifact(what, remedy="restore the file, or bench again") from error
+        if version > SCHEMA_VERSION:
+            raise CorruptArtifact(
+                f"{path}, line {number} has schema_version {version}; this accel reads up to {SCHEMA_VERSION}",
+                remedy="pip install --upgrade accel-engines",
+            )
+        rows.append({name: data.get(name) for name in COLUMNS})
+    return rows
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """All columns; None is empty, lists and mappings are JSON."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for item in rows:
+        writer.writerow({key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in item.items()})
+    return text.getvalue()
+
+
+def write_samples(path: Path, samples: Mapping[str, Array]) -> None:
+    """Replace `path` by all samples (nanoseconds), compressed, uint32 unless one exceeds UINT32_NS."""
+    packed = {key: array.astype(np.int64 if int(array.max(initial=0)) > UINT32_NS else np.uint32) for key, array in samples.items()}
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        np.savez_compressed(stream, **packed)  # type: ignore[arg-type]
+
+
+def read_samples(path: Path) -> dict[str, Array]:
+    """Samples by key; empty if the file is absent."""
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def open_results(folder: Path) -> ResultSet:
+    """Read a set that `accel bench` wrote; raises as read_rows does."""
+    description = folder / SET
+    return ResultSet(folder, json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}, read_rows(folder))

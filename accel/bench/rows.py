@@ -1,0 +1,127 @@
+"""From a worker's answer to result rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from accel.bench import model, proof
+from accel.bench.candidates import Job
+from accel.bench.clock import utc_now
+from accel.bench.columns import LATENCY_KINDS
+from accel.bench.launch import Answer
+from accel.bench.plan import MeasurementPlan
+from accel.bench.results import SAMPLES, Row, row
+from accel.bench.stats import summarise
+from accel.bench.verification import Verification
+from accel.types import Array
+
+_FACTS = ("tf32_matmul", "tf32_conv", "graph_nodes", "cpu_nodes", "recompiles")
+_MACHINE = ("git_sha", "dirty", "gpu_name", "gpu_uuid", "driver", "cuda", "cpu_model", "governor", "load1", "kernel", "cpu_affinity")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowMaker:
+    """All that the rows of one set share."""
+
+    job: Job
+    plan: MeasurementPlan
+    set_id: str
+    machine: Mapping[str, Any]
+
+    def not_run(self, verification: Verification) -> Row:
+        """The one row of a variant that is not timed."""
+        return row(**self._common(verification))
+
+    def failed(self, verification: Verification, round_index: int, order_index: int) -> Row:
+        """The row of a run whose worker failed; `verification.failure` says how."""
+        return self.not_run(verification) | self._place(verification, round_index, order_index)
+
+    def measured(
+        self, verification: Verification, round_index: int, order_index: int, answer: Answer, samples: Mapping[str, Array]
+    ) -> tuple[list[Row], dict[str, Array]]:
+        """One row per latency kind, and the samples under the keys that the rows name."""
+        facts: Mapping[str, Any] = answer["facts"]
+        common = {**self._common(verification), **self._place(verification, round_index, order_index)}
+        common |= {key: facts.get(key) for key in _FACTS}
+        for key in ("tf32_matmul", "tf32_conv"):
+            common[key] = proof.tf32(facts.get(key))
+        common |= self._outcome(verification, facts)
+        common |= {
+            "runtime_version": facts.get("runtime_version") or verification.candidate.runtime_version,
+            "build_s": round(answer["build_s"], 4),
+            "first_call_ms": round(answer["first_call_ms"], 4),
+            "input_sha256": answer["input_sha256"],
+            "input_shape": answer["input_shape"],
+            "load1": answer["load1"],
+            "cpu_affinity": answer["cpu_affinity"],
+            "python": answer["python"],
+            "interpreter": answer["executable"],
+            "versions_json": answer["versions"],
+            "flags": sorted({*common["flags"], *answer["flags"]}),
+        }
+        rows, kept = [], {}
+        for kind in (kind for kind in LATENCY_KINDS if kind in samples):
+            key = f"{common['variant']}/{common['run_id']}/{kind}"
+            kept[key] = samples[kind]
+            statistics = dataclasses.asdict(summarise(samples[kind]))
+            wall = round(answer["wall_s"][kind], 4)
+            rows.append(
+                row(**common, **statistics, latency_kind=kind, blocks=answer["blocks"], timed_wall_s=wall, raw_path=f"{SAMPLES}#{key}")
+            )
+        return rows, kept
+
+    def _place(self, verification: Verification, round_index: int, order_index: int) -> dict[str, Any]:
+        return {"run_id": f"{self.set_id}/r{round_index}", "round": round_index, "order_index": order_index}
+
+    def _common(self, verification: Verification) -> dict[str, Any]:
+        candidate, job, on_gpu = verification.candidate, self.job, self.job.device != "cpu"
+        variant, result, failure = candidate.variant, verification.result, verification.failure
+        outcome = result.to_dict() if result else {}
+        keys = ("top1", "top1_reference", "n_test", "n_flips", "mcnemar_p", "max_abs_err", "max_rel_err", "metric")
+        described = model.columns(job.bundle, candidate.entry)
+        if not candidate.identity:
+            # It was never resolved to bytes: what the module weighs says nothing about it.
+            described |= {"engine_sha256": None, "size_mb": None}
+        return {
+            **described,
+            **{key: self.machine.get(key) for key in _MACHINE},
+            **{key: outcome.get(key) for key in keys},
+            "set_id": self.set_id,
+            "timestamp_utc": utc_now(),
+            "seed": self.plan.seed,
+            "batch": self.plan.batch,
+            "n_distinct_inputs": self.plan.inputs,
+            "variant": str(variant),
+            "runtime": variant.runtime,
+            "runtime_version": candidate.runtime_version,
+            "precision": variant.precision,
+            "options_json": list(variant.options),
+            "sync_mode": "spin" if on_gpu else None,
+            "l2_mode": "hot" if on_gpu else None,
+            "warmup_n": self.plan.warmup,
+            "threads": job.threads,
+            "device": job.device,
+            "plan": self.plan.describe(),
+            "python": self.machine["python"],
+            "versions_json": self.machine["versions"],
+            "command": job.settings.command,
+            "flags": ["UNVERIFIED"] if failure and failure.verdict == "UNVERIFIED" else [],
+            "verdict": failure.verdict if failure else "OK",
+            "reason": failure.reason if failure else None,
+            "remedy": failure.remedy if failure else None,
+            "exit_code": failure.exit_code if failure else 0,
+        }
+
+    def _outcome(self, verification: Verification, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """What the facts of this very run change in the verdict."""
+        fallback = facts.get("fallback") or None
+        reason = proof.mismatch(facts, verification.candidate.variant, self.job.device) or proof.recompiled(facts)
+        if reason:
+            remedy = "run `accel doctor`, or choose another variant"
+            return {"verdict": "INVALID", "reason": reason, "remedy": remedy, "exit_code": 3, "fallback": fallback}
+        if fallback:
+            remedy = "run `accel doctor`: it says what is missing"
+            return {"verdict": "FALLBACK", "reason": fallback, "remedy": remedy, "fallback": fallback}
+        return {}

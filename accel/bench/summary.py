@@ -1,0 +1,120 @@
+"""One line per variant: the rounds of a set pooled, with how far they lie apart. Every number is derived from the rows and samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from accel.bench.results import Row
+from accel.bench.stats import summarise
+from accel.types import Array
+
+_SHOWN = ("mean_us", "std_us", "min_us", "p50_us", "p95_us", "p99_us", "max_us")
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """One latency kind over all rounds, in microseconds; None where too few samples support the number.
+
+    Attributes:
+        n: samples over all rounds.
+        pooled: whether the statistics are those of all rounds' samples together; else the median of the rounds' own.
+        spread: the largest p50 of a round over the smallest.
+    """
+
+    n: int
+    mean_us: float | None
+    std_us: float | None
+    min_us: float | None
+    p50_us: float | None
+    p95_us: float | None
+    p99_us: float | None
+    max_us: float | None
+    spread: float
+    pooled: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """What a table says of one variant; `latency` holds the kinds that were measured."""
+
+    model: str
+    variant: str
+    device: str
+    verdict: str
+    reason: str | None
+    remedy: str | None
+    flags: tuple[str, ...]
+    metric: str | None
+    top1: float | None
+    top1_reference: float | None
+    drop: float | None
+    n_flips: int | None
+    mcnemar_p: float | None
+    size_mb: float | None
+    params: int | None
+    build_s: float | None
+    rounds: int
+    latency: Mapping[str, Latency]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat: `host_p50_us`, `device_p95_us`, …, and `host_spread`."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "latency"}
+        data["flags"] = list(self.flags)
+        for kind in ("host_us", "device_us", "e2e_us"):
+            latency, short = self.latency.get(kind), kind.removesuffix("_us")
+            data.update({f"{short}_{name}": getattr(latency, name) if latency else None for name in ("n", *_SHOWN, "spread")})
+        return data
+
+
+WORST = ("ERROR", "INVALID", "MISSING", "REFUSED", "FALLBACK", "UNVERIFIED", "OK")
+"""A variant's verdict is the worst of its runs'."""
+
+
+def lines(rows: Iterable[Row], samples: Mapping[str, Array]) -> list[Line]:
+    """One line per (model, variant): OK ones by ascending host p50, then the others in the order recorded."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["variant"]), []).append(row)
+    made = [_line(group, samples) for group in groups.values()]
+    models = list(dict.fromkeys(line.model for line in made))
+
+    def place(line: Line) -> tuple[int, bool, float]:
+        host = line.latency.get("host_us")
+        return models.index(line.model), line.verdict != "OK", host.p50_us if host and host.p50_us is not None else float("inf")
+
+    return sorted(made, key=place)
+
+
+def _line(rows: Sequence[Row], samples: Mapping[str, Array]) -> Line:
+    worst = min(rows, key=lambda row: WORST.index(row["verdict"]))
+    kinds = dict.fromkeys(row["latency_kind"] for row in rows if row["latency_kind"] is not None)
+    reference, top1 = worst["top1_reference"], worst["top1"]
+    builds = [row["build_s"] for row in rows if row["build_s"] is not None]
+    copied = ("model", "variant", "device", "verdict", "reason", "remedy", "metric", "top1", "n_flips", "mcnemar_p", "size_mb", "params")
+    return Line(
+        **{name: worst[name] for name in copied},
+        flags=tuple(sorted({flag for row in rows for flag in row["flags"] or ()})),
+        top1_reference=reference,
+        drop=None if top1 is None or reference is None else round(reference - top1, 9),
+        # The first build of a set pays; later workers find its caches.
+        build_s=max(builds) if builds else None,
+        rounds=len({row["round"] for row in rows if row["latency_kind"] is not None}),
+        latency={kind: _latency([row for row in rows if row["latency_kind"] == kind], samples) for kind in kinds},
+    )
+
+
+def _latency(rows: Sequence[Row], samples: Mapping[str, Array]) -> Latency:
+    medians = [row["p50_us"] for row in rows]
+    spread = max(medians) / min(medians) if min(medians) > 0 else float("nan")
+    keys = [str(row["raw_path"]).partition("#")[2] for row in rows]
+    if all(key in samples for key in keys):
+        pooled = summarise(np.concatenate([samples[key].astype(np.int64) for key in keys]))
+        return Latency(**dataclasses.asdict(pooled), spread=spread, pooled=True)
+    values = {name: [row[name] for row in rows if row[name] is not None] for name in _SHOWN}
+    middle = {name: statistics.median(found) if found else None for name, found in values.items()}
+    return Latency(n=sum(row["n"] for row in rows), **middle, spread=spread, pooled=False)

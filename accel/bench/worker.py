@@ -1,0 +1,213 @@
+"""One process, one variant: `PYTHON -m accel.bench.worker REQUEST.json` answers with a JSON file and an `.npz`.
+
+Request: `mode`, `bundle`, `variant`, `device`, `batch`, `threads`, `plan`, `data`, the paths `answer`, `arrays` and `progress`, and `leash`
+(true: end when stdin closes).
+
+| mode | answer | arrays |
+|---|---|---|
+| identify | refusal, runtime_version, device_name, identity, entry | |
+| parity | parity (an EngineEntry's dict), facts | |
+| verify | n_test, facts | outputs (float32, one row a sample) |
+| measure | facts, build_s, first_call_ms, flags, wall_s, blocks, input_sha256, input_shape, load1 | latency kind → nanoseconds |
+
+An AccelError becomes `{"error": {"type", "message", "remedy", "exit_code"}}`; anything else is a crash with its traceback on stderr.
+Needs numpy and the variant's runtime, nothing else: it may run in an environment in which accel is not installed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import functools
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from accel.bench.clock import Clock, HostClock
+from accel.bench.plan import MeasurementPlan
+from accel.errors import AccelError, RuntimeUnavailable
+from accel.progress import Progress, silent
+from accel.types import Array, EngineSource, Variant
+
+if TYPE_CHECKING:
+    from accel.engines import Bundle
+
+Request = dict[str, Any]
+Reply = tuple[dict[str, Any], dict[str, Array]]
+
+
+def answer(request: Request, progress: Progress = silent, clock: Clock | None = None) -> Reply:
+    """Carry out `request` in this process; returns the answer and the arrays."""
+    return MODES[request["mode"]](request, progress, clock or HostClock())
+
+
+def identify(request: Request, progress: Progress, clock: Clock) -> Reply:
+    """Who would answer: asked in the interpreter that the variant runs in, because versions and compatibility are its own."""
+    from accel import device, runtimes
+    from accel.engines.identity import variant_identity
+
+    variant = Variant.parse(request["variant"])
+    found: dict[str, Any] = {
+        "refusal": runtimes.refusal(variant, request["device"]),
+        "device_name": device.name(request["device"]),
+        "executable": sys.executable,
+    }
+    if found["refusal"]:
+        return found, {}
+    version = runtimes.version(variant.runtime)
+    if version is None:
+        raise RuntimeUnavailable(
+            f"{variant} needs {variant.runtime}, which is not installed for {sys.executable}",
+            remedy=f"pip install 'accel-engines[{runtimes.info(variant.runtime).extra}]'",
+        )
+    bundle, source = _resolve(request)
+    checkpoint = bundle.checkpoint if bundle.has_checkpoint else None
+    found["runtime_version"] = version
+    found["identity"] = variant_identity(source, checkpoint, version, found["device_name"])
+    found["entry"] = source.entry.name if source.entry else None
+    return found, {}
+
+
+def parity(request: Request, progress: Progress, clock: Clock) -> Reply:
+    from accel.verify import parity
+    from accel.verify.opened import open_engine, run_batches
+
+    bundle, source = _resolve(request)
+    golden = bundle.golden()
+    with open_engine(source) as engine:
+        outputs = run_batches(engine, golden.inputs)
+        facts = dict(engine.runtime.facts)
+    return {"parity": parity.compare(outputs, golden.outputs, source.variant.precision), "facts": facts}, {}
+
+
+def verify(request: Request, progress: Progress, clock: Clock) -> Reply:
+    from accel.verify.data import open_data, preparation
+    from accel.verify.opened import open_engine
+    from accel.verify.predict import engine_logits
+
+    bundle, source = _resolve(request)
+    samples = open_data(request["data"])
+    with open_engine(source) as engine:
+        outputs = engine_logits(engine, samples, preparation(bundle), progress)
+        facts = dict(engine.runtime.facts)
+    return {"n_test": len(outputs), "facts": facts}, {"outputs": outputs}
+
+
+def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
+    from accel import device
+    from accel.bench import inputs as rotation
+    from accel.bench.environment import cpu_affinity, load1, versions
+    from accel.bench.measure import Instruments, first_call
+    from accel.bench.measure import measure as run_passes
+    from accel.verify.opened import open_engine
+
+    bundle, source = _resolve(request)
+    plan = MeasurementPlan.from_dict(request["plan"])
+    golden = bundle.golden()
+    draw = (plan.inputs, plan.batch, plan.seed)
+    batches = rotation.rotated(golden, *draw)
+    load_before = load1()
+    began = clock.now_ns()
+    with open_engine(source) as engine:
+        opened = clock.now_ns()
+        called = first_call(engine, batches[0], clock, device.synchronize)
+        instruments = Instruments(clock, device.synchronize)
+        if engine.stream is not None:
+            from accel.bench.clock import EventTimer
+
+            instruments = dataclasses.replace(instruments, timer=EventTimer(engine.stream), gate=device.Gate(engine.stream))
+        result = run_passes(engine, batches, plan, instruments)
+        facts = dict(engine.runtime.facts)
+        shape = [list(spec.shape) for spec in engine.runtime.inputs]
+        instruments.close()
+    found = {
+        "facts": facts,
+        "build_s": (opened - began) / 1e9,
+        "first_call_ms": called / 1e6,
+        "flags": list(result.flags),
+        "wall_s": result.wall_s,
+        "blocks": result.blocks,
+        "input_sha256": rotation.input_sha256(golden, *draw),
+        "input_shape": shape[0] if len(shape) == 1 else shape,
+        "load1": load_before,
+        "cpu_affinity": cpu_affinity(),
+        "versions": versions(),
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+    }
+    return found, dict(result.samples_ns)
+
+
+MODES: dict[str, Callable[[Request, Progress, Clock], Reply]] = {
+    "identify": identify,
+    "parity": parity,
+    "verify": verify,
+    "measure": measure,
+}
+
+
+def main(path: Path) -> int:
+    """Serve the request at `path`; 0 if an answer was written, even if it is an error."""
+    faulthandler.enable()
+    request: Request = json.loads(path.read_text(encoding="utf-8"))
+    if request.get("leash"):
+        threading.Thread(target=_hold_leash, name="leash", daemon=True).start()
+    progress = functools.partial(_write_progress, Path(request["progress"])) if request.get("progress") else silent
+    try:
+        reply, arrays = answer(request, progress)
+        if arrays:
+            np.savez(request["arrays"], **arrays)  # type: ignore[arg-type]
+    except AccelError as error:
+        reply = {"error": describe(error)}
+    target = Path(request["answer"])
+    temporary = target.with_suffix(".part")
+    temporary.write_text(json.dumps(reply, default=str), encoding="utf-8")
+    os.replace(temporary, target)
+    return 0
+
+
+def describe(error: AccelError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": error.message, "remedy": error.remedy, "exit_code": error.exit_code}
+
+
+def _resolve(request: Request) -> tuple[Bundle, EngineSource]:
+    from accel import runtimes
+    from accel.engines import Bundle
+
+    bundle = Bundle.open(Path(request["bundle"]))
+    source = runtimes.engine_source(
+        bundle, Variant.parse(request["variant"]), request["device"], batch=request["batch"], threads=request.get("threads")
+    )
+    return bundle, source
+
+
+_told = -1
+
+
+def _write_progress(path: Path, step: str, done: float, total: float | None = None) -> None:
+    """Leave the latest state in a file, at most once a percent; the coordinator looks when it likes."""
+    global _told  # one process carries out one request
+    percent = int(100 * done / total) if total else int(done)
+    if percent == _told:
+        return
+    _told = percent
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps([step, done, total]), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _hold_leash() -> None:
+    """End with the coordinator: its end of our stdin closes however it dies. Waits in one blocking read, so it costs no time."""
+    while os.read(0, 1):
+        continue
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,131 @@
+"""The CUDA driver through cuda-bindings, loaded on the first call, with every return code checked."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from accel.errors import AccelError, DeviceUnavailable
+from accel.optional import require
+
+EXTRA = "toolkit"
+_LOST = (
+    "NO_DEVICE",
+    "INVALID_DEVICE",
+    "NOT_INITIALIZED",
+    "SYSTEM_DRIVER_MISMATCH",
+    "SYSTEM_NOT_READY",
+    "STUB_LIBRARY",
+    "DEVICE_UNAVAILABLE",
+)
+_ALREADY_ACTIVE = "CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE"
+
+
+@functools.cache
+def bindings() -> Any:
+    """`cuda.bindings.driver`.
+
+    Raises:
+        MissingExtra: cuda-bindings is not installed.
+    """
+    return require("cuda.bindings.driver", EXTRA)
+
+
+def check(result: tuple[Any, ...], what: str) -> Any:
+    """Return the values of one driver call, `None` where it has none.
+
+    Args:
+        result: what cuda-bindings answered, `(CUresult, value…)`.
+        what: the call, for the message.
+
+    Raises:
+        DeviceUnavailable: there is no working GPU. AccelError: any other failure; both name the CUDA error.
+    """
+    code = result[0]
+    if code:
+        raise _failure(code, what)
+    if len(result) == 1:
+        return None
+    return result[1] if len(result) == 2 else result[1:]
+
+
+def _failure(code: Any, what: str) -> AccelError:
+    name = getattr(code, "name", f"CUDA error {int(code)}")
+    _, text = bindings().cuGetErrorString(code)
+    message = f"{what} failed: {name}" + (f" ({text.decode()})" if text else "")
+    if any(name.endswith(lost) for lost in _LOST):
+        return DeviceUnavailable(message, remedy="check `nvidia-smi`, or use --device cpu")
+    if name == "CUDA_ERROR_OUT_OF_MEMORY":
+        return DeviceUnavailable(message, remedy="free memory on the GPU (see `nvidia-smi`) and run it again")
+    return AccelError(message)
+
+
+def device_count() -> int:
+    """How many GPUs the driver shows.
+
+    Raises:
+        DeviceUnavailable: there is no driver, or it does not start. MissingExtra: cuda-bindings is not installed.
+    """
+    driver = bindings()
+    try:
+        started = driver.cuInit(0)
+    except RuntimeError as error:  # cuda-bindings loads libcuda on the first call
+        raise DeviceUnavailable("no NVIDIA driver was found on this machine", remedy="install the driver, or use --device cpu") from error
+    check(started, "starting the NVIDIA driver")
+    return int(check(driver.cuDeviceGetCount(), "counting the GPUs"))
+
+
+def index_of(device: str) -> int:
+    """The ordinal N of `cuda:N`."""
+    return int(device.partition(":")[2] or 0)
+
+
+def handle_of(device: str) -> Any:
+    """The driver's handle of `cuda:N`; makes no context.
+
+    Raises:
+        DeviceUnavailable: there is no such GPU.
+    """
+    index, count = index_of(device), device_count()
+    if index >= count:
+        raise DeviceUnavailable(f"{device} was asked for and this machine has {count} GPU(s)", remedy="use another cuda:N, or --device cpu")
+    return check(bindings().cuDeviceGet(index), f"opening {device}")
+
+
+@functools.cache
+def _prepared(device: str) -> None:
+    """Make the primary context's waits spin, once a process and before anything (torch too) activates it."""
+    driver = bindings()
+    handle = handle_of(device)
+    result = driver.cuDevicePrimaryCtxSetFlags(handle, int(driver.CUctx_flags.CU_CTX_SCHED_SPIN))
+    # Drivers before CUDA 11 refuse while the context is active; its flags are then another library's choice.
+    if result[0] and result[0].name != _ALREADY_ACTIVE:
+        check(result, "asking for spinning waits")
+
+
+def activate(device: str) -> None:
+    """Make the primary context of `cuda:N`, the one that torch uses too, current on this thread.
+
+    Raises:
+        DeviceUnavailable: no such GPU, or none that works. MissingExtra: cuda-core is not installed.
+    """
+    _prepared(device)
+    require("cuda.core", EXTRA).Device(index_of(device)).set_current()
+
+
+def spins(device: str) -> bool:
+    """Whether waits on `cuda:N` really spin, read back from the driver."""
+    driver = bindings()
+    activate(device)
+    flags, _active = check(driver.cuDevicePrimaryCtxGetState(handle_of(device)), "reading the context's flags")
+    return bool(int(flags) & int(driver.CUctx_flags.CU_CTX_SCHED_SPIN))
+
+
+def gpu_available() -> tuple[bool, str]:
+    """Whether a GPU can be used, and if not, why; never raises. Makes no context: a coordinator that asks stays off the GPU."""
+    try:
+        count = device_count()
+        require("cuda.core", EXTRA)
+    except AccelError as error:
+        return False, error.message
+    return (True, "") if count else (False, "the NVIDIA driver shows no GPU")

@@ -1,0 +1,50 @@
+"""Which device a name means, and what it is called."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+
+from accel.device import driver
+from accel.errors import DeviceUnavailable, UsageError
+
+
+def parse(text: str) -> str:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into `cpu` or `cuda:N`; `auto` takes the first GPU that works, else the CPU.
+
+    Raises:
+        UsageError: any other spelling. DeviceUnavailable: a GPU was asked for and there is no such one, with the reason.
+    """
+    wanted = text.strip().lower()
+    if wanted == "cpu":
+        return "cpu"
+    if wanted == "auto":
+        return "cuda:0" if driver.gpu_available()[0] else "cpu"
+    match = re.fullmatch(r"cuda(?::(\d+))?", wanted)
+    if not match:
+        raise UsageError(f"{text!r} is not a device", remedy="use auto, cpu, cuda or cuda:N")
+    device = f"cuda:{int(match[1] or 0)}"
+    available, reason = driver.gpu_available()
+    if not available:
+        raise DeviceUnavailable(f"{device} was asked for, but {reason}", remedy="use --device cpu, or run `accel doctor`")
+    driver.handle_of(device)
+    return device
+
+
+def name(device: str) -> str:
+    """The GPU's name, or the CPU's model."""
+    if device == "cpu":
+        return _cpu_model()
+    raw: bytes = driver.check(driver.bindings().cuDeviceGetName(256, driver.handle_of(device)), f"naming {device}")
+    return raw.split(b"\0")[0].decode()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()

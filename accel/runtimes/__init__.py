@@ -1,0 +1,35 @@
+"""What runs an engine. Nothing heavy is imported until a runtime is made, and nothing is loaded until it is opened.
+
+>>> str(info("ort").format)
+'onnx'
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from accel.errors import RuntimeUnavailable
+from accel.runtimes.sources import engine_source
+from accel.runtimes.table import RUNTIMES, RuntimeInfo, check, info, refusal, version
+from accel.runtimes.variants import variants
+from accel.types import EngineSource, Runtime
+
+__all__ = ["RUNTIMES", "RuntimeInfo", "check", "create", "engine_source", "info", "refusal", "variants", "version"]
+
+
+def create(source: EngineSource) -> Runtime:
+    """The runtime of `source.variant`, inert until `open`.
+
+    Raises:
+        UnknownName, UsageError: the table does not have the variant.
+        RuntimeUnavailable: it is refused on this device; a parity-only source is not.
+    """
+    check(source.variant)
+    reason = None if source.parity_only else refusal(source.variant, source.device)
+    if reason is not None:
+        raise RuntimeUnavailable(
+            f"{source.variant} was asked for on {source.device}: {reason}", remedy="run it with --device cuda, or use fp32"
+        )
+    module, _, name = info(source.variant.runtime).factory.partition(":")
+    runtime: Runtime = getattr(importlib.import_module(module), name)(source)
+    return runtime

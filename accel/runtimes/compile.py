@@ -1,0 +1,95 @@
+"""The checkpoint's module through torch.compile (Inductor), in one of its modes."""
+
+from __future__ import annotations
+
+import collections
+import importlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from accel.runtimes.torch_module import load_module, under_autocast
+from accel.runtimes.torch_runtime import TorchRuntime
+
+_MODES = ("reduce-overhead", "max-autotune")
+_LOCK = threading.Lock()
+_OPEN: set[int] = set()
+
+
+class Compile(TorchRuntime):
+    """Options: `reduce-overhead` or `max-autotune` (both with CUDA graphs) instead of the default mode; `fold`, `channels_last`.
+
+    Without a working compiler the module runs eagerly and `facts["fallback"]` says why; whoever prints a row prints that.
+    `facts["recompiles"]` counts compilations since open: more than 0 means that one may have been timed.
+    Outputs of CUDA graphs are overwritten by the next call, as the protocol allows.
+    """
+
+    warmup_calls = 4
+    """With CUDA graphs: the first call compiles, the second warms up, the third captures, the fourth replays."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source)
+        self._compiled_at_open = 0
+
+    @property
+    def mode(self) -> str:
+        return next((mode for mode in _MODES if mode in self.source.variant.options), "default")
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        if self._torch is None:
+            return self._facts
+        return {**self._facts, "recompiles": _compilations(self._torch) - self._compiled_at_open}
+
+    def open(self, stream: int | None) -> None:
+        super().open(stream)
+        self._compiled_at_open = _compilations(self._torch)
+
+    def _load(self, torch: Any) -> Any:
+        return load_module(torch, self.source)
+
+    def _callable(self, torch: Any, module: Any, examples: tuple[Any, ...]) -> Callable[..., Any]:
+        with _LOCK:
+            if not _OPEN:
+                # Compilations are counted by code object, and after eight of one forward() torch silently stops compiling it.
+                torch._dynamo.reset()
+            _OPEN.add(id(self))
+        if self.source.device != "cpu" and self.mode != "default":
+            _allow_graphs_on_this_thread()
+        compiled = under_autocast(torch, self.source, torch.compile(module, mode=self.mode, dynamic=False))
+        skips = _graph_skips(torch)
+        try:
+            compiled(*examples)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            self._facts["fallback"] = f"torch.compile failed, so this is eager: {_reason(error)}"
+            return super()._callable(torch, module, examples)
+        if self.source.device != "cpu" and self.mode != "default" and _graph_skips(torch) > skips:
+            self._facts["fallback"] = f"{self.mode} without CUDA graphs: torch skipped them (TORCH_LOGS=cudagraphs tells why)"
+        return compiled
+
+    def close(self) -> None:
+        with _LOCK:
+            _OPEN.discard(id(self))
+        super().close()
+
+
+def _allow_graphs_on_this_thread() -> None:
+    """Make the per-thread tables of Inductor's CUDA graphs, which torch 2.11 makes only on the thread that imports them."""
+    trees = importlib.import_module("torch._inductor.cudagraph_trees")
+    if not hasattr(trees, "_initialize_tls") and not hasattr(trees.local, "tree_manager_containers"):
+        trees.local.tree_manager_containers = {}
+        trees.local.tree_manager_locks = collections.defaultdict(threading.Lock)
+
+
+def _compilations(torch: Any) -> int:
+    return int(torch._dynamo.utils.counters["frames"]["total"])
+
+
+def _graph_skips(torch: Any) -> int:
+    return int(torch._dynamo.utils.counters["inductor"]["cudagraph_skips"])
+
+
+def _reason(error: BaseException) -> str:
+    """The first telling line of what lies under the wrapper."""
+    inner = getattr(error, "inner_exception", None) or error.__cause__ or error
+    return f"{type(inner).__name__}: {next((line for line in str(inner).splitlines() if line.strip()), '')}"

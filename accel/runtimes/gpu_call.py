@@ -1,0 +1,116 @@
+"""A request whose arrays are on the GPU already: in and out without a copy through the host.
+
+The engine has a stream of its own. It waits for the work that the caller has enqueued, and the call returns when the results
+are there, so the caller needs no synchronisation of either kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from accel import device
+from accel.device.host import storage_dtype
+from accel.errors import UsageError
+from accel.runtimes.inputs import FLOATING
+from accel.runtimes.session import Session
+from accel.runtimes.torch_arrays import as_tensor
+from accel.types import DeviceArray
+
+
+def check_device(session: Session, arrays: Mapping[str, Any]) -> None:
+    """Refuse tensors that are on another device than the engine.
+
+    Raises:
+        UsageError: which one, where it is and where the engine is.
+    """
+    for name, array in arrays.items():
+        place = str(getattr(array, "device", "")) if hasattr(array, "is_cuda") else "cuda"
+        if session.source.device == "cpu" or (place.startswith("cuda:") and place != session.source.device):
+            raise UsageError(
+                f"input {name!r} is on {place}, the engine on {session.source.device}",
+                remedy=f"pass a numpy array, move it to {session.source.device}, or load the engine on its device",
+            )
+
+
+def run_tensors(torch: Any, session: Session, tensors: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """Torch CUDA tensors by public name (any strides) → new float32 CUDA tensors by public name, `rows` each."""
+    runtime, ours = session.runtime, torch.cuda.ExternalStream(session.stream, device=session.source.device)
+    # Allocated on the caller's stream, so that freeing them later is ordered with the caller's use of them.
+    specs = {spec.name: spec for spec in runtime.outputs}
+    results = {}
+    for public, native in session.results.items():
+        dtype = "float32" if specs[native].dtype in FLOATING else specs[native].dtype
+        shape = (rows, *specs[native].fixed(1)[1:])
+        results[public] = torch.empty(shape, dtype=getattr(torch, dtype), device=session.source.device)
+    ours.wait_stream(torch.cuda.current_stream(session.source.device))
+    homes = {public: as_tensor(torch, runtime.home.inputs[native]) for public, native in session.names.items()}
+    with torch.cuda.stream(ours), session.entered():
+        for part in _batches(rows, session.source.batch):
+            for public, home in homes.items():
+                # What the last, shorter batch leaves in the buffer is of the batch before; its results are not taken.
+                home[: part.stop - part.start].copy_(tensors[public].detach()[part])
+            runtime.enqueue(runtime.home)
+            outputs = runtime.output(runtime.home)
+            for public, native in session.results.items():
+                results[public][part].copy_(as_tensor(torch, outputs[native])[: part.stop - part.start])
+    device.synchronize(session.stream)
+    return results
+
+
+def run_interfaces(session: Session, arrays: Mapping[str, Any], rows: int) -> dict[str, DeviceArray]:
+    """Objects with `__cuda_array_interface__` by public name → owned DeviceArrays in the engine's dtypes by public name.
+
+    Raises:
+        UsageError: one is not C-contiguous, not in the native dtype, or the rows are not whole batches.
+    """
+    runtime, batch = session.runtime, session.source.batch
+    if rows % batch:
+        raise UsageError(f"{rows} rows are not whole batches of {batch}", remedy="pass torch tensors, numpy arrays or whole batches")
+    pointers = {public: _pointer(session, public, arrays[public]) for public in session.names}
+    specs = {spec.name: spec for spec in runtime.outputs}
+    results = {
+        public: device.empty((rows, *specs[native].fixed(1)[1:]), specs[native].dtype, session.source.device)
+        for public, native in session.results.items()
+    }
+    with session.entered():
+        for part in _batches(rows, batch):
+            step = part.start // batch
+            for public, native in session.names.items():
+                home = runtime.home.inputs[native]
+                device.copy(home, pointers[public] + step * home.nbytes, session.stream)
+            runtime.enqueue(runtime.home)
+            outputs = runtime.output(runtime.home)
+            for public, native in session.results.items():
+                source, target = outputs[native], results[public]
+                window = DeviceArray(target.ptr + step * source.nbytes, source.shape, source.dtype, source.device, target)
+                device.copy(window, source.ptr, session.stream)
+    device.synchronize(session.stream)
+    return results
+
+
+def _pointer(session: Session, public: str, array: Any) -> int:
+    interface = array.__cuda_array_interface__
+    native = session.runtime.home.inputs[session.names[public]].dtype
+    storage, strides = storage_dtype(native), interface.get("strides")
+    if interface["typestr"] != storage.str or (strides and tuple(strides) != _dense_strides(interface["shape"], storage.itemsize)):
+        raise UsageError(
+            f"input {public!r}: expected C-contiguous {native} ({storage.str}), received {interface['typestr']} with strides {strides}",
+            remedy="convert it, or pass a torch tensor, which the engine converts by itself",
+        )
+    if interface.get("stream") is not None:
+        device.synchronize(interface["stream"])
+    return int(interface["data"][0])
+
+
+def _dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    strides, step = [], itemsize
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def _batches(rows: int, batch: int) -> Iterator[slice]:
+    for start in range(0, rows, batch):
+        yield slice(start, min(start + batch, rows))

@@ -1,0 +1,42 @@
+"""From a bundle and a variant to all that a runtime needs, with files and compatibility checked first."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from accel.engines import Bundle, compat
+from accel.engines.module import build_module
+from accel.runtimes.table import check, info
+from accel.types import EngineSource, Variant
+
+_ENTRY_PRECISION = {"tf32": "fp32"}
+"""TF32 is a way to run FP32 files; no file is stored in it."""
+
+
+def engine_source(
+    bundle: Bundle, variant: Variant, device: str, batch: int = 1, threads: int | None = None, parity_only: bool = False
+) -> EngineSource:
+    """Resolve `variant` in `bundle`; nothing is loaded yet.
+
+    Args:
+        device: `cpu` or `cuda:N`.
+        batch: what a dynamic batch dimension is set to.
+        threads: intra-op threads on a CPU.
+        parity_only: compare numbers once, even on kernels that nobody would deploy.
+
+    Raises:
+        UnknownName, UsageError: the runtime, precision or option does not exist.
+        BundleMissing: the entry was not exported (the remedy is the command). CorruptArtifact: a file does not match its hash.
+        IncompatibleArtifact: the file is for another machine or version.
+    """
+    check(variant)
+    row = info(variant.runtime)
+    source = EngineSource(
+        variant, device, inputs=bundle.inputs, outputs=bundle.outputs, batch=batch, threads=threads, parity_only=parity_only
+    )
+    if row.format is None:
+        return dataclasses.replace(source, module=functools.partial(build_module, bundle.checkpoint))
+    entry = bundle.entry(row.format, _ENTRY_PRECISION.get(variant.precision, variant.precision), batch)
+    compat.check(entry, device)
+    return dataclasses.replace(source, entry=entry, file=bundle.file(entry))

@@ -1,0 +1,125 @@
+"""The literal table of runtimes, and the questions that it answers without importing any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from accel.errors import UnknownName, UsageError
+from accel.optional import version_of
+from accel.types import RUNTIME_ALIASES, Variant
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeInfo:
+    """One runtime.
+
+    Attributes:
+        factory: `module:callable`, called with an EngineSource; imported when one is made.
+        format: of the bundle's entries that it runs; None for what runs the checkpoint itself.
+        precisions: what it can be asked for.
+        options: what may follow the precision in a variant.
+        distributions: packages whose version is the runtime's; the first that is installed counts.
+        extra: of accel-engines, that installs it.
+        exclusive: options of which at most one may be given.
+        showcase: device kind → option sets that `all` runs there.
+    """
+
+    factory: str
+    format: str | None
+    precisions: tuple[str, ...]
+    options: tuple[str, ...]
+    distributions: tuple[str, ...]
+    extra: str
+    exclusive: tuple[str, ...] = ()
+    showcase: dict[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=lambda: {"cpu": ((),), "cuda": ((),)})
+
+
+_TORCH_PRECISIONS = ("fp32", "tf32", "fp16", "fp16-autocast", "bf16")
+
+RUNTIMES: dict[str, RuntimeInfo] = {
+    "eager": RuntimeInfo(
+        factory="accel.runtimes.eager:Eager",
+        format=None,
+        precisions=_TORCH_PRECISIONS,
+        options=("channels_last", "fold"),
+        distributions=("torch",),
+        extra="train",
+        showcase={"cpu": ((),), "cuda": ((), ("fold",))},
+    ),
+    "compile": RuntimeInfo(
+        factory="accel.runtimes.compile:Compile",
+        format=None,
+        precisions=_TORCH_PRECISIONS,
+        options=("channels_last", "fold", "max-autotune", "reduce-overhead"),
+        distributions=("torch",),
+        extra="train",
+        exclusive=("max-autotune", "reduce-overhead"),
+        showcase={"cpu": ((),), "cuda": ((), ("reduce-overhead",), ("max-autotune",))},
+    ),
+    "torchscript": RuntimeInfo(
+        factory="accel.runtimes.torchscript:TorchScript",
+        format="torchscript",
+        precisions=("fp32", "tf32", "fp16"),
+        options=(),
+        distributions=("torch",),
+        extra="train",
+    ),
+    "onnxruntime": RuntimeInfo(
+        factory="accel.runtimes.onnxruntime:OnnxRuntime",
+        format="onnx",
+        precisions=("fp32", "tf32", "fp16"),
+        options=(),
+        distributions=("onnxruntime-gpu", "onnxruntime"),
+        extra="ort",
+    ),
+}
+
+_ON_A_CPU = {  # precision or option → why a CPU does not run it
+    "fp16": "no FP16 kernels on this CPU",
+    "fp16-autocast": "no FP16 kernels on this CPU",
+    "tf32": "TF32 exists on NVIDIA GPUs only",
+    "reduce-overhead": "CUDA graphs exist on NVIDIA GPUs only",
+}
+
+
+def info(name: str) -> RuntimeInfo:
+    """The table's row for `name` (`ort` means onnxruntime).
+
+    Raises:
+        UnknownName: there is no such runtime.
+    """
+    found = RUNTIMES.get(RUNTIME_ALIASES.get(name, name))
+    if found is None:
+        raise UnknownName("runtime", name, list(RUNTIMES))
+    return found
+
+
+def version(name: str) -> str | None:
+    """The installed version of what `name` runs on, without importing it; None where it is not installed."""
+    return version_of(*info(name).distributions)
+
+
+def check(variant: Variant) -> None:
+    """Hold a variant against the table.
+
+    Raises:
+        UnknownName: no such runtime, or no such option of it. UsageError: a precision that it does not have, or two options
+        that exclude each other.
+    """
+    row = info(variant.runtime)
+    if variant.precision not in row.precisions:
+        raise UsageError(
+            f"{variant.runtime} cannot run {variant.precision}", remedy=f"choose one of its precisions: {', '.join(row.precisions)}"
+        )
+    for option in variant.options:
+        if option not in row.options:
+            raise UnknownName(f"option of {variant.runtime}", option, row.options or ("none",))
+    if len(clash := [option for option in variant.options if option in row.exclusive]) > 1:
+        raise UsageError(f"{variant} asks for {' and '.join(clash)} at once", remedy=f"keep one of them: {variant.runtime}:…+{clash[0]}")
+
+
+def refusal(variant: Variant, device: str) -> str | None:
+    """Why this variant is not run on `device` (`cpu` or `cuda:N`), or None; parity runs are not refused."""
+    if device != "cpu":
+        return None
+    return next((_ON_A_CPU[word] for word in (variant.precision, *variant.options) if word in _ON_A_CPU), None)

@@ -1,0 +1,65 @@
+"""Run an engine over a whole dataset, the way a service would: pinned copy, H2D into `home`, enqueue, D2H, an owned copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from accel.errors import UsageError
+from accel.progress import Progress, silent
+from accel.types import Array, EngineSource
+from accel.verify.data import Prepare
+from accel.verify.opened import OpenEngine, open_engine
+
+if TYPE_CHECKING:
+    from accel.datasets import Samples
+
+
+def logits(source: EngineSource, samples: Samples, preprocess: Prepare | None, progress: Progress = silent) -> Array:
+    """Open the runtime of `source` and return its first output for every sample, float32, N×C in the samples' order.
+
+    Args:
+        preprocess: applied to uint8 samples; float32 samples are taken as they are (already preprocessed, CHW).
+        progress: told how many samples are done, in samples.
+
+    Raises:
+        UsageError: no samples, uint8 samples without a preprocessing, or shapes that the engine does not take.
+    """
+    with open_engine(source) as engine:
+        return engine_logits(engine, samples, preprocess, progress)
+
+
+def engine_logits(engine: OpenEngine, samples: Samples, preprocess: Prepare | None, progress: Progress = silent) -> Array:
+    """`logits` with an engine that is open already."""
+    if len(engine.public_inputs) != 1:
+        names = ", ".join(spec.name for spec in engine.public_inputs)
+        raise UsageError(f"the model has the inputs {names}; a dataset feeds one", remedy="verify it by parity alone")
+    name, total = engine.public_inputs[0].name, len(samples)
+    if not total:
+        raise UsageError(f"{samples.name} holds no samples", remedy="name another dataset with --data")
+    parts: list[Array] = []
+    done = 0
+    for batch in _batches(samples, preprocess, engine.batch):
+        parts.append(next(iter(engine.infer({name: batch}).values())))
+        done += len(batch)
+        progress("verify", done, total)
+    return np.concatenate(parts)
+
+
+def _batches(samples: Samples, preprocess: Prepare | None, size: int) -> Iterator[Array]:
+    """float32 batches of `size`; the last may be shorter. Images are prepared one by one: their sizes may differ."""
+    for start in range(0, len(samples), size):
+        rows = [_prepared(samples, index, preprocess) for index in range(start, min(start + size, len(samples)))]
+        yield rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _prepared(samples: Samples, index: int, preprocess: Prepare | None) -> Array:
+    sample = np.asarray(samples[index])[None]
+    if sample.dtype == np.float32:
+        return sample
+    if sample.dtype == np.uint8 and preprocess is not None:
+        return preprocess(sample)
+    remedy = "export the model with a preprocessing" if sample.dtype == np.uint8 else "give uint8 images, or preprocessed float32"
+    raise UsageError(f"{samples.name} holds {sample.dtype} samples that the model's preprocessing does not take", remedy=remedy)

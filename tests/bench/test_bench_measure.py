@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import gc
+import itertools
+
+import bench_scripted
+import numpy as np
+import pytest
+
+from accel.bench import inputs as rotation
+from accel.bench.measure import ENQUEUE_BLOCKED, Instruments, first_call, measure
+from accel.bench.plan import MeasurementPlan
+from accel.types import EngineSource, TensorSpec, Variant
+from accel.verify.opened import open_engine
+
+PLAN = MeasurementPlan(warmup=5, iterations=20, rounds=1, block=8, discard=2)
+IMAGE = TensorSpec("image", ("batch", 3, 4, 4))
+LOGITS = TensorSpec("logits", ("batch", 4))
+
+
+@pytest.fixture
+def engine(script):
+    source = EngineSource(Variant("eager", "fp32"), "cpu", (IMAGE,), (LOGITS,))
+    with open_engine(source) as engine:
+        yield engine
+
+
+@pytest.fixture
+def batches():
+    return [{"image": np.full((1, 3, 4, 4), index, np.float32)} for index in range(8)]
+
+
+def instruments(script, **more) -> Instruments:
+    return Instruments(script.clock, lambda stream: None, **more)
+
+
+class FakeTimer:
+    """Events that fire on the fake clock; `gpu_us` is what a gated call reads."""
+
+    def __init__(self, clock):
+        self.clock, self.marks = clock, []
+
+    def start(self):
+        self.begin = self.clock.now_ns()
+
+    def stop(self):
+        self.end = self.clock.now_ns()
+
+    def elapsed_ns(self):
+        return self.end - self.begin
+
+    def close(self):
+        self.closed = True
+
+
+class FakeGate:
+    def __init__(self, blocks_at=None):
+        self.blocked, self.held, self.count, self.blocks_at = False, False, 0, blocks_at
+
+    def hold(self):
+        assert not self.held
+        self.held, self.count = True, self.count + 1
+        self.blocked = self.blocked or self.count == self.blocks_at
+
+    def open(self):
+        self.held = False
+
+
+def test_on_a_cpu_only_host_and_e2e_exist(script, engine, batches):
+    result = measure(engine, batches, PLAN, instruments(script))
+
+    assert list(result.samples_ns) == ["host_us", "e2e_us"]
+    assert all((samples == 100_000).all() and len(samples) == 20 for samples in result.samples_ns.values())
+    assert (result.blocks, result.flags) == (3, ())
+
+
+def test_warm_up_and_the_head_of_each_block_are_thrown_away(script, engine, batches):
+    # 5 warm-up calls, then in three blocks 2 discarded calls before 8, 8 and 4 kept ones.
+    script.call_us = itertools.count(1)
+
+    host = measure(engine, batches, PLAN, instruments(script)).samples_ns["host_us"] // 1000
+
+    assert host.tolist() == [*range(8, 16), *range(18, 26), *range(28, 32)]
+
+
+def test_the_wall_time_of_a_pass_counts_its_discarded_calls(script, engine, batches):
+    result = measure(engine, batches, PLAN, instruments(script))
+
+    assert result.wall_s["host_us"] == pytest.approx((20 + 3 * 2) * 100e-6)
+
+
+def test_inputs_are_rotated(script, engine, batches):
+    seen = []
+    enqueue = engine.runtime.enqueue
+    engine.runtime.enqueue = lambda binding: (seen.append(float(binding.inputs["image"].owner.flat[0])), enqueue(binding))
+
+    measure(engine, batches, PLAN, instruments(script))
+
+    assert seen[:8] == [0, 1, 2, 3, 4, 0, 1, 2]  # warm-up, then the first block
+    assert set(seen) == set(range(8))
+
+
+def test_beside_a_gpu_events_are_read_behind_the_gate_and_without_it(script, engine, batches):
+    timer, gate = FakeTimer(script.clock), FakeGate()
+
+    result = measure(engine, batches, PLAN, instruments(script, timer=timer, gate=gate))
+
+    assert list(result.samples_ns) == ["host_us", "device_us", "span_us", "e2e_us"]
+    assert gate.count == 20 + 3 * 2
+    assert not gate.held
+
+
+def test_an_enqueue_that_blocks_has_a_flag_and_no_device_time(script, engine, batches):
+    gate = FakeGate(blocks_at=7)
+
+    result = measure(engine, batches, PLAN, instruments(script, timer=FakeTimer(script.clock), gate=gate))
+
+    assert list(result.samples_ns) == ["host_us", "span_us", "e2e_us"]
+    assert result.flags == (ENQUEUE_BLOCKED,)
+
+
+def test_the_gate_is_opened_when_the_call_fails(script, engine, batches):
+    gate = FakeGate()
+    enqueue = engine.runtime.enqueue
+
+    def failing(binding):
+        if gate.held:
+            raise RuntimeError("a kernel failed")
+        enqueue(binding)
+
+    engine.runtime.enqueue = failing
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        measure(engine, batches, PLAN, instruments(script, timer=FakeTimer(script.clock), gate=gate))
+    assert not gate.held
+
+
+def test_no_garbage_is_collected_while_timing_and_the_collector_comes_back(script, engine, batches):
+    enabled = []
+    enqueue = engine.runtime.enqueue
+    engine.runtime.enqueue = lambda binding: (enabled.append(gc.isenabled()), enqueue(binding))
+
+    measure(engine, batches, PLAN, instruments(script))
+
+    assert not any(enabled[PLAN.warmup :])
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_slow_first_call_is_a_number_of_its_own(script, engine, batches):
+    script.call_us = itertools.chain([9000.0], itertools.repeat(50.0))
+
+    assert first_call(engine, batches[0], script.clock, lambda stream: None) == 9_000_000
+    assert (measure(engine, batches, PLAN, instruments(script)).samples_ns["host_us"] == 50_000).all()
+
+
+def test_rotated_inputs_are_distinct_images_and_the_same_every_time(bundle):
+    golden = bundle.golden()
+
+    batches = rotation.rotated(golden, 8, 1, seed=0)
+
+    assert len({batch["image"].tobytes() for batch in batches}) == 8
+    assert all(batch["image"].shape == (1, 3, 4, 4) and batch["image"].any() for batch in batches)
+    again = rotation.rotated(golden, 8, 1, seed=0)
+    assert all((a["image"] == b["image"]).all() for a, b in zip(batches, again, strict=True))
+    assert rotation.input_sha256(golden, 8, 1, 0) == rotation.input_sha256(golden, 8, 1, 0) != rotation.input_sha256(golden, 8, 1, 1)
+    assert rotation.rotated(golden, 8, 5, seed=0)[7]["image"].shape == (5, 3, 4, 4)
+
+
+def test_a_short_batch_is_padded_and_cut(script):
+    source = EngineSource(Variant("eager", "fp32"), "cpu", (IMAGE,), (LOGITS,), batch=4)
+    rows = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
+
+    with open_engine(source) as engine:
+        found = engine.infer({"image": rows})["logits"]
+
+    np.testing.assert_allclose(found, rows.reshape(3, -1) @ bench_scripted.WEIGHTS.T, rtol=1e-5)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from accel.bench.plan import MeasurementPlan, order
+from accel.errors import UsageError
+
+NAMES = [f"v{index}" for index in range(8)]
+
+
+def test_the_cpu_gets_the_quick_plan_and_says_so():
+    assert MeasurementPlan.default("cpu").describe() == "CPU quick plan: warm-up 20, 200 iterations, 3 rounds"
+    assert MeasurementPlan.default("cuda:0").describe() == "full plan: warm-up 200, 2000 iterations, 3 rounds"
+
+
+def test_a_changed_count_makes_it_a_custom_plan():
+    assert MeasurementPlan.default("cpu", iterations=50).describe() == "custom plan: warm-up 20, 50 iterations, 3 rounds"
+    assert MeasurementPlan.default("cpu", iterations=None, seed=3, batch=8).describe().startswith("CPU quick plan")
+
+
+def test_an_odd_round_is_the_reverse_of_the_one_before():
+    assert order(NAMES, 1, seed=5) == order(NAMES, 0, seed=5)[::-1]
+    assert order(NAMES, 2, seed=5) != order(NAMES, 0, seed=5)
+    assert sorted(order(NAMES, 2, seed=5)) == NAMES
+
+
+def test_the_order_repeats_from_its_seed():
+    assert order(NAMES, 0, seed=0) == order(NAMES, 0, seed=0)
+    assert order(NAMES, 0, seed=0) != order(NAMES, 0, seed=1)
+
+
+def test_a_plan_survives_json():
+    plan = MeasurementPlan.default("cpu", threads=2)
+
+    assert MeasurementPlan.from_dict(plan.to_dict()) == plan
+
+
+@pytest.mark.parametrize("change", [{"iterations": 0}, {"rounds": 0}, {"warmup": -1}, {"inputs": 7}, {"threads": 0}])
+def test_a_plan_that_measures_nothing_is_refused(change):
+    with pytest.raises(UsageError, match=next(iter(change))):
+        MeasurementPlan(**change)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from accel.bench.report import fitting, header, remarks, render, rows_csv, summary
+from accel.bench.results import ResultSet, row, write_samples
+from accel.bench.stats import summarise
+from accel.errors import UnknownName
+
+MACHINE = {
+    "cpu_model": "Some CPU",
+    "kernel": "6.1",
+    "python": "3.11.9",
+    "versions_json": {"torch": "2.15.0", "onnxruntime": "1.31.1"},
+    "plan": "CPU quick plan: warm-up 20, 200 iterations, 3 rounds",
+    "command": "accel bench resnet18",
+    "set_id": "s",
+    "model": "resnet18",
+    "device": "cpu",
+    "metric": "top1",
+    "size_mb": 44.7,
+    "params": 11_173_962,
+    "flags": [],
+    "exit_code": 0,
+}
+
+
+def result_set(tmp_path, variants: dict[str, dict], samples: int = 250) -> ResultSet:
+    """Three rounds of `host_us` around `us` for every variant that has it; round r is r percent slower."""
+    rows, raw = [], {}
+    for name, given in variants.items():
+        values = {"verdict": "OK", "top1": 95.2, "top1_reference": 95.22, "n_flips": 3, "mcnemar_p": 0.625, **given}
+        kinds = {kind: values.pop(kind) for kind in ("host_us", "device_us", "e2e_us") if kind in values}
+        common = {**MACHINE, "variant": name, "runtime": name.partition(":")[0], **values}
+        if not kinds:
+            rows.append(row(**common))
+        for number in range(3):
+            for kind, us in kinds.items():
+                key = f"{name}/s/r{number}/{kind}"
+                raw[key] = np.linspace(us * 900, us * 1100, samples).astype(np.int64) * (100 + number) // 100
+                statistics = vars(summarise(raw[key]))
+                place = {"latency_kind": kind, "round": number, "raw_path": f"samples.npz#{key}", "build_s": 4.0 - number}
+                rows.append(row(**common, **statistics, **place))
+    write_samples(tmp_path / "samples.npz", raw)
+    return ResultSet(tmp_path, {}, rows)
+
+
+CPU = {
+    "eager:fp32": {"host_us": 5000, "e2e_us": 5100, "n_flips": 0, "mcnemar_p": 1.0, "top1": 95.22},
+    "compile:fp32": {"host_us": 3000, "e2e_us": 3100},
+    "onnxruntime:fp16": {
+        "verdict": "REFUSED",
+        "top1": None,
+        "reason": "no FP16 kernels on this CPU",
+        "remedy": "use a GPU",
+        "exit_code": 4,
+    },
+    "torchscript:fp32": {"host_us": 800, "verdict": "FALLBACK", "reason": "no compiler was found", "remedy": "apt install gcc"},
+}
+
+
+@pytest.fixture
+def cpu(tmp_path):
+    return [result_set(tmp_path, CPU)]
+
+
+def test_a_line_pools_its_rounds_and_keeps_their_spread(cpu):
+    line = next(line for line in summary(cpu) if line.variant == "eager:fp32")
+    host = line.latency["host_us"]
+
+    assert (host.n, host.pooled, line.rounds) == (750, True, 3)
+    assert host.spread == pytest.approx(1.02, abs=1e-3)
+    assert host.p50_us == pytest.approx(5050, rel=2e-3)
+    assert host.p99_us is not None  # 750 samples over the rounds, 250 in each
+    assert line.build_s == 4.0
+
+
+def test_without_raw_samples_the_median_of_the_rounds_is_shown(cpu):
+    (cpu[0].folder / "samples.npz").unlink()
+
+    host = next(line for line in summary(cpu) if line.variant == "eager:fp32").latency["host_us"]
+
+    assert (host.pooled, host.p99_us) == (False, None)
+    assert host.p50_us == pytest.approx(5050, rel=2e-3)
+
+
+def test_ok_lines_come_first_fastest_on_top(cpu):
+    assert [line.variant for line in summary(cpu)] == ["compile:fp32", "eager:fp32", "torchscript:fp32", "onnxruntime:fp16"]
+
+
+def test_the_worst_verdict_of_the_runs_is_the_variants(tmp_path):
+    results = result_set(tmp_path, {"eager:fp32": {"host_us": 100}})
+    results.rows[-1] |= {"verdict": "ERROR", "reason": "the worker was killed by SIGKILL"}
+
+    assert summary([results])[0].verdict == "ERROR"
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_fits_the_terminal(cpu, width):
+    printed = render(cpu, "table", width=width)
+
+    assert max(map(len, printed.splitlines())) <= width
+    assert "…" not in printed
+    for name in ("compile:fp32", "REFUSED", "p50", "5049"):
+        assert name in printed
+
+
+def test_120_columns_hold_what_matters(cpu):
+    printed = "\n".join(render(cpu, "table", width=120).splitlines()[:8])
+
+    for name in ("top-1", "Δ", "flips", "host", "mean", "p50", "p95", "p99", "spread", "e2e", "MB", "build", "verdict"):
+        assert name in printed.split()
+    assert "device" not in printed.split()
+
+
+def test_a_column_that_does_not_fit_is_named(cpu):
+    printed = render(cpu, "table", width=80)
+
+    assert "left out to fit 80 columns: e2e p99, host std, host max, host min" in printed
+    assert "device p50" not in printed
+
+
+def test_beside_a_gpu_the_device_has_its_column(tmp_path):
+    results = [result_set(tmp_path, {"eager:fp32": {"host_us": 500, "device_us": 400, "e2e_us": 600}})]
+
+    shown, _ = fitting(summary(results), 200)
+
+    assert "device p50" in [name for name, _ in shown]
+
+
+def test_the_header_names_machine_versions_plan_and_command(cpu):
+    assert header(cpu) == [
+        "machine: Some CPU, Linux 6.1",
+        "versions: Python 3.11.9, onnxruntime 1.31.1, torch 2.15.0",
+        "plan: CPU quick plan: warm-up 20, 200 iterations, 3 rounds",
+        "command: accel bench resnet18",
+    ]
+    for format in ("table", "markdown"):
+        assert all(line in " ".join(render(cpu, format, width=200).split()) for line in header(cpu))
+
+
+def test_lines_that_are_not_ok_say_why_and_what_mends_them(cpu):
+    assert remarks(summary(cpu)) == [
+        "torchscript:fp32 FALLBACK: no compiler was found; to mend it: apt install gcc",
+        "onnxruntime:fp16 REFUSED: no FP16 kernels on this CPU; to mend it: use a GPU",
+    ]
+
+
+def test_a_blocked_enqueue_is_explained(tmp_path):
+    results = [result_set(tmp_path, {"eager:fp32": {"host_us": 500, "flags": ["ENQUEUE_BLOCKED"]}})]
+
+    assert "device_us cannot be gated" in " ".join(render(results).split())
+
+
+def test_too_few_samples_for_a_tail_are_said(tmp_path):
+    printed = render([result_set(tmp_path, {"eager:fp32": {"host_us": 500}}, samples=50)])
+
+    assert "n<662" in printed
+    assert "n<130" not in printed
+
+
+def test_json_and_csv_carry_every_number(cpu):
+    (first, *_) = json.loads(render(cpu, "json"))["lines"]
+    table = list(csv.DictReader(io.StringIO(render(cpu, "csv"))))
+
+    assert (first["variant"], first["host_n"], first["device_p50_us"]) == ("compile:fp32", 750, None)
+    assert {"host_mean_us", "host_std_us", "host_p50_us", "host_p95_us", "host_p99_us", "host_min_us", "host_max_us"} <= first.keys()
+    assert [item["verdict"] for item in table] == ["OK", "OK", "FALLBACK", "REFUSED"]
+
+
+def test_markdown_is_a_table_of_markdown(cpu):
+    printed = render(cpu, "markdown").splitlines()
+
+    assert printed[0] == "**resnet18 on cpu, 11.17 M parameters**"
+    assert printed[2].startswith("| variant | top-1 % | Δ | flips | p | host mean |")
+    assert len({line.count("|") for line in printed[2:7]}) == 1
+
+
+def test_two_models_are_two_tables(tmp_path):
+    first = result_set(tmp_path, {"eager:fp32": {"host_us": 500}})
+    (tmp_path / "b").mkdir()
+    second = result_set(tmp_path / "b", {"eager:fp32": {"host_us": 300, "model": "mobilenetv3_small"}})
+
+    printed = render([first, second])
+
+    assert printed.index("resnet18 on cpu") < printed.index("mobilenetv3_small on cpu")
+
+
+def test_a_model_that_is_no_classifier_has_no_top1(tmp_path):
+    values = {"host_us": 500, "metric": "parity", "top1": None, "top1_reference": None, "n_flips": None, "mcnemar_p": None}
+
+    assert "n/a" in render([result_set(tmp_path, {"eager:fp32": values})])
+
+
+def test_the_exported_csv_has_every_row(cpu):
+    assert len(rows_csv(cpu).splitlines()) == 1 + len(cpu[0].rows)
+
+
+def test_an_unknown_format_is_refused(cpu):
+    with pytest.raises(UnknownName, match="yaml"):
+        render(cpu, "yaml")

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+import sys
+from pathlib import Path
+
+import bench_scripted
+import numpy as np
+import pytest
+
+from accel.bench.columns import COLUMNS, STANDARD
+from accel.bench.coordinate import run_set
+from accel.bench.plan import MeasurementPlan
+from accel.bench.results import read_rows
+from accel.bench.settings import BenchSettings
+from accel.bench.stats import summarise
+from accel.engines import Bundle, verified
+from accel.errors import CorruptArtifact, RuntimeUnavailable
+from accel.types import Variant
+
+PLAN = MeasurementPlan(warmup=2, iterations=12, rounds=2, discard=1, name="test plan")
+EAGER, OTHER = Variant("eager", "fp32"), Variant("other", "fp32")
+MEASUREMENT_MD = Path(__file__).parents[3] / "shared/reference/measurement.md"
+
+
+@pytest.fixture
+def bench(script, bundle, settings, tmp_path):
+    def run(*variants: Variant, plan=PLAN, settings=settings, **more):
+        chosen = variants or (EAGER, OTHER)
+        return run_set(Bundle.open(bundle.path), chosen, plan, "cpu", tmp_path / "out", settings, launch=script.launch, **more)
+
+    return run
+
+
+def test_every_variant_gets_a_row_for_each_round_and_latency(bench):
+    result = bench()
+
+    assert sorted((row["variant"], row["round"], row["latency_kind"]) for row in result.rows) == [
+        (variant, number, kind) for variant in ("eager:fp32", "other:fp32") for number in (0, 1) for kind in ("e2e_us", "host_us")
+    ]
+    row = result.rows[0]
+    assert (row["p50_us"], row["mean_us"], row["n"], row["p99_us"], row["build_s"]) == (100, 100, 12, None, 2.0)
+    assert (row["top1"], row["top1_reference"], row["n_test"], row["n_flips"], row["mcnemar_p"]) == (100, 100, 200, 0, 1)
+    assert (row["verdict"], row["params"], row["model"], row["l2_mode"], row["gpu_name"]) == ("OK", 192, "tiny", None, None)
+    assert not result.unverified
+
+
+def test_jsonl_csv_samples_and_description_lie_in_a_folder_of_the_sets_own(bench):
+    result = bench()
+
+    assert sorted(path.name for path in result.folder.iterdir()) == ["results.csv", "results.jsonl", "samples.npz", "set.json"]
+    assert read_rows(result.folder) == json.loads(json.dumps(result.rows))
+    with open(result.folder / "results.csv", newline="") as stream:
+        table = list(csv.reader(stream))
+    assert tuple(table[0]) == COLUMNS
+    assert len(table) == 1 + len(result.rows)
+    described = json.loads((result.folder / "set.json").read_text())
+    assert (described["state"], described["command"], described["plan"]["iterations"]) == ("finished", "accel bench tiny", 12)
+
+
+@pytest.mark.skipif(not MEASUREMENT_MD.is_file(), reason="the reference page is not here")
+def test_the_columns_are_those_of_the_reference_page():
+    text = MEASUREMENT_MD.read_text().partition("## Columns")[2].partition("Raw samples")[0]
+    named = [name for group in re.findall(r"`([^`]+)`", text) for name in group.split()]
+
+    assert named == list(STANDARD)
+    assert COLUMNS[: len(named)] == tuple(named)
+
+
+def test_statistics_can_be_recomputed_from_the_raw_samples(bench):
+    result = bench()
+    samples = result.samples()
+
+    for row in result.rows:
+        name, key = row["raw_path"].split("#")
+        assert name == "samples.npz"
+        assert samples[key].dtype == np.uint32
+        assert dataclasses.asdict(summarise(samples[key])).items() <= row.items()
+
+
+def test_each_run_is_a_worker_of_its_own_and_odd_rounds_are_reversed(bench, script):
+    bench()
+
+    measured = [variant for mode, variant, _ in script.launched if mode == "measure"]
+    assert len(measured) == 4
+    assert measured[2:] == measured[:2][::-1]
+
+
+def test_the_references_pass_is_not_run_twice_and_a_second_set_verifies_nothing(bench, script):
+    first = bench()
+    assert script.count("verify") == 2
+    assert Bundle.open(first.description["bundle"]).reference().logits.shape == (200, 4)
+
+    second = bench()
+
+    assert script.count("verify") == 2
+    assert second.folder != first.folder
+    assert second.rows[0]["top1"] == 100
+
+
+def test_the_reference_is_made_even_when_eager_is_not_asked_for(bench, script):
+    result = bench(OTHER)
+
+    assert [variant for mode, variant, _ in script.launched if mode == "verify"] == ["eager:fp32", "other:fp32"]
+    assert {row["variant"] for row in result.rows} == {"other:fp32"}
+
+
+def test_a_killed_set_is_continued_and_nothing_recorded_runs_again(bench, script, tmp_path):
+    script.fail["measure", "other:fp32"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    (folder,) = (tmp_path / "out").iterdir()
+    script.fail.clear()
+    before = script.count("measure")
+
+    result = bench()
+
+    assert result.folder == folder
+    # The interrupted run is taken again; those before it are not.
+    assert script.count("measure") == 4 + 1
+    assert before >= 1
+    assert len(result.rows) == 8
+    assert len({row["set_id"] for row in result.rows}) == 1
+
+
+def test_a_line_that_was_cut_short_is_dropped_and_measured_again(bench, script, tmp_path):
+    result = bench()
+    path = result.folder / "results.jsonl"
+    whole = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(whole[:6]) + whole[6][:40])
+    described = json.loads((result.folder / "set.json").read_text())
+    (result.folder / "set.json").write_text(json.dumps({**described, "state": "running"}))
+
+    again = bench()
+
+    assert again.folder == result.folder
+    assert len(read_rows(again.folder)) == 8
+
+
+def test_another_plan_is_another_set(bench, script):
+    script.fail["measure", "other:fp32"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    script.fail.clear()
+
+    result = bench(plan=dataclasses.replace(PLAN, iterations=13))
+
+    assert {row["n"] for row in result.rows} == {13}
+
+
+def test_a_worker_that_fails_becomes_an_error_row_and_the_others_go_on(bench, script):
+    script.fail["measure", "other:fp32"] = bench_scripted.boom("the worker was killed by SIGSEGV")
+
+    result = bench()
+
+    (error,) = result.errors
+    assert (error["verdict"], error["reason"], error["remedy"], error["exit_code"]) == (
+        "ERROR",
+        "the worker was killed by SIGSEGV",
+        "mend it",
+        1,
+    )
+    assert sum(row["verdict"] == "OK" for row in result.rows) == 4
+
+
+def test_refused_and_missing_variants_have_a_row_and_do_not_fail_the_set(bench, script, monkeypatch):
+    from accel.runtimes import table
+
+    monkeypatch.setitem(table.RUNTIMES, "other", bench_scripted.table("no-such-distribution")["other"])
+
+    result = bench(EAGER, Variant("eager", "fp16"), OTHER)
+
+    refused, missing = sorted(result.refused, key=lambda row: row["variant"])
+    assert (refused["verdict"], refused["reason"]) == ("REFUSED", "no FP16 kernels on this CPU")
+    assert (missing["verdict"], missing["remedy"]) == ("MISSING", "pip install 'accel-engines[train]'")
+    assert (refused["latency_kind"], refused["engine_sha256"], refused["size_mb"]) == (None, None, None)
+    assert not result.errors
+    assert not result.failed_gates
+
+
+def test_an_engine_that_lost_accuracy_is_invalid_and_not_timed(bench, script):
+    script.noise["other:fp32"] = 5.0
+
+    result = bench()
+
+    (row,) = result.failed_gates
+    assert (row["variant"], row["exit_code"], row["latency_kind"]) == ("other:fp32", 3, None)
+    assert row["top1"] < row["top1_reference"]
+    assert "fell by" in row["reason"]
+    assert ("measure", "other:fp32", sys.executable) not in script.launched
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict", "reason"),
+    [
+        ({"precision": "fp16"}, "INVALID", "fp16 was computed"),
+        ({"recompiles": 2}, "INVALID", "compiled again 2 times"),
+        ({"fallback": "no compiler was found"}, "FALLBACK", "no compiler was found"),
+    ],
+)
+def test_what_ran_is_held_against_what_was_asked(bench, script, facts, verdict, reason):
+    script.facts["other:fp32"] = facts
+
+    result = bench()
+
+    rows = [row for row in result.rows if row["variant"] == "other:fp32"]
+    assert {row["verdict"] for row in rows} == {verdict}
+    assert reason in rows[0]["reason"]
+
+
+def test_without_images_parity_is_held_and_rows_say_unverified(bench, script, settings, tmp_path):
+    absent = dataclasses.replace(settings, data=f"npz:{tmp_path / 'absent.npz'}")
+
+    result = bench(settings=absent)
+
+    assert result.unverified
+    assert {row["verdict"] for row in result.rows} == {"UNVERIFIED"}
+    assert {tuple(row["flags"]) for row in result.rows} == {("UNVERIFIED",)}
+    assert result.rows[0]["p50_us"] == 100
+    assert result.rows[0]["top1"] is None
+    assert "absent.npz" in result.rows[0]["reason"]
+    assert script.count("parity") == 2
+
+
+def test_without_images_an_engine_that_fails_parity_is_invalid(bench, script, settings, tmp_path):
+    script.noise["other:fp32"] = 5.0
+
+    result = bench(settings=dataclasses.replace(settings, data=f"npz:{tmp_path / 'absent.npz'}"))
+
+    assert [row["variant"] for row in result.failed_gates] == ["other:fp32"]
+
+
+def test_no_verify_marks_what_is_not_known(bench, script):
+    result = bench(verify=False)
+
+    assert {row["verdict"] for row in result.rows} == {"UNVERIFIED"}
+    assert script.count("verify") == script.count("parity") == 0
+
+
+def test_a_bundle_without_classes_or_data_has_parity_only(script, tmp_path):
+    bundle = bench_scripted.make_bundle(tmp_path / "boxes", "", labels=())
+
+    result = run_set(bundle, [EAGER], PLAN, "cpu", tmp_path / "out", BenchSettings(), launch=script.launch)
+
+    assert {(row["verdict"], row["metric"], row["top1"]) for row in result.rows} == {("OK", "parity", None)}
+    assert not result.unverified
+
+
+def test_classes_are_matched_by_name(script, bundle, settings, tmp_path):
+    data = dict(np.load(settings.data.partition(":")[2]))
+    swapped = np.array([1, 0, 3, 2])[data["labels"]]
+    np.savez(tmp_path / "swapped.npz", images=data["images"], labels=swapped, classes=np.array(["b", "a", "d", "c"]))
+
+    result = run_set(
+        bundle,
+        [EAGER],
+        PLAN,
+        "cpu",
+        tmp_path / "out",
+        dataclasses.replace(settings, data=f"npz:{tmp_path / 'swapped.npz'}"),
+        launch=script.launch,
+    )
+
+    assert result.rows[0]["top1"] == 100
+
+
+def test_gates_hold_for_results_that_were_looked_up(bench, script, settings):
+    bench(EAGER)
+
+    stricter = bench(EAGER, settings=dataclasses.replace(settings, min_top1=100.1))
+
+    assert script.count("verify") == 1
+    assert stricter.failed_gates
+
+
+def test_the_interpreter_of_a_runtime_runs_its_workers(bench, script, monkeypatch, settings):
+    monkeypatch.setenv("ACCEL_BENCH_PYTHON_OTHER", "/elsewhere/python")
+    chosen = dataclasses.replace(settings, python={"eager": "/chosen/python"})
+
+    bench(settings=chosen)
+
+    assert {(variant, python) for _, variant, python in script.launched} == {
+        ("eager:fp32", "/chosen/python"),
+        ("other:fp32", "/elsewhere/python"),
+    }
+
+
+def test_a_missing_interpreter_is_a_missing_row(bench, script, monkeypatch):
+    monkeypatch.setenv("ACCEL_BENCH_PYTHON_OTHER", "/elsewhere/python")
+    script.fail["identify", "other:fp32"] = RuntimeUnavailable("the interpreter cannot be started")
+
+    assert [row["verdict"] for row in bench().refused] == ["MISSING"]
+
+
+def test_one_fallback_is_not_remembered_as_the_variants_accuracy(bench, script, bundle):
+    script.facts["other:fp32"] = {"fallback": "no compiler was found"}
+
+    bench()
+
+    assert len(verified.read(bundle.path)) == 1
+
+
+def test_rows_of_a_newer_schema_and_damaged_lines_are_refused(bench):
+    path = bench(EAGER).folder / "results.jsonl"
+    good = path.read_text()
+
+    path.write_text(good.replace('"schema_version": 1', '"schema_version": 2'))
+    with pytest.raises(CorruptArtifact, match="schema_version 2"):
+        read_rows(path)
+    path.write_text("{\n" + good)
+    with pytest.raises(CorruptArtifact, match="line 1"):
+        read_rows(path)

@@ -1,0 +1,72 @@
+"""The table answers by itself: names, versions, precisions, options and refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from accel import runtimes
+from accel.errors import AccelError, RuntimeUnavailable, UnknownName, UsageError
+from accel.types import EngineSource, TensorSpec, Variant
+
+SPEC = (TensorSpec("x", ("batch", 3)),)
+
+
+def test_ort_is_onnxruntime() -> None:
+    assert runtimes.info("ort") is runtimes.info("onnxruntime")
+
+
+def test_an_unknown_runtime_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownName, match="compile, eager, onnxruntime, torchscript"):
+        runtimes.info("caffe")
+
+
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last"])
+def test_what_the_table_has_passes(spelling: str) -> None:
+    runtimes.check(Variant.parse(spelling))
+
+
+@pytest.mark.parametrize(
+    ("spelling", "error", "message"),
+    [
+        ("onnxruntime:bf16", UsageError, "fp32, tf32, fp16"),
+        ("torchscript:fp16-autocast", UsageError, "torchscript cannot run fp16-autocast"),
+        ("eager:fp32+graph", UnknownName, "channels_last, fold"),
+        ("onnxruntime:fp32+nhwc", UnknownName, "option of onnxruntime"),
+        ("compile:fp32+max-autotune+reduce-overhead", UsageError, "at once"),
+    ],
+)
+def test_what_it_has_not_is_refused_with_what_there_is(spelling: str, error: type[AccelError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        runtimes.check(Variant.parse(spelling))
+
+
+@pytest.mark.parametrize(
+    ("spelling", "on_cpu"),
+    [
+        ("eager:fp32", None),
+        ("eager:bf16", None),
+        ("onnxruntime:fp16", "no FP16 kernels on this CPU"),
+        ("eager:fp16-autocast", "no FP16 kernels on this CPU"),
+        ("eager:tf32", "TF32 exists on NVIDIA GPUs only"),
+        ("compile:fp32+reduce-overhead", "CUDA graphs exist on NVIDIA GPUs only"),
+        ("compile:fp32+max-autotune", None),
+    ],
+)
+def test_a_cpu_refuses_what_it_has_no_kernels_for(spelling: str, on_cpu: str | None) -> None:
+    variant = Variant.parse(spelling)
+    assert runtimes.refusal(variant, "cpu") == on_cpu
+    assert runtimes.refusal(variant, "cuda:0") is None
+
+
+def test_a_refused_variant_is_not_made_except_for_parity() -> None:
+    source = EngineSource(Variant("eager", "fp16"), "cpu", SPEC, SPEC)
+    with pytest.raises(RuntimeUnavailable, match="no FP16 kernels on this CPU") as caught:
+        runtimes.create(source)
+    assert caught.value.exit_code == 4
+    runtimes.create(EngineSource(Variant("eager", "fp16"), "cpu", SPEC, SPEC, parity_only=True))
+
+
+def test_the_version_is_read_without_an_import_and_none_where_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = runtimes.RuntimeInfo("nowhere:Nothing", None, ("fp32",), (), ("no-such-distribution",), "none")
+    monkeypatch.setitem(runtimes.RUNTIMES, "absent", row)
+    assert runtimes.version("absent") is None

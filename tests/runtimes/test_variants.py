@@ -1,0 +1,130 @@
+"""From what is typed to the variants that it means for a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accel import runtimes
+from accel.engines import Bundle, compat
+from accel.errors import BundleMissing, UnknownName, UsageError
+from accel.types import EngineEntry, TensorSpec, Variant
+
+SPEC = (TensorSpec("x", ("batch", 3)),)
+
+
+@dataclasses.dataclass
+class Shelf:
+    """A bundle's face, as far as variants and sources look at it."""
+
+    stored: tuple[str, ...]
+    has_checkpoint: bool = True
+    path: Path = Path("engines/net.accel")
+    name: str = "net"
+    inputs: tuple[TensorSpec, ...] = SPEC
+    outputs: tuple[TensorSpec, ...] = SPEC
+
+    @property
+    def entries(self) -> tuple[EngineEntry, ...]:
+        return tuple(
+            EngineEntry(name, *name.split("-"), {f"{name}/file": ""}, SPEC, SPEC, {}, 0.0)  # type: ignore[arg-type]
+            for name in self.stored
+        )
+
+    @property
+    def checkpoint(self) -> Any:
+        if not self.has_checkpoint:
+            raise BundleMissing("no checkpoint")
+        return "the checkpoint"
+
+    def entry(self, format: str, precision: str, batch: int = 1) -> EngineEntry:
+        return Bundle.entry(self, format, precision, batch)  # type: ignore[arg-type]
+
+    def file(self, entry: EngineEntry) -> Path:
+        return self.path / next(iter(entry.files))
+
+
+FULL = Shelf(("torchscript-fp32", "torchscript-fp16", "onnx-fp32", "onnx-fp16"))
+
+
+def expand(shelf: Shelf, names: list[str], device: str) -> list[str]:
+    return [str(variant) for variant in runtimes.variants(shelf, names, device)]  # type: ignore[arg-type]
+
+
+def test_all_on_a_cpu_is_every_runtime_in_fp32_and_the_fp16_files_that_will_be_refused() -> None:
+    found = expand(FULL, ["all"], "cpu")
+    assert found == [
+        "eager:fp32",
+        "compile:fp32",
+        *("torchscript:fp32", "torchscript:fp16"),
+        *("onnxruntime:fp32", "onnxruntime:fp16"),
+    ]
+    assert [v for v in found if runtimes.refusal(Variant.parse(v), "cpu")] == ["torchscript:fp16", "onnxruntime:fp16"]
+
+
+def test_all_on_a_gpu_has_folding_the_modes_of_compile_and_fp16() -> None:
+    assert expand(FULL, ["all"], "cuda:0") == [
+        *("eager:fp32", "eager:fp32+fold", "eager:fp16", "eager:fp16+fold"),
+        *("compile:fp32", "compile:fp32+reduce-overhead", "compile:fp32+max-autotune"),
+        *("compile:fp16", "compile:fp16+reduce-overhead", "compile:fp16+max-autotune"),
+        *("torchscript:fp32", "torchscript:fp16"),
+        *("onnxruntime:fp32", "onnxruntime:fp16"),
+    ]
+
+
+def test_a_foreign_onnx_file_has_only_its_own_runtimes() -> None:
+    assert expand(Shelf(("onnx-fp32",), has_checkpoint=False), ["all"], "cpu") == ["onnxruntime:fp32"]
+
+
+def test_a_runtimes_name_is_every_precision_of_it_and_nothing_comes_twice() -> None:
+    assert expand(FULL, ["ort", "onnxruntime:fp16", "eager:fp32"], "cpu") == ["onnxruntime:fp32", "onnxruntime:fp16", "eager:fp32"]
+
+
+def test_a_variant_by_name_needs_not_be_in_the_bundle() -> None:
+    assert expand(Shelf(()), ["onnxruntime:tf32"], "cpu") == ["onnxruntime:tf32"]
+
+
+def test_a_runtime_that_the_bundle_has_nothing_for_names_the_export() -> None:
+    with pytest.raises(BundleMissing, match="accel export net --to onnx"):
+        expand(Shelf(("torchscript-fp32",)), ["onnxruntime"], "cpu")
+    with pytest.raises(BundleMissing, match="no checkpoint"):
+        expand(Shelf((), has_checkpoint=False), ["eager"], "cpu")
+
+
+def test_names_and_precisions_outside_the_table_are_errors() -> None:
+    with pytest.raises(UnknownName, match="runtime"):
+        expand(FULL, ["caffe"], "cpu")
+    with pytest.raises(UsageError, match="cannot run bf16"):
+        expand(FULL, ["onnxruntime:bf16"], "cpu")
+
+
+def test_a_source_of_tf32_runs_the_fp32_file() -> None:
+    source = runtimes.engine_source(FULL, Variant.parse("onnxruntime:tf32"), "cuda:0")  # type: ignore[arg-type]
+    assert source.entry is not None
+    assert (source.entry.name, source.file, source.module) == ("onnx-fp32", Path("engines/net.accel/onnx-fp32/file"), None)
+
+
+def test_a_source_of_eager_builds_its_module_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Any] = []
+    monkeypatch.setattr("accel.runtimes.sources.build_module", built.append)
+    source = runtimes.engine_source(FULL, Variant.parse("eager:fp32"), "cpu", batch=4, threads=2)  # type: ignore[arg-type]
+    assert (source.entry, source.file, source.batch, source.threads, built) == (None, None, 4, 2, [])
+    assert source.module is not None
+    source.module()
+    assert built == ["the checkpoint"]
+
+
+def test_a_missing_entry_names_the_export() -> None:
+    with pytest.raises(BundleMissing, match="accel export net --to onnx --fp16"):
+        runtimes.engine_source(Shelf(("onnx-fp32",)), Variant.parse("ort:fp16"), "cpu")  # type: ignore[arg-type]
+
+
+def test_compatibility_is_asked_before_the_file_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(compat, "check", lambda entry, device: order.append(f"{entry.name} on {device}"))
+    monkeypatch.setattr(Shelf, "file", lambda self, entry: order.append("file"))
+    runtimes.engine_source(FULL, Variant.parse("torchscript:fp32"), "cpu")  # type: ignore[arg-type]
+    assert order == ["torchscript-fp32 on cpu", "file"]
