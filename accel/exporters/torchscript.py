@@ -27,7 +27,9 @@ def export(request: ExportRequest) -> EngineEntry:
     buffer = io.BytesIO()
     with tracing(FORMAT):
         # The golden samples prove the trace; torch's own re-run of it would only repeat the example.
-        torch.jit.save(torch.jit.trace(module, example, check_trace=False), buffer)
+        traced = torch.jit.trace(module, example, check_trace=False)
+        unbind_convolutions(traced)
+        torch.jit.save(traced, buffer)
     path = request.folder / FORMATS[FORMAT].file
     with disk_errors(path):
         path.write_bytes(buffer.getvalue())
@@ -41,6 +43,32 @@ def export(request: ExportRequest) -> EngineEntry:
         precision_proof=proof,
         target={"torch": torch.__version__},
     )
+
+
+def unbind_convolutions(traced: Any) -> None:
+    """Rewrite the traced convolutions, in place, to the form that leaves cuDNN's settings to whoever runs them.
+
+    A trace freezes the settings of the tracing process into each `aten::_convolution` as constants: `benchmark` false and
+    `allow_tf32` true, so that an FP32 file would compute in TF32 on a GPU whatever the runtime asks for.
+    """
+    for module in traced.modules():
+        graph = getattr(module, "graph", None)
+        if graph is None:
+            continue
+        for node in graph.findAllNodes("aten::_convolution", recurse=True):
+            tensor, weight, bias, stride, padding, dilation, transposed, output_padding, groups = list(node.inputs())[:9]
+            plain = transposed.toIValue() is False and len(list(stride.node().inputs())) == 2
+            # torch's freezing passes know conv2d; the general form is for the rest.
+            name, inputs = (
+                ("aten::conv2d", (tensor, weight, bias, stride, padding, dilation, groups))
+                if plain
+                else ("aten::convolution", (tensor, weight, bias, stride, padding, dilation, transposed, output_padding, groups))
+            )
+            unbound = graph.create(name, inputs, 1)
+            unbound.insertBefore(node)
+            unbound.output().setType(node.output().type())
+            node.output().replaceAllUsesWith(unbound.output())
+            node.destroy()
 
 
 def prove(loaded: Any, precision: str) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import collections
-import importlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from accel.errors import RuntimeUnavailable
 from accel.runtimes.torch_module import load_module, under_autocast
 from accel.runtimes.torch_runtime import TorchRuntime
 
@@ -42,6 +41,14 @@ class Compile(TorchRuntime):
         return {**self._facts, "recompiles": _compilations(self._torch) - self._compiled_at_open}
 
     def open(self, stream: int | None) -> None:
+        if self.source.device != "cpu" and self.mode != "default" and threading.current_thread() is not threading.main_thread():
+            # Seen on an H200 with torch 2.11: the capture on a second thread fails in cuDNN's search and breaks torch's
+            # random state for the whole process.
+            raise RuntimeUnavailable(
+                f"{self.source.variant} was opened on the thread {threading.current_thread().name}; torch captures its CUDA graphs "
+                "reliably on the main thread only",
+                remedy="load and call it on the main thread, or load the variant without CUDA graphs (compile in its default mode)",
+            )
         super().open(stream)
         self._compiled_at_open = _compilations(self._torch)
 
@@ -51,16 +58,16 @@ class Compile(TorchRuntime):
     def _callable(self, torch: Any, module: Any, examples: tuple[Any, ...]) -> Callable[..., Any]:
         with _LOCK:
             if not _OPEN:
-                # Compilations are counted by code object, and after eight of one forward() torch silently stops compiling it.
+                # Compilations are counted by code object: the eight that torch allows would be used up by engines long closed.
                 torch._dynamo.reset()
             _OPEN.add(id(self))
-        if self.source.device != "cpu" and self.mode != "default":
-            _allow_graphs_on_this_thread()
         compiled = under_autocast(torch, self.source, torch.compile(module, mode=self.mode, dynamic=False))
         skips = _graph_skips(torch)
         try:
-            compiled(*examples)
-        except torch._dynamo.exc.BackendCompilerFailed as error:
+            # Beyond its limit of compilations of one forward() torch would run it uncompiled and say nothing.
+            with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+                compiled(*examples)
+        except (torch._dynamo.exc.BackendCompilerFailed, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             self._facts["fallback"] = f"torch.compile failed, so this is eager: {_reason(error)}"
             return super()._callable(torch, module, examples)
         if self.source.device != "cpu" and self.mode != "default" and _graph_skips(torch) > skips:
@@ -71,14 +78,6 @@ class Compile(TorchRuntime):
         with _LOCK:
             _OPEN.discard(id(self))
         super().close()
-
-
-def _allow_graphs_on_this_thread() -> None:
-    """Make the per-thread tables of Inductor's CUDA graphs, which torch 2.11 makes only on the thread that imports them."""
-    trees = importlib.import_module("torch._inductor.cudagraph_trees")
-    if not hasattr(trees, "_initialize_tls") and not hasattr(trees.local, "tree_manager_containers"):
-        trees.local.tree_manager_containers = {}
-        trees.local.tree_manager_locks = collections.defaultdict(threading.Lock)
 
 
 def _compilations(torch: Any) -> int:

@@ -72,6 +72,8 @@ class OnnxRuntime:
         if self._kind == "cuda":
             driver.activate(self.source.device)
         ort = require("onnxruntime", "ort")
+        # Its log prints every algorithm that cuDNN tries and drops as an error; what fails comes as an exception all the same.
+        ort.set_default_logger_severity(4)
         try:
             self._open(ort, stream)
         except BaseException:
@@ -181,7 +183,7 @@ class OnnxRuntime:
 
 def _session_options(ort: Any, source: EngineSource) -> Any:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     if source.threads is not None:
         options.intra_op_num_threads = source.threads
         options.inter_op_num_threads = 1

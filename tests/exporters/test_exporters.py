@@ -126,6 +126,17 @@ def test_a_newer_opset_goes_through_the_newer_exporter(tmp_path: Path) -> None:
         assert_parity(entry, request, batch)
 
 
+def test_a_trace_leaves_tf32_and_cudnns_search_to_whoever_runs_it(tmp_path: Path) -> None:
+    nn = torch.nn
+    layers = [nn.Conv2d(3, 6, 3), nn.ConvTranspose2d(6, 6, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)]
+    request = request_of(tmp_path / "out", nn.Sequential(*layers).eval())
+    assert_parity(exporters.export("torchscript", request), request)
+    operators = {node.kind() for node in torch.jit.load(str(request.folder / "model.ts")).inlined_graph.nodes()}
+    # aten::_convolution carries allow_tf32 as a constant of the tracing process; the plain forms ask the running one.
+    assert {"aten::conv2d", "aten::convolution"} <= operators
+    assert "aten::_convolution" not in operators
+
+
 def test_torchscript_is_tied_to_its_torch(tmp_path: Path) -> None:
     assert exporters.export("torchscript", request_of(tmp_path / "out")).target == {"torch": torch.__version__}
 

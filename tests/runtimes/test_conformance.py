@@ -18,7 +18,7 @@ from accel.types import DeviceArray, EngineSource, Runtime
 
 MakeSource = Callable[..., EngineSource]
 LIMIT = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 2e-2, "fp16-autocast": 2e-2, "bf16": 5e-2}
-"""Largest |difference| from the FP32 logits, which are below 1 in size."""
+"""Largest |difference| from the FP32 logits, which are around 1 in size."""
 
 ON_CPU = ("eager:fp32", "eager:fp32+fold", "eager:bf16+channels_last", "compile:fp32", "torchscript:fp32", "onnxruntime:fp32")
 PARITY_ON_CPU = ("eager:fp16", "torchscript:fp16", "onnxruntime:fp16")

@@ -294,12 +294,3 @@ def test_other_gpu_arrays_are_taken_in_the_engines_dtype(load: Open, on_gpu: str
     engine, images = load(device=on_gpu), some_images(2)
     logits = engine(device.to_device(images, "float32", on_gpu, None))
     np.testing.assert_allclose(device.to_numpy(logits, None), expected(images), atol=1e-4)
-
-
-@pytest.mark.gpu
-def test_a_graph_engine_answers_from_a_second_thread(load: Open, on_gpu: str) -> None:
-    engine, answers = load("compile:fp16+reduce-overhead", on_gpu), []
-    thread = threading.Thread(target=lambda: answers.append(engine(some_images())))
-    thread.start()
-    thread.join()
-    np.testing.assert_allclose(answers[0], expected(some_images()), atol=2e-2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,18 @@ def test_a_backend_that_fails_leaves_eager_and_the_reason(make_source: MakeSourc
     runtime.close()
 
 
+def test_torchs_limit_of_compilations_is_not_passed_in_silence(make_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap_compile(monkeypatch, "eager")
+    first, second = (runtimes.create(make_source("compile:fp32", batch=batch)) for batch in (1, 2))
+    with torch._dynamo.config.patch(recompile_limit=1):
+        first.open(None)
+        second.open(None)
+    assert "fallback" not in first.facts
+    assert "limit" in second.facts["fallback"]
+    second.close()
+    first.close()
+
+
 @pytest.mark.slow
 def test_compile_without_a_compiler_runs_eagerly_and_says_so(tmp_path: Path) -> None:
     script = """
@@ -226,3 +239,20 @@ def test_two_open_runtimes_on_one_thread_keep_their_numbers_apart(make_source: M
     second.close()
     first.close()
     assert not torch.is_inference_mode_enabled()
+
+
+def test_cuda_graphs_of_compile_are_refused_off_the_main_thread(make_source: MakeSource) -> None:
+    source = EngineSource(**{**vars(make_source("compile:fp16+reduce-overhead")), "device": "cuda:0"})
+    caught: list[AccelError] = []
+
+    def serve() -> None:
+        try:
+            runtimes.create(source).open(1)
+        except AccelError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    thread.join()
+    assert "main thread only" in str(caught[0])
+    assert caught[0].exit_code == 4

@@ -18,21 +18,24 @@ FORMATS = {"torchscript": "torchscript", "onnxruntime": "onnx"}
 
 
 def build_net() -> Any:
-    """Convolution, BatchNorm and a classifier, the same weights each time, FP32, eval."""
+    """Convolution, BatchNorm and a classifier, the same weights each time and from any thread, FP32, eval."""
     torch = pytest.importorskip("torch")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 8, 3, padding=1),
-            torch.nn.BatchNorm2d(8),
-            torch.nn.ReLU(),
-            torch.nn.Conv2d(8, 8, 3, stride=2),
-            torch.nn.ReLU(),
-            torch.nn.Flatten(),
-            torch.nn.Linear(8 * 9, 5),
-        )
-        net[1].running_mean.uniform_(-0.5, 0.5)
-        net[1].running_var.uniform_(0.5, 1.5)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 8, 3, stride=2),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 9, 5),
+    )
+    # Not torch's generator: it belongs to the whole process, and some tests build nets in several threads.
+    draw = np.random.default_rng(0)
+    with torch.no_grad():
+        for name, tensor in net.state_dict().items():
+            if tensor.is_floating_point():
+                low = 0.5 if name.endswith("running_var") else -0.5
+                tensor.copy_(torch.from_numpy(draw.uniform(low, low + 1, tuple(tensor.shape))))
     return net.eval()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tiny_net import TINY  # noqa: E402
+from trainable_net import TINY  # noqa: E402
 
 from accel.preprocess import CIFAR10  # noqa: E402
 from accel.trainers import augment  # noqa: E402

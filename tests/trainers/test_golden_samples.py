@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_net import pictures
+from trainable_net import pictures
 
 from accel.errors import CorruptArtifact, DatasetMissing
 from accel.trainers import golden, golden_images, write_golden_samples

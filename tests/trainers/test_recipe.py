@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tiny_net import TINY
+from trainable_net import TINY
 
 from accel.errors import ConfigError, UnknownName
 from accel.trainers import MODELS, default_recipe, read_recipe, write_recipe

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-import tiny_net
+import trainable_net
 
 from accel.trainers.schedule import average_decay, learning_rate
 
@@ -24,7 +24,7 @@ def test_average_follows_its_formula_for_weights_and_batchnorm_statistics():
     from accel.trainers.ema import Average, floating
 
     torch.manual_seed(0)
-    module = tiny_net.build()
+    module = trainable_net.build()
     average = Average(module, 0.5)
     want = [tensor.clone() for tensor in floating(module)]
     module.train()
@@ -47,7 +47,7 @@ def test_only_tensors_of_two_or_more_dimensions_decay():
     pytest.importorskip("torch")
     from accel.trainers.loop import parameter_groups
 
-    decayed, free = parameter_groups(tiny_net.build(), 5e-4)
+    decayed, free = parameter_groups(trainable_net.build(), 5e-4)
     assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0.0)
     assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(8, 3, 3, 3), (10, 32)]
     assert [tuple(parameter.shape) for parameter in free["params"]] == [(8,), (8,), (10,)]

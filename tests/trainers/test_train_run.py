@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-import tiny_net
+import trainable_net
 
 torch = pytest.importorskip("torch")
 
@@ -28,7 +28,7 @@ def test_training_leaves_a_checkpoint_that_opens_and_loads_strictly(tiny, tmp_pa
     seen = []
     checkpoint = train("tiny", recipe=tiny, out=tmp_path / "out", device="cpu", progress=lambda *report: seen.append(report))
     assert read_checkpoint(tmp_path / "out") == dataclasses.replace(checkpoint, recipe=tiny.to_dict())
-    assert (checkpoint.name, checkpoint.factory, checkpoint.num_classes, checkpoint.seed) == ("tiny", "tiny_net:build", 10, 0)
+    assert (checkpoint.name, checkpoint.factory, checkpoint.num_classes, checkpoint.seed) == ("tiny", "trainable_net:build", 10, 0)
     assert checkpoint.input.shape == ("batch", 3, 32, 32)
     assert 0 <= checkpoint.top1 <= 100
 
@@ -138,7 +138,7 @@ def test_a_shipped_model_is_a_checkpoint_or_says_how_to_train_it():
 
 
 def test_a_compiler_that_fails_is_named_and_leaves_no_trace(monkeypatch, caplog):
-    module = tiny_net.build().train()
+    module = trainable_net.build().train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
     class OnGpu:

@@ -1,4 +1,4 @@
-"""A network small enough to train in a test (`tiny_net:build` is its factory), its recipe and its pictures."""
+"""A network small enough to train in a test (`trainable_net:build` is its factory), its recipe and its pictures."""
 
 from __future__ import annotations
 

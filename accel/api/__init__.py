@@ -1,0 +1,32 @@
+"""The public face written out: wires the rooms. Each name is resolved when it is used, so that a command imports only its own."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accel.api.benching import bench
+    from accel.api.exporting import Exported, export
+    from accel.api.loading import load
+    from accel.api.tour import demo
+    from accel.api.training import train
+    from accel.api.verifying import verify
+
+_HOMES = {
+    "Exported": "accel.api.exporting",
+    "bench": "accel.api.benching",
+    "demo": "accel.api.tour",
+    "export": "accel.api.exporting",
+    "load": "accel.api.loading",
+    "train": "accel.api.training",
+    "verify": "accel.api.verifying",
+}
+
+__all__ = ["Exported", "bench", "demo", "export", "load", "train", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

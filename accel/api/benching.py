@@ -1,0 +1,114 @@
+"""Time the engines of a bundle: each verified first, each in processes of its own, all on one record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from accel import device as devices
+from accel.api import bundles, outcome
+from accel.api.settings import resolve
+from accel.bench import report
+from accel.bench.coordinate import run_set
+from accel.bench.plan import MeasurementPlan
+from accel.bench.results import ResultSet, Row
+from accel.bench.settings import BenchSettings
+from accel.config import Settings
+from accel.errors import AccelError
+from accel.files import write_text
+from accel.progress import Progress, silent
+
+OK = "OK"
+TABLE = "table.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Benched:
+    """A set that ran to its end.
+
+    Attributes:
+        results: rows and samples, and the folder where they lie: results.jsonl, results.csv, samples.npz, table.md, settings.json.
+        faults: the variants that have no good row.
+        problem: what the command ends with: a failed gate, or something asked for that is missing; None if all is well.
+    """
+
+    results: ResultSet
+    faults: tuple[outcome.Fault, ...]
+    problem: AccelError | None
+
+
+def bench(
+    bundle: Path | str = "resnet18",
+    runtime: str | Sequence[str] = "all",
+    *,
+    warmup: int | None = None,
+    iterations: int | None = None,
+    rounds: int | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+    device: str | None = None,
+    out: Path | str | None = None,
+    verify: bool = True,
+    baseline: bool = True,
+    data: str | None = None,
+    metric: str = "top1",
+    max_drop: float | None = None,
+    min_top1: float | None = None,
+    trusted: bool = False,
+    command: str = "",
+    progress: Progress = silent,
+) -> Benched:
+    """Verify and time variants of `bundle`; a set that was interrupted is continued by the same call.
+
+    Args:
+        bundle: a folder `NAME.accel`, or a model's name in the engines folder; a shipped model is exported first if need be.
+        runtime: `all`, runtimes (`onnxruntime`: every precision that the bundle has) or variants (`onnxruntime:fp16`).
+        warmup, iterations, rounds, threads: None takes the setting, and that the plan of the device.
+        out: where the set gets its folder.
+        verify: False leaves unverified engines unverified, and marks them.
+        baseline: whether `eager:fp32` runs beside what was named.
+        data, metric, max_drop, min_top1: as `accel.verify` takes them.
+        trusted: run code of a bundle that somebody else exported.
+        command: what was typed, for the record.
+
+    Raises:
+        UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run.
+    """
+    names = [runtime] if isinstance(runtime, str) else list(runtime)
+    typed = {"bench.warmup": warmup, "bench.iterations": iterations, "bench.rounds": rounds, "bench.threads": threads, "device": device}
+    gates = {"verify.data": data, "verify.max_drop": max_drop, "verify.min_top1": min_top1}
+    settings = resolve({**typed, **gates, "results_dir": None if out is None else str(out)})
+    chosen = devices.parse(settings["device"])
+    opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress)
+    variants = bundles.choose(opened, names, chosen, baseline=baseline, trusted=trusted)
+    plan = MeasurementPlan.default(
+        chosen,
+        **{name: settings[f"bench.{name}"] for name in ("warmup", "iterations", "rounds", "threads")},
+        batch=batch,
+        seed=settings["seed"],
+    )
+    record = bench_settings(settings, metric=metric, command=command)
+    results = run_set(opened, variants, plan, chosen, Path(settings["results_dir"]), record, verify=verify, progress=progress)
+    settings.save(results.folder)
+    write_text(results.folder / TABLE, report.render([results], "markdown"))
+    faults = dict.fromkeys(_fault(row) for row in results.rows if row["verdict"] != OK)
+    unexpected = [fault for fault in faults if verify or fault.verdict != "UNVERIFIED"]
+    return Benched(results, tuple(faults), outcome.error_of(unexpected, names))
+
+
+def bench_settings(settings: Settings, *, metric: str, command: str) -> BenchSettings:
+    """What the bench room is told of the resolved settings."""
+    return BenchSettings(
+        python=settings.table("bench.python"),
+        data=settings["verify.data"] or None,
+        metric=metric,
+        max_drop=settings["verify.max_drop"],
+        min_top1=settings["verify.min_top1"],
+        command=command,
+        resolved=settings.to_dict(),
+    )
+
+
+def _fault(row: Row) -> outcome.Fault:
+    return outcome.Fault(row["variant"], row["verdict"], row["reason"] or "", row["remedy"])

@@ -1,0 +1,64 @@
+"""What is in a bundle, as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accel.api import bundles
+from accel.api.settings import resolve
+from accel.engines import Bundle, trust, verified
+from accel.errors import CorruptArtifact
+from accel.types import EngineEntry
+
+
+def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
+    """All that the bundle says of itself, each file held against its hash; needs no runtime.
+
+    Returns:
+        JSON-ready: `model`, `path`, `checkpoint`, `inputs`, `outputs`, `preprocess`, `labels`, `engines`, `golden`, `reference`,
+        `verified`, `trusted`. Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
+
+    Raises:
+        BundleMissing: there is none. CorruptArtifact, IncompatibleArtifact: accel.json cannot be read.
+    """
+    opened = bundles.open_bundle(bundle, resolve({})["engines_dir"])
+    return {
+        "model": opened.name,
+        "path": str(opened.path),
+        "accel_json_sha256": opened.manifest_sha256,
+        "trusted": trust.is_trusted(opened),
+        "inputs": [spec.to_dict() for spec in opened.inputs],
+        "outputs": [spec.to_dict() for spec in opened.outputs],
+        "preprocess": dict(opened.preprocess),
+        "labels": list(opened.labels),
+        "checkpoint": _checkpoint(opened),
+        "engines": [_engine(opened, entry) for entry in opened.entries],
+        "golden": _or_error(lambda: f"{len(opened.golden())} samples"),
+        "reference": _or_error(lambda: "absent" if (found := opened.reference()) is None else f"{len(found.logits)} samples"),
+        "verified": list(verified.read(opened.path).values()),
+    }
+
+
+def _checkpoint(bundle: Bundle) -> dict[str, Any] | str:
+    if not bundle.has_checkpoint:
+        return "absent: the bundle was made from an engine file"
+    try:
+        found = bundle.checkpoint
+    except CorruptArtifact as error:
+        return error.message
+    facts = {name: getattr(found, name) for name in ("factory", "dataset", "num_classes", "top1", "seed", "sha256")}
+    return {**facts, "size_mb": found.weights.stat().st_size / 1e6}
+
+
+def _engine(bundle: Bundle, entry: EngineEntry) -> dict[str, Any]:
+    sizes = [(bundle.path / file).stat().st_size for file in entry.files if (bundle.path / file).is_file()]
+    state = _or_error(lambda: "whole" if bundle.file(entry) else "")
+    return {**entry.to_dict(), "size_mb": sum(sizes) / 1e6, "state": state}
+
+
+def _or_error(read: Any) -> str:
+    try:
+        return str(read())
+    except CorruptArtifact as error:
+        return error.message

@@ -1,0 +1,132 @@
+"""Open the engine that a service should run: the first of a stated order that is right and runs here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from accel import device as devices
+from accel import runtimes
+from accel.api.settings import resolve
+from accel.engines import Bundle, batch_of, identity, trust, verified
+from accel.errors import BundleMissing, IncompatibleArtifact, MissingError, RuntimeUnavailable, UntrustedArtifact
+from accel.preprocess import Preprocess
+from accel.runtimes.loaded import LoadedEngine, open_cached
+from accel.types import RUNTIME_ALIASES, EngineEntry, EngineSource, Variant
+
+ORDER: dict[str, tuple[str, ...]] = {
+    "cuda": ("onnxruntime:fp16", "torchscript:fp16", "onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
+    "cpu": ("onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
+}
+"""What `auto` tries on each kind of device: engines that passed verification here in this order, then those that passed parity."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One variant that might be loaded, and why it would be."""
+
+    variant: Variant
+    batch: int
+    why: str
+
+
+def load(
+    path: Path | str, runtime: str = "auto", device: str = "auto", trusted: bool = False, *, threads: int | None = None
+) -> LoadedEngine:
+    """Open a bundle for inference: numpy in, numpy out; torch CUDA tensors in, torch out.
+
+    Args:
+        path: a folder `NAME.accel`.
+        runtime: `auto`, a runtime, or a variant as `onnxruntime:fp16`.
+        device: `auto` (the setting, else the first GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N`.
+        trusted: run code of a bundle that this user did not export (TorchScript, and modules that are not ours).
+        threads: intra-op threads on a CPU.
+
+    Returns:
+        A handle on the engine; one that is loaded already is shared. Close it, or use it in a `with` block.
+
+    Raises:
+        BundleMissing: no bundle, or no such engine in it; names what there is.
+        CorruptArtifact, IncompatibleArtifact, UntrustedArtifact: the engine must not be run here.
+        RuntimeUnavailable, MissingExtra, DeviceUnavailable: nothing that was asked for runs here, each with its reason.
+
+    >>> with accel.load("engines/resnet18.accel") as engine:  # doctest: +SKIP
+    ...     logits = engine(batch)  # float32 N×3×32×32 → N×10
+    """
+    place = devices.parse(resolve({"device": None if device == "auto" else device})["device"])
+    bundle = _open(Path(path).expanduser())
+    preprocess = Preprocess.from_dict(bundle.preprocess) if bundle.preprocess else None
+    name = RUNTIME_ALIASES.get(runtime, runtime)
+    reasons: list[str] = []
+    for choice in _choices(bundle, name, place):
+        try:
+            _demand_trust(bundle, choice, trusted)
+            return open_cached(bundle.path, choice.variant, place, threads, batch=choice.batch, preprocess=preprocess, why=choice.why)
+        except (MissingError, IncompatibleArtifact, UntrustedArtifact) as error:
+            if ":" in name:
+                raise
+            reasons.append(f"{choice.variant}: {error.message}")
+    have = ", ".join(entry.name for entry in bundle.entries) or "no engines"
+    tried = "".join(f"\n  {reason}" for reason in reasons) or f" it has {have}"
+    remedy = f"accel export {bundle.name} --to onnx; accel doctor says what this machine lacks"
+    raise RuntimeUnavailable(f"{bundle.path} has nothing that {runtime} can run on {place}:{tried}", remedy=remedy)
+
+
+def _open(path: Path) -> Bundle:
+    try:
+        return Bundle.open(path)
+    except BundleMissing as error:
+        places = sorted({item for folder in (path.parent, Path("engines")) for item in folder.glob("*.accel")})
+        there = f"; there is {', '.join(map(str, places))}" if places else ""
+        raise BundleMissing(error.message + there, remedy=error.remedy) from error
+
+
+def _choices(bundle: Bundle, runtime: str, place: str) -> Iterator[Choice]:
+    """The variants to try, best first; one that was named is the only one."""
+    if ":" in runtime:
+        variant = Variant.parse(runtime)
+        runtimes.check(variant)
+        yield Choice(variant, _batch(bundle, variant), "asked for by name")
+        return
+    in_order = [variant for variant in map(Variant.parse, ORDER[place.partition(":")[0]]) if runtime in ("auto", variant.runtime)]
+    known = verified.read(bundle.path)
+    proven, sound, module = [], [], []
+    for variant in in_order or [Variant(runtime, "fp32")]:
+        batch, entry = _batch(bundle, variant), _entry(bundle, variant)
+        if entry is not None and entry.parity.get("status") == "passed":
+            result = known.get(_identity(bundle, variant, batch, entry, place), {})
+            if result.get("passed"):
+                score = f": {result['metric']} {result['top1']:.2f} %" if result.get("top1") is not None else ""
+                proven.append(Choice(variant, batch, f"the first in the order that passed verification on this device{score}"))
+            else:
+                sound.append(Choice(variant, batch, "passed parity with the golden samples; accel verify has not passed it on this device"))
+        elif runtimes.info(variant.runtime).format is None and bundle.has_checkpoint:
+            module.append(Choice(variant, batch, "the checkpoint itself, through torch"))
+    yield from [*proven, *sound, *module]
+
+
+def _entry(bundle: Bundle, variant: Variant) -> EngineEntry | None:
+    format = runtimes.info(variant.runtime).format
+    fitting = [entry for entry in bundle.entries if (entry.format, entry.precision) == (format, variant.precision)]
+    # Batch 1 is what a request is; an engine of another batch is better than none.
+    return min(fitting, key=lambda entry: (batch_of(entry) != 1, batch_of(entry) != "dynamic"), default=None)
+
+
+def _batch(bundle: Bundle, variant: Variant) -> int:
+    entry = _entry(bundle, variant)
+    size = 1 if entry is None else batch_of(entry)
+    return size if isinstance(size, int) else 1
+
+
+def _identity(bundle: Bundle, variant: Variant, batch: int, entry: EngineEntry, place: str) -> str:
+    source = EngineSource(variant, place, bundle.inputs, bundle.outputs, batch=batch, entry=entry)
+    return identity.variant_identity(source, None, runtimes.version(variant.runtime) or "", devices.name(place))
+
+
+def _demand_trust(bundle: Bundle, choice: Choice, trusted: bool) -> None:
+    entry = _entry(bundle, choice.variant)
+    if entry is None:
+        trust.demand_module(bundle, trusted)
+    else:
+        trust.demand_engine(bundle, entry, trusted)

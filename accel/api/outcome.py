@@ -1,0 +1,62 @@
+"""Which error a run over several variants ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from accel.errors import AccelError, AccuracyGate, DatasetMissing, RuntimeUnavailable
+from accel.types import RUNTIME_ALIASES, Variant
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """Why one variant has no good row: `verdict` is one of `accel.bench.columns.VERDICTS`; `exit_code` if it is not the verdict's own."""
+
+    variant: str
+    verdict: str
+    reason: str
+    remedy: str | None = None
+    exit_code: int | None = None
+
+
+_ENDS: dict[str, type[AccelError]] = {
+    "INVALID": AccuracyGate,
+    "ERROR": AccelError,
+    "UNVERIFIED": DatasetMissing,
+    "FALLBACK": RuntimeUnavailable,
+    "REFUSED": RuntimeUnavailable,
+    "MISSING": RuntimeUnavailable,
+}
+"""Verdict → error, the gravest first."""
+
+
+def error_of(faults: Iterable[Fault], names: Sequence[str]) -> AccelError | None:
+    """The error to end with, or None if every fault is one that its row has said enough about.
+
+    What `all` finds missing or refused fails nothing: the row names it. What was typed is a request, and a request not met is an error.
+
+    Args:
+        faults: of the variants that have no good row.
+        names: what was typed: `all`, runtimes and variants.
+    """
+    grave = [fault for fault in faults if _was_asked(fault, names)]
+    for verdict, kind in _ENDS.items():
+        of_kind = [fault for fault in grave if fault.verdict == verdict]
+        if of_kind:
+            what = "\n".join(f"  {fault.variant} is {verdict}: {fault.reason}" for fault in of_kind)
+            plural = "s have" if len(of_kind) > 1 else " has"
+            error = kind(f"{len(of_kind)} variant{plural} no good result\n{what}", remedy=of_kind[0].remedy)
+            error.exit_code = of_kind[0].exit_code or kind.exit_code
+            return error
+    return None
+
+
+def _was_asked(fault: Fault, names: Sequence[str]) -> bool:
+    if fault.verdict in ("INVALID", "ERROR", "UNVERIFIED"):
+        return True
+    if fault.variant in {str(Variant.parse(name)) for name in names if ":" in name}:
+        return True
+    # `--runtime onnxruntime` asks for what the machine can do of it: an FP16 that a CPU refuses is said in its row.
+    runtime = fault.variant.partition(":")[0]
+    return fault.verdict != "REFUSED" and runtime in {RUNTIME_ALIASES.get(name, name) for name in names}

@@ -1,0 +1,59 @@
+"""`accel bench`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from accel.cli.options import (
+    DEFAULT_MODEL,
+    VARIANTS_HELP,
+    BatchOption,
+    BundleArgument,
+    CsvOption,
+    DataOption,
+    DeviceOption,
+    Format,
+    FormatOption,
+    MaxDropOption,
+    MetricOption,
+    MinTop1Option,
+    TrustedOption,
+)
+
+
+def bench(
+    bundle: BundleArgument = DEFAULT_MODEL,
+    runtime: Annotated[list[str] | None, typer.Option("--runtime", metavar="V", help=VARIANTS_HELP)] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Untimed calls; 200, on a CPU 20.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Timed calls a round; 2000, on a CPU 200.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes a variant; 3.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Intra-op threads on a CPU.")] = None,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify first what is not verified.")] = True,
+    baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Run eager:fp32 beside what is named.")] = True,
+    data: DataOption = None,
+    metric: MetricOption = "top1",
+    max_drop: MaxDropOption = None,
+    min_top1: MinTop1Option = None,
+    batch: BatchOption = 1,
+    device: DeviceOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the set is written; default results/local/.")] = None,
+    trusted: TrustedOption = False,
+    format: FormatOption = Format.table,
+    export_csv: CsvOption = None,
+) -> None:
+    """Time every variant at batch 1, beside the accuracy of the same bytes."""
+    from accel import api
+    from accel.cli.output import command_line, print_sets
+    from accel.cli.progress import drawn
+
+    plan: dict[str, Any] = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "threads": threads, "batch": batch}
+    gates: dict[str, Any] = {"verify": verify, "data": data, "metric": metric, "max_drop": max_drop, "min_top1": min_top1}
+    where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "command": command_line()}
+    with drawn() as progress:
+        done = api.bench(bundle, runtime or "all", baseline=baseline, **plan, **gates, **where, progress=progress)
+    print_sets([done.results], format, export_csv)
+    if done.problem is not None:
+        raise done.problem

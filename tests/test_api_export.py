@@ -1,0 +1,148 @@
+"""Export: written, held against the golden samples, and only then part of the bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from accel import exporters
+from accel.api import export
+from accel.engines import Bundle, trust
+from accel.errors import CorruptArtifact, MissingExtra, ParityError, UnknownName, UsageError
+from accel.verify import parity
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+
+
+@pytest.fixture
+def options(tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    return {"weights": tiny_weights, "input": "1x3x8x8", "name": "tiny", "device": "cpu"}
+
+
+def test_every_format_and_precision_passed_parity_at_opset_17(tiny: Path) -> None:
+    bundle = Bundle.open(tiny)
+    assert {entry.name for entry in bundle.entries} == {"onnx-fp32", "onnx-fp16", "torchscript-fp32", "torchscript-fp16"}
+    assert {entry.parity["status"] for entry in bundle.entries} == {"passed"}
+    assert bundle.entry("onnx", "fp16").opset == 17
+    assert bundle.entry("onnx", "fp16").inputs[0].dtype == "float16"
+
+
+def test_an_exported_bundle_is_trusted_and_carries_its_settings(tiny: Path) -> None:
+    assert trust.is_trusted(Bundle.open(tiny))
+    assert json.loads((tiny / "settings.json").read_text())["device"] == {"value": "cpu", "source": "flag"}
+
+
+def test_the_same_export_again_keeps_what_is_there(tiny: Path, options: dict[str, Any]) -> None:
+    before = (tiny / "accel.json").read_bytes()
+    (done,) = export("nets:build", "onnx", **options)
+    assert done.status == "kept"
+    assert (tiny / "accel.json").read_bytes() == before
+
+
+def test_another_opset_is_another_engine(tiny: Path, options: dict[str, Any]) -> None:
+    (done,) = export("nets:build", "onnx", opset=13, **options)
+    assert (done.status, done.entry and done.entry.opset) == ("added", 13)
+
+
+def test_an_edited_engine_is_exported_anew(tiny: Path, options: dict[str, Any]) -> None:
+    (tiny / "onnx-fp32" / "model.onnx").write_bytes(b"truncated")
+    (done,) = export("nets:build", "onnx", **options)
+    assert done.status == "added"
+    Bundle.open(tiny).file(Bundle.open(tiny).entry("onnx", "fp32"))
+
+
+def test_a_dry_run_writes_nothing(options: dict[str, Any], tmp_path: Path) -> None:
+    done = export("nets:build", ["onnx", "torchscript"], batch=4, dry_run=True, **options)
+    assert [(item.status, item.plan.name) for item in done] == [("planned", "onnx-fp32-b4"), ("planned", "torchscript-fp32-b4")]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dynamic_batch_is_one_engine_for_every_batch(tiny: Path, options: dict[str, Any]) -> None:
+    (done,) = export("nets:build", "onnx", batch="dynamic", **options)
+    assert done.entry is not None
+    assert done.entry.name == "onnx-fp32-dynamic"
+    assert done.entry.inputs[0].shape[0] == "batch"
+    assert done.entry.parity["status"] == "passed"
+
+
+def test_an_engine_that_disagrees_is_not_added(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    failed = {"status": "failed", "reason": "output: max|Δ|/max|golden| is 0.5", "limit": 1e-4}
+    monkeypatch.setattr(parity, "run", lambda source, golden: failed)
+    with pytest.raises(ParityError, match=r"is 0\.5") as caught:
+        export("nets:build", "onnx", **options)
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "engines" / "tiny.accel").exists()
+
+
+def test_parity_that_cannot_be_run_is_said_and_the_file_is_kept(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(source: object, golden: object) -> None:
+        raise MissingExtra("onnxruntime", "ort")
+
+    monkeypatch.setattr(parity, "run", absent)
+    (done,) = export("nets:build", "onnx", **options)
+    assert done.entry is not None
+    assert done.entry.parity == {"status": "not run", "reason": "onnxruntime is not installed"}
+    assert done.to_row()["parity"] == "not run"
+
+
+def test_an_unknown_format_is_refused_before_anything_is_built(options: dict[str, Any]) -> None:
+    with pytest.raises(UnknownName, match="no export format called 'tflite'"):
+        export("no_such_package:build", ["onnx", "tflite"], **options)
+
+
+def test_an_opset_that_was_typed_is_held_against_every_format(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="torchscript has no opset"):
+        export("nets:build", "torchscript", opset=17, dry_run=True, **options)
+    monkeypatch.setenv("ACCEL_EXPORT_OPSET", "16")
+    (ts, onnx) = export("nets:build", ["torchscript", "onnx"], dry_run=True, **options)
+    assert (ts.plan.opset, onnx.plan.opset) == (None, 16)
+
+
+def test_a_bundle_of_another_model_is_replaced_only_by_force(tiny: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    import nets
+    import torch
+    from safetensors.torch import save_file
+
+    other = nets.trained()
+    with torch.no_grad():
+        other[5].bias.add_(1)
+    save_file(other.state_dict(), str(tmp_path / "other.safetensors"))
+    changed = {**options, "weights": tmp_path / "other.safetensors"}
+    with pytest.raises(UsageError, match="holds another model"):
+        export("nets:build", "onnx", **changed)
+    export("nets:build", "onnx", force=True, **changed)
+    assert [entry.name for entry in Bundle.open(tiny).entries] == ["onnx-fp32"]
+
+
+def test_a_damaged_bundle_is_replaced_only_by_force(tiny: Path, options: dict[str, Any]) -> None:
+    (tiny / "accel.json").write_text("{}")
+    with pytest.raises(CorruptArtifact, match="lacks the key") as caught:
+        export("nets:build", "onnx", **options)
+    assert "--force" in str(caught.value)
+    export("nets:build", "onnx", force=True, **options)
+    assert [entry.name for entry in Bundle.open(tiny).entries] == ["onnx-fp32"]
+
+
+def test_adding_to_a_strangers_bundle_does_not_make_it_trusted(
+    tiny: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
+    (done,) = export("nets:build", "onnx", batch=2, **options)
+    assert done.status == "added"
+    assert not trust.is_trusted(Bundle.open(tiny))
+
+
+def test_an_interrupted_export_leaves_nothing(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(format: str, request: exporters.ExportRequest) -> None:
+        (request.folder / "model.onnx").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporters, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export("nets:build", "onnx", **options)
+    assert list((tmp_path / "engines").iterdir()) == []

@@ -1,0 +1,138 @@
+"""accel.load: which engine is chosen, who may run code, and what a caller gets."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import accel
+from accel.engines import Bundle, verified
+from accel.errors import BundleMissing, CorruptArtifact, RuntimeUnavailable, UnknownName, UntrustedArtifact, UsageError
+from accel.runtimes import cache
+
+
+@pytest.fixture
+def foreign(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny bundle as another user sees it."""
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
+    return tiny
+
+
+def test_numpy_in_numpy_out_as_the_golden_samples_say(tiny: Path) -> None:
+    golden = Bundle.open(tiny).golden()
+    with accel.load(tiny, device="cpu") as engine:
+        assert str(engine.variant) == "onnxruntime:fp32"
+        answer = engine(golden.inputs["input"])
+    np.testing.assert_allclose(answer, golden.outputs["output"], atol=1e-5)
+
+
+def test_a_second_load_shares_the_engine_and_a_changed_bundle_is_loaded_anew(tiny: Path) -> None:
+    first = accel.load(tiny, device="cpu")
+    second = accel.load(tiny, device="cpu")
+    assert cache.count() == 1
+    (tiny / "accel.json").write_bytes((tiny / "accel.json").read_bytes())
+    with accel.load(tiny, device="cpu"):
+        assert cache.count() == 2
+    first.close()
+    second.close()
+    assert cache.count() == 0
+
+
+def test_a_verified_engine_comes_before_one_that_only_passed_parity(tiny: Path) -> None:
+    from accel.api import loading
+
+    bundle = Bundle.open(tiny)
+    assert [str(choice.variant) for choice in loading._choices(bundle, "auto", "cpu")] == [
+        "onnxruntime:fp32",
+        "torchscript:fp32",
+        "eager:fp32",
+    ]
+    variant = accel.types.Variant("torchscript", "fp32")
+    identity = loading._identity(bundle, variant, 1, bundle.entry("torchscript", "fp32"), "cpu")
+    verified.record(tiny, identity, {"passed": True, "metric": "top1", "top1": 91.5})
+    choices = list(loading._choices(bundle, "auto", "cpu"))
+    assert str(choices[0].variant) == "torchscript:fp32"
+    assert "91.50 %" in choices[0].why
+
+
+def test_an_engine_that_failed_parity_is_never_chosen(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.api import loading
+
+    bundle = Bundle.open(tiny)
+    for entry in bundle.entries:
+        if entry.format == "onnx":
+            monkeypatch.setitem(entry.parity, "status", "not run")
+    assert [str(choice.variant) for choice in loading._choices(bundle, "auto", "cpu")] == ["torchscript:fp32", "eager:fp32"]
+
+
+def test_onnx_of_a_stranger_is_data_and_runs(foreign: Path) -> None:
+    with accel.load(foreign, device="cpu") as engine:
+        assert engine(np.zeros((1, 3, 8, 8), np.float32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("runtime", ["torchscript:fp32", "eager:fp32"])
+def test_code_of_a_stranger_needs_trust(foreign: Path, runtime: str) -> None:
+    with pytest.raises(UntrustedArtifact) as caught:
+        accel.load(foreign, runtime=runtime, device="cpu")
+    assert caught.value.exit_code == 5
+    with accel.load(foreign, runtime=runtime, device="cpu", trusted=True) as engine:
+        assert str(engine.variant) == runtime
+
+
+def test_a_runtime_name_without_a_loadable_engine_says_why(foreign: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match="not exported by this user"):
+        accel.load(foreign, runtime="torchscript", device="cpu")
+
+
+def test_without_exported_engines_the_checkpoint_itself_runs(tiny: Path) -> None:
+    for name in ("onnx", "torchscript"):
+        for precision in ("fp32", "fp16"):
+            shutil.rmtree(tiny / f"{name}-{precision}")
+    with pytest.raises(CorruptArtifact, match="missing"):
+        accel.load(tiny, device="cpu")
+    with accel.load(tiny, runtime="eager", device="cpu") as engine:
+        assert str(engine.variant) == "eager:fp32"
+
+
+def test_fp16_on_a_cpu_is_refused(tiny: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match="no FP16 kernels") as caught:
+        accel.load(tiny, runtime="ort:fp16", device="cpu")
+    assert caught.value.exit_code == 4
+
+
+def test_a_bundle_that_is_not_there_names_those_that_are(tiny: Path) -> None:
+    with pytest.raises(BundleMissing, match=r"tiny\.accel"):
+        accel.load("resnet18.accel", device="cpu")
+
+
+def test_an_unknown_runtime_lists_the_known_ones(tiny: Path) -> None:
+    with pytest.raises(UnknownName, match="no runtime called 'caffe'"):
+        accel.load(tiny, runtime="caffe", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((1, 3, 9, 8), np.float32), "(1, 3, 9, 8)"),
+        (np.zeros((3, 8, 8), np.float32), "(3, 8, 8)"),
+        (np.zeros((1, 3, 8, 8), np.float64), "float64"),
+        (np.zeros((1, 3, 8, 8), np.uint8), "uint8"),
+    ],
+)
+def test_a_wrong_shape_or_dtype_is_refused_with_what_was_expected(tiny: Path, array: np.ndarray, said: str) -> None:
+    with accel.load(tiny, device="cpu") as engine, pytest.raises(UsageError) as caught:
+        engine(array)
+    assert "input" in caught.value.message
+    assert said in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+def test_a_truncated_engine_is_refused_before_a_runtime_sees_it(tiny: Path) -> None:
+    file = tiny / "onnx-fp32" / "model.onnx"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CorruptArtifact, match="100 bytes") as caught:
+        accel.load(tiny, device="cpu")
+    assert caught.value.exit_code == 5

@@ -1,0 +1,143 @@
+"""From what is typed for MODEL to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from accel.api import models
+from accel.checkpoint import write_checkpoint
+from accel.errors import DatasetMissing, IncompatibleArtifact, MissingError, UnknownName, UsageError
+from accel.preprocess import CIFAR10
+from accel.types import Checkpoint, TensorSpec
+
+
+def checkpoint_in(folder: Path, **changes: object) -> Checkpoint:
+    values = {
+        "path": folder,
+        "sha256": "",
+        "name": "mine",
+        "factory": "nets:build",
+        "num_classes": 10,
+        "input": TensorSpec("input", ("batch", 3, 32, 32), "float32", "NCHW"),
+        "output": TensorSpec("logits", ("batch", 10), "float32", "NC"),
+        **changes,
+    }
+    return write_checkpoint(Checkpoint(**values), {"weight": np.zeros((2, 2), np.float32)})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spelled", ["run", "run/weights.safetensors"])
+def test_a_checkpoint_is_named_by_its_folder_or_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelled: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = checkpoint_in(tmp_path / "run")
+    assert models.find(spelled).sha256 == written.sha256
+
+
+def test_a_bundle_gives_its_own_checkpoint(tiny: Path) -> None:
+    assert models.find(str(tiny)).factory == "nets:build"
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="no model called 'resnet81'") as caught:
+        models.resolve("resnet81", tmp_path)
+    assert "resnet18" in str(caught.value)
+
+
+@pytest.mark.parametrize("spelled", ["runs/nothing", "nothing.safetensors"])
+def test_a_path_that_is_not_there_is_said_to_be_a_path(spelled: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"nothing at {spelled}"):
+        models.resolve(spelled, tmp_path)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no checkpoint\.json"):
+        models.resolve(str(tmp_path), tmp_path)
+
+
+def test_a_name_replaces_the_models_own(tmp_path: Path) -> None:
+    checkpoint_in(tmp_path / "run")
+    assert models.resolve(str(tmp_path / "run"), tmp_path, name="theirs").name == "theirs"
+
+
+def test_weights_go_with_a_factory_only(tmp_path: Path) -> None:
+    checkpoint_in(tmp_path / "run")
+    with pytest.raises(UsageError, match="has its own weights"):
+        models.resolve(str(tmp_path / "run"), tmp_path, weights=tmp_path / "w.safetensors")
+
+
+def test_a_factory_becomes_a_checkpoint_with_the_output_that_it_gives(tiny_weights: Path, tmp_path: Path) -> None:
+    found = models.resolve("nets:build", tmp_path, weights=tiny_weights, shape="1x3x8x8")
+    assert found.name == "nets"
+    assert found.input.shape == ("batch", 3, 8, 8)
+    assert found.output.shape == ("batch", 10)
+    assert found.num_classes == 10
+    assert found.dataset == ""
+
+
+@pytest.mark.parametrize(("factory", "name"), [("nets:build", "nets"), ("pkg.nets:resnet", "resnet")])
+def test_a_factory_names_its_bundle(factory: str, name: str) -> None:
+    assert models.is_factory(factory)
+    assert models._factory_name(factory) == name
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [("3", "no input shape"), ("1x3xHxW", "no input shape"), ("1x0x8", "no input shape"), ("8x3x8x8", "--batch 8")]
+)
+def test_an_input_that_is_no_shape_is_refused(shape: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        models.parse_shape(shape)
+    assert said in str(caught.value)
+
+
+def test_a_factory_without_weights_or_input_is_told_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--weights"):
+        models.resolve("nets:build", tmp_path)
+
+
+def test_a_pickle_is_never_read(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"x")
+    with pytest.raises(UsageError, match="reads no pickle"):
+        models.resolve("nets:build", tmp_path, weights=tmp_path / "w.pt", shape="1x3x8x8")
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"w\.safetensors is not there"):
+        models.resolve("nets:build", tmp_path, weights=tmp_path / "w.safetensors", shape="1x3x8x8")
+
+
+def test_a_factory_that_cannot_be_imported_is_missing(tiny_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="no_such_package:build"):
+        models.resolve("no_such_package:build", tmp_path, weights=tiny_weights, shape="1x3x8x8")
+
+
+def test_weights_of_another_network_do_not_fit(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    pytest.importorskip("torch")
+    save_file({"weight": np.zeros((2, 2), np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(IncompatibleArtifact):
+        models.resolve("nets:build", tmp_path, weights=tmp_path / "w.safetensors", shape="1x3x8x8")
+
+
+def test_an_input_that_the_module_does_not_take_is_a_usage_error(tiny_weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not take an input of 1x4x8x8"):
+        models.resolve("nets:build", tmp_path, weights=tiny_weights, shape="1x4x8x8")
+
+
+def test_golden_samples_are_train_images_where_the_dataset_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.zeros((64, 32, 32, 3), np.uint8)
+    monkeypatch.setattr(models.trainers, "golden_images", lambda dataset: images)
+    found, preprocess = models._golden_images(checkpoint_in(tmp_path, dataset="cifar10", preprocess=CIFAR10.to_dict()))
+    assert found is images
+    assert preprocess == CIFAR10
+
+
+def test_golden_samples_are_noise_where_no_images_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(dataset: str) -> None:
+        raise DatasetMissing(f"none of {dataset}")
+
+    monkeypatch.setattr(models.trainers, "golden_images", absent)
+    assert models._golden_images(checkpoint_in(tmp_path, dataset="cifar100", preprocess=CIFAR10.to_dict())) == (None, None)
+    assert models._golden_images(checkpoint_in(tmp_path)) == (None, None)

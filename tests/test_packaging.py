@@ -1,0 +1,73 @@
+"""pyproject.toml, constraints.txt: what is installed where."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+requirements = pytest.importorskip("packaging.requirements")
+if sys.version_info < (3, 11):
+    pytest.skip("needs tomllib", allow_module_level=True)
+import tomllib  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+PINS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+
+
+def applying(extra: str, **environment: str) -> list[Any]:
+    parsed = [requirements.Requirement(text) for text in EXTRAS[extra]]
+    return [item for item in parsed if item.marker is None or item.marker.evaluate(environment)]
+
+
+@pytest.mark.parametrize(
+    ("platform", "machine", "python"),
+    list(itertools.product(("linux", "win32", "darwin"), ("x86_64", "AMD64", "aarch64", "arm64"), ("3.10", "3.11", "3.12", "3.13"))),
+)
+def test_exactly_one_onnxruntime_is_installed_anywhere(platform: str, machine: str, python: str) -> None:
+    found = [
+        item
+        for item in applying("ort", sys_platform=platform, platform_machine=machine, python_version=python)
+        if item.name.startswith("onnxruntime")
+    ]
+    assert len(found) == 1
+    (item,) = found
+    has_gpu = platform in ("linux", "win32") and machine in ("x86_64", "AMD64")
+    assert item.name == ("onnxruntime-gpu" if has_gpu else "onnxruntime")
+    assert item.extras == ({"cuda", "cudnn"} if has_gpu else set())
+    assert item.specifier.contains("1.31.1") is (python != "3.10")
+    assert item.specifier.contains("1.23.2") is (python == "3.10")
+
+
+def test_the_base_package_stays_small() -> None:
+    names = {requirements.Requirement(text).name for text in PROJECT["dependencies"]}
+    assert names == {"numpy", "typer", "platformdirs", "filelock", "safetensors", "tomli"}
+
+
+def test_no_vendor_toolkit_is_part_of_what_the_demo_needs() -> None:
+    assert not [text for text in [*itertools.chain(*EXTRAS.values()), *PINS] if text.startswith(("tensorrt", "nvidia-modelopt"))]
+    assert EXTRAS["toolkit"] == ["accel-engines[train,onnx,ort,bench]"]
+
+
+def test_what_was_tested_is_pinned_and_inside_the_ranges() -> None:
+    pins = {requirements.Requirement(text).name.lower(): requirements.Requirement(text) for text in PINS}
+    for text in itertools.chain(PROJECT["dependencies"], *EXTRAS.values()):
+        wanted = requirements.Requirement(text)
+        here = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.11"}
+        if wanted.name != "accel-engines" and (wanted.marker is None or wanted.marker.evaluate(here)):
+            (pin,) = pins[wanted.name.lower()].specifier
+            assert pin.operator == "=="
+            assert wanted.specifier.contains(pin.version), f"{wanted} does not allow the pinned {pin.version}"
+    assert str(pins["torch"].specifier) == "==2.15.0"
+
+
+def test_the_version_is_the_packages_own() -> None:
+    import accel
+
+    assert PROJECT["dynamic"] == ["version"]
+    assert accel.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
