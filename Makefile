@@ -1,0 +1,41 @@
+# Two commands: `make demo` and `make test`. Both make .venv first, with the first Python >= 3.11 that runs.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# A name on the PATH may be a shim of a version that is not installed: each is asked before it is taken.
+PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1 && echo $$name && break; done)
+
+.PHONY: help demo test lint format clean
+
+help:
+	@echo "make demo    install, fetch CIFAR-10, export, verify and time the shipped models, print the table"
+	@echo "make test    install if need be and run the tests"
+	@echo "make lint    ruff, format check, mypy --strict"
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "accel needs Python 3.11, 3.12 or 3.13 here; none was found (set PYTHON=/path/to/python)" >&2; exit 4; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/accel demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check accel tests
+	$(BIN)/ruff format --check accel tests
+	$(BIN)/mypy --strict accel
+
+format: $(STAMP)
+	$(BIN)/ruff format accel tests
+	$(BIN)/ruff check --fix accel tests
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
