@@ -86,6 +86,8 @@ def export(
         MissingExtra, DiskFull, ArtifactError: as their names say.
     """
     formats = [to] if isinstance(to, str) else list(to)
+    if not formats:
+        raise UsageError("no format was named", remedy=f"name one of: {', '.join(sorted(exporters.EXPORTERS))}")
     for format in formats:
         exporters.get(format)
     flags = {"export.precision": precision, "export.opset": opset, "export.batch": _text(batch), "engines_dir": _text(out)}
@@ -111,7 +113,9 @@ def export(
         for number, (plan, item) in enumerate(zip(plans, requests, strict=True)):
             progress(f"export {checkpoint.name}", number, len(plans))
             done.append(job.run(plan, item))
-    settings.save(job.path)
+    # A bundle that was only looked at may lie on a disk that cannot be written.
+    if any(item.status == ADDED for item in done):
+        settings.save(job.path)
     return done
 
 

@@ -74,7 +74,9 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="accel-verify-") as scratch:
         job = Job(opened, chosen, batch, settings["bench.threads"], record, Path(scratch), spawn)
         found = verify_variants(job, variants, progress, again=force)
-    settings.save(opened.path)
+    # What was only looked up may lie on a disk that cannot be written.
+    if not all(item.cached or item.result is None for item in found):
+        settings.save(opened.path)
     faults = [outcome.Fault(str(item.candidate.variant), **dataclasses.asdict(item.failure)) for item in found if item.failure is not None]
     return Verified(tuple(_row(item) for item in found), outcome.error_of(faults, names))
 

@@ -57,6 +57,9 @@ def spawn(request: Request, python: str, folder: Path, progress: Progress = sile
     log = folder / "stderr.txt"
     with tempfile.TemporaryDirectory(prefix="accel-path-") as shim, open(log, "wb") as stderr:
         environment = worker_environment(Path(shim))
+        if request["mode"] == "measure":
+            # Inductor would start a pool of compiler processes, which live on beside what is timed; verifying has filled its cache.
+            environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         command = [python, "-m", "accel.bench.worker", str(paths["request"])]
         try:
             # stdin is a leash: it closes when this process dies in any way, and the worker then ends itself. Its own session keeps

@@ -11,7 +11,8 @@ import numpy as np
 from accel.bench import proof
 from accel.bench.candidates import Candidate, Failure, Job, resolve
 from accel.bench.clock import utc_now
-from accel.bench.launch import ARRAYS, interpreter
+from accel.bench.fetching import Outputs, fetch_together, outputs_of
+from accel.bench.launch import interpreter
 from accel.engines import Reference, verified, write_reference
 from accel.errors import AccelError, DatasetMissing, MissingError, UsageError
 from accel.progress import Progress, silent
@@ -24,6 +25,7 @@ from accel.verify.metric import resolve as resolve_metric
 if TYPE_CHECKING:
     from accel.verify.data import Samples
 
+REFERENCE = Variant("eager", "fp32")
 NO_VERIFY = Failure("UNVERIFIED", "verification was not asked for", "leave out --no-verify")
 
 
@@ -57,7 +59,10 @@ def verify_variants(
         again: True runs everything anew.
     """
     session = _Session(job, progress)
-    return [session.judge(candidate, verify=verify, again=again) for candidate in resolve(job, variants)]
+    candidates = resolve(job, variants)
+    if verify:
+        session.prefetch([item for item in candidates if not item.failure and (again or session.look_up(item) is None)])
+    return [session.judge(candidate, verify=verify, again=again) for candidate in candidates]
 
 
 class _Session:
@@ -72,12 +77,22 @@ class _Session:
         self.known = verified.read(bundle.path)
         self.samples, self.absent = self._open()
         self.reference: Array | None = None
-        self.outputs: dict[str, Array] = {}
+        self.fetched: dict[Variant, Outputs | AccelError] = {}
+
+    def prefetch(self, candidates: Sequence[Candidate]) -> None:
+        """Run the samples through several engines at once, where that is possible: nothing is timed here."""
+        if self.samples is None or self.parity_only or self.job.device != "cpu" or self.job.threads is not None:
+            return
+        wanted = {candidate.variant: candidate.python for candidate in candidates}
+        if wanted and self._stored_reference() is None and self.job.bundle.has_checkpoint:
+            wanted = {REFERENCE: interpreter(REFERENCE.runtime, self.job.settings.python)} | wanted
+        if len(wanted) > 1:
+            self.fetched = fetch_together(self.job, self.spec, wanted, self.progress)
 
     def judge(self, candidate: Candidate, *, verify: bool, again: bool) -> Verification:
         if candidate.failure:
             return Verification(candidate, failure=candidate.failure)
-        known = None if again else self._look_up(candidate)
+        known = None if again else self.look_up(candidate)
         if known is not None:
             return self._verdict(candidate, known, cached=True)
         if not verify:
@@ -102,7 +117,7 @@ class _Session:
         """No labelled samples exist for this model; samples that are merely absent are another matter."""
         return self.absent is None and (self.samples is None or self.samples.labels is None)
 
-    def _look_up(self, candidate: Candidate) -> VerifyResult | None:
+    def look_up(self, candidate: Candidate) -> VerifyResult | None:
         data = self.known.get(candidate.identity)
         wanted = "parity" if self.parity_only else self.job.settings.metric
         if data is None or data.get("dataset") != self.spec or data.get("metric") != wanted:
@@ -163,12 +178,12 @@ class _Session:
         """The FP32 reference on these samples: read, or made by the first verification (eager; a bare ONNX file's on the CPU)."""
         if self.reference is not None:
             return self.reference
-        bundle, samples = self.job.bundle, self.samples
-        stored = bundle.reference()
-        if samples is not None and stored is not None and stored.dataset_sha256 == samples.sha256:
+        stored = self._stored_reference()
+        if stored is not None:
             self.reference = stored.logits
             return self.reference
-        variant, job = Variant("eager", "fp32"), self.job
+        bundle, samples = self.job.bundle, self.samples
+        variant, job = REFERENCE, self.job
         if not bundle.has_checkpoint:
             variant, job = Variant("onnxruntime", "fp32"), dataclasses.replace(self.job, device="cpu")
         python = asked_by.python if variant == asked_by.variant else interpreter(variant.runtime, job.settings.python)
@@ -182,22 +197,26 @@ class _Session:
             write_reference(bundle.path, Reference(self.reference, digest, samples.sha256))
         return self.reference
 
-    def _outputs(self, variant: Variant, python: str, job: Job) -> tuple[Array, dict[str, Any]]:
-        """All outputs of a variant; the reference's own pass is not run twice."""
-        key = f"{variant}@{job.device}"
-        if key not in self.outputs:
+    def _stored_reference(self) -> Reference | None:
+        stored = self.job.bundle.reference()
+        if self.samples is None or stored is None or stored.dataset_sha256 != self.samples.sha256:
+            return None
+        return stored
+
+    def _outputs(self, variant: Variant, python: str, job: Job) -> Outputs:
+        """All outputs of a variant; what was fetched before, or as the reference's own pass, is not run twice."""
+        fetched = self.fetched.get(variant) if job is self.job else None
+        if fetched is None:
 
             def told(step: str, done: float, total: float | None = None) -> None:
                 self.progress(f"verify {job.bundle.name} {variant}", done, total)
 
-            quiet = silent if self.progress is silent else told
-            answer = job.launch(job.request("verify", variant, data=self.spec), python, job.folder, quiet)
-            with np.load(job.folder / ARRAYS, allow_pickle=False) as arrays:
-                outputs = arrays["outputs"]
-            if variant != Variant("eager", "fp32"):
-                return outputs, answer["facts"]
-            self.outputs[key], self.facts = outputs, answer["facts"]
-        return self.outputs[key], self.facts
+            fetched = outputs_of(job, self.spec, variant, python, silent if self.progress is silent else told)
+            if variant == REFERENCE and job is self.job:
+                self.fetched[variant] = fetched
+        if isinstance(fetched, AccelError):
+            raise fetched
+        return fetched
 
 
 def matched_labels(samples: Samples, names: tuple[str, ...]) -> Array:

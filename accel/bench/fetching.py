@@ -1,0 +1,67 @@
+"""Get an engine's outputs on all test samples from a worker; on a CPU from as many workers at once as it has cores."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from accel.bench.candidates import Job
+from accel.bench.launch import ARRAYS
+from accel.errors import AccelError
+from accel.progress import Progress
+from accel.types import Array, Variant
+
+Outputs = tuple[Array, dict[str, Any]]
+"""float32, one row a sample; and the facts of the runtime that computed them."""
+
+
+def outputs_of(job: Job, data: str, variant: Variant, python: str, progress: Progress) -> Outputs:
+    """The outputs of one variant on the samples that `data` names; raises what the worker raised."""
+    answer = job.launch(job.request("verify", variant, data=data), python, job.folder, progress)
+    with np.load(job.folder / ARRAYS, allow_pickle=False) as arrays:
+        return arrays["outputs"], answer["facts"]
+
+
+def fetch_together(job: Job, data: str, wanted: Mapping[Variant, str], progress: Progress) -> dict[Variant, Outputs | AccelError]:
+    """The outputs of several variants on a CPU, each in a worker of one thread, as many at once as there are cores.
+
+    At batch 1 two engines with a thread each are done sooner than one after the other with two threads each. Never used for timing.
+
+    Args:
+        wanted: variant → interpreter.
+
+    Returns:
+        For each variant its outputs, or the error that its worker ended with.
+    """
+    cancelled, lock = threading.Event(), threading.Lock()
+    shares = dict.fromkeys(wanted, 0.0)
+
+    def fetch(number: int, variant: Variant, python: str) -> Outputs | AccelError:
+        def told(step: str, done: float, total: float | None = None) -> None:
+            # The launcher ends the worker if the one that it tells fails: that is how an interrupt reaches it.
+            if cancelled.is_set():
+                raise concurrent.futures.CancelledError
+            with lock:
+                shares[variant] = done / total if total else 0.0
+                progress(f"verify {job.bundle.name}, {len(wanted)} variants", 100 * sum(shares.values()) / len(shares), 100)
+
+        alone = dataclasses.replace(job, threads=1, folder=job.folder / f"verify-{number}")
+        try:
+            return outputs_of(alone, data, variant, python, told)
+        except AccelError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        try:
+            futures = {variant: pool.submit(fetch, number, variant, python) for number, (variant, python) in enumerate(wanted.items())}
+            return {variant: future.result() for variant, future in futures.items()}
+        except BaseException:
+            cancelled.set()
+            pool.shutdown(cancel_futures=True)
+            raise

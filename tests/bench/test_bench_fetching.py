@@ -1,0 +1,97 @@
+"""Several engines at once through the test samples, on a CPU: what each ends with, and that an interrupt ends them all."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from accel.bench import fetching
+from accel.bench.candidates import Job
+from accel.bench.fetching import fetch_together
+from accel.bench.launch import ARRAYS
+from accel.bench.settings import BenchSettings
+from accel.errors import AccelError
+from accel.types import Variant
+
+EAGER, ONNX = Variant("eager", "fp32"), Variant("onnxruntime", "fp32")
+WANTED = {EAGER: "python", ONNX: "python"}
+
+
+def job_with(launch: Any, folder: Path) -> Job:
+    bundle: Any = SimpleNamespace(path=folder, name="net")
+    return Job(bundle, "cpu", 1, None, BenchSettings(), folder, launch)
+
+
+@pytest.fixture(autouse=True)
+def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching.os, "cpu_count", lambda: 2)
+
+
+def answer_with(folder: Path, value: float) -> dict[str, Any]:
+    folder.mkdir(parents=True)
+    np.savez(folder / ARRAYS, outputs=np.full((3, 2), value, np.float32))
+    return {"facts": {"precision": "fp32"}}
+
+
+def test_engines_run_side_by_side_each_with_one_thread_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=30)  # passes only if both are inside at the same time
+
+    def launch(request: Any, python: str, folder: Path, progress: Any) -> Any:
+        assert request["threads"] == 1
+        together.wait()
+        return answer_with(folder, 1.0 if request["variant"] == "eager:fp32" else 2.0)
+
+    found = fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None)
+
+    assert {str(variant): outputs[0][0, 0] for variant, outputs in found.items()} == {"eager:fp32": 1.0, "onnxruntime:fp32": 2.0}
+
+
+def test_a_worker_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
+    def launch(request: Any, python: str, folder: Path, progress: Any) -> Any:
+        if request["variant"] == "eager:fp32":
+            raise AccelError("the worker died")
+        return answer_with(folder, 2.0)
+
+    found = fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None)
+
+    assert str(found[EAGER]) == "the worker died"
+    assert found[ONNX][1] == {"precision": "fp32"}  # type: ignore[index]
+
+
+def test_progress_is_the_mean_of_all_workers_in_percent(tmp_path: Path) -> None:
+    told: list[float] = []
+
+    def launch(request: Any, python: str, folder: Path, progress: Any) -> Any:
+        progress("samples", 5000, 10000)
+        return answer_with(folder, 0.0)
+
+    fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda step, done, total=None: told.append(done))
+
+    assert sorted(told) == [25.0, 50.0]
+
+
+def test_an_interrupt_ends_the_other_workers_too(tmp_path: Path) -> None:
+    started, ended = threading.Event(), threading.Event()
+
+    def launch(request: Any, python: str, folder: Path, progress: Any) -> Any:
+        if request["variant"] == "eager:fp32":
+            started.wait(30)
+            raise KeyboardInterrupt
+        started.set()
+        try:
+            # As the real launcher does: tell the progress now and then; what it raises ends the worker.
+            while not ended.wait(0.01):
+                progress("samples", 1, 10000)
+        finally:
+            ended.set()
+        return answer_with(folder, 0.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None)
+
+    assert ended.is_set()
