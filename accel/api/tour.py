@@ -52,7 +52,9 @@ def demo(*, device_name: str | None = None, command: str = "", progress: Progres
     for model in sorted(trainers.MODELS):
         _export(model, chosen, progress)
         logger.info("verifying and timing %s on %s (%s)", model, chosen, device.name(chosen))
-        done = bench(model, ["all", *_file_variants()], device=chosen, out=folder, command=command, progress=progress)
+        # On a CPU one thread each: then two engines can be verified at once, and the small networks lose little.
+        threads = settings["bench.threads"] or (1 if chosen == "cpu" else None)
+        done = bench(model, ["all", *_file_variants()], device=chosen, threads=threads, out=folder, command=command, progress=progress)
         sets.append(done.results)
         faults += [dataclasses.replace(fault, variant=f"{model} {fault.variant}") for fault in done.faults]
     write_text(folder / JSONL, "".join(json.dumps(row) + "\n" for results in sets for row in results.rows))

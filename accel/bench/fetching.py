@@ -1,4 +1,4 @@
-"""Get an engine's outputs on all test samples from a worker; on a CPU from as many workers at once as it has cores."""
+"""Get an engine's outputs on all test samples from a worker; on a CPU from several workers at once, as far as its cores go."""
 
 from __future__ import annotations
 
@@ -21,6 +21,24 @@ Outputs = tuple[Array, dict[str, Any]]
 """float32, one row a sample; and the facts of the runtime that computed them."""
 
 
+THREADS_IN_THE_CODE = ("compile",)
+"""Runtimes that generate code for a number of threads: what is verified with another number is not what is timed."""
+
+
+def together(job: Job, wanted: Mapping[Variant, str]) -> dict[Variant, str]:
+    """Those of `wanted` that can be verified side by side: on a CPU, if that leaves more than one."""
+    if job.device != "cpu":
+        return {}
+    chosen = {
+        variant: python for variant, python in wanted.items() if job.threads is not None or variant.runtime not in THREADS_IN_THE_CODE
+    }
+    return chosen if min(len(chosen), at_once(job)) > 1 else {}
+
+
+def at_once(job: Job) -> int:
+    return (os.cpu_count() or 1) // (job.threads or 1)
+
+
 def outputs_of(job: Job, data: str, variant: Variant, python: str, progress: Progress) -> Outputs:
     """The outputs of one variant on the samples that `data` names; raises what the worker raised."""
     answer = job.launch(job.request("verify", variant, data=data), python, job.folder, progress)
@@ -29,7 +47,7 @@ def outputs_of(job: Job, data: str, variant: Variant, python: str, progress: Pro
 
 
 def fetch_together(job: Job, data: str, wanted: Mapping[Variant, str], progress: Progress) -> dict[Variant, Outputs | AccelError]:
-    """The outputs of several variants on a CPU, each in a worker of one thread, as many at once as there are cores.
+    """The outputs of several variants on a CPU, as many at once as its cores take; with one thread each if the job leaves it open.
 
     At batch 1 two engines with a thread each are done sooner than one after the other with two threads each. Never used for timing.
 
@@ -51,13 +69,13 @@ def fetch_together(job: Job, data: str, wanted: Mapping[Variant, str], progress:
                 shares[variant] = done / total if total else 0.0
                 progress(f"verify {job.bundle.name}, {len(wanted)} variants", 100 * sum(shares.values()) / len(shares), 100)
 
-        alone = dataclasses.replace(job, threads=1, folder=job.folder / f"verify-{number}")
+        alone = dataclasses.replace(job, threads=job.threads or 1, folder=job.folder / f"verify-{number}")
         try:
             return outputs_of(alone, data, variant, python, told)
         except AccelError as error:
             return error
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(at_once(job)) as pool:
         try:
             futures = {variant: pool.submit(fetch, number, variant, python) for number, (variant, python) in enumerate(wanted.items())}
             return {variant: future.result() for variant, future in futures.items()}

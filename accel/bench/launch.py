@@ -97,7 +97,10 @@ def worker_environment(shim: Path) -> dict[str, str]:
     # Workers share what compilers cache: the first run of a variant pays for the build, later rounds and sets do not.
     cache = cache_dir()
     caches = {"ACCEL_CACHE_DIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache / "inductor", "TRITON_CACHE_DIR": cache / "triton"}
-    return {**{name: str(folder) for name, folder in caches.items()}, **os.environ, "PYTHONPATH": path}
+    # Once Inductor was used in this process, it has put its default into the environment: that is no user's choice.
+    inductors = str(Path(tempfile.gettempdir()) / "torchinductor_")
+    chosen = {name: value for name, value in os.environ.items() if name not in caches or not value.startswith(inductors)}
+    return {**{name: str(folder) for name, folder in caches.items()}, **chosen, "PYTHONPATH": path}
 
 
 def crash(request: Request, python: str, code: int, log: Path) -> AccelError:

@@ -62,7 +62,8 @@ class MeasurementPlan:
         """`CPU quick plan: warm-up 20, 200 iterations, 3 rounds`."""
         batch = f", batch {self.batch}" if self.batch != 1 else ""
         rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
-        return f"{self.name}: warm-up {self.warmup}, {self.iterations} iterations, {rounds}{batch}"
+        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
+        return f"{self.name}: warm-up {self.warmup}, {self.iterations} iterations, {rounds}{batch}{threads}"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

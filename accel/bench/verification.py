@@ -11,7 +11,7 @@ import numpy as np
 from accel.bench import proof
 from accel.bench.candidates import Candidate, Failure, Job, resolve
 from accel.bench.clock import utc_now
-from accel.bench.fetching import Outputs, fetch_together, outputs_of
+from accel.bench.fetching import Outputs, fetch_together, outputs_of, together
 from accel.bench.launch import interpreter
 from accel.engines import Reference, verified, write_reference
 from accel.errors import AccelError, DatasetMissing, MissingError, UsageError
@@ -81,12 +81,12 @@ class _Session:
 
     def prefetch(self, candidates: Sequence[Candidate]) -> None:
         """Run the samples through several engines at once, where that is possible: nothing is timed here."""
-        if self.samples is None or self.parity_only or self.job.device != "cpu" or self.job.threads is not None:
+        if self.samples is None or self.parity_only:
             return
         wanted = {candidate.variant: candidate.python for candidate in candidates}
         if wanted and self._stored_reference() is None and self.job.bundle.has_checkpoint:
             wanted = {REFERENCE: interpreter(REFERENCE.runtime, self.job.settings.python)} | wanted
-        if len(wanted) > 1:
+        if wanted := together(self.job, wanted):
             self.fetched = fetch_together(self.job, self.spec, wanted, self.progress)
 
     def judge(self, candidate: Candidate, *, verify: bool, again: bool) -> Verification:

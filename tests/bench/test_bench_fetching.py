@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 
 from accel.bench import fetching
 from accel.bench.candidates import Job
-from accel.bench.fetching import fetch_together
+from accel.bench.fetching import fetch_together, together
 from accel.bench.launch import ARRAYS
 from accel.bench.settings import BenchSettings
 from accel.errors import AccelError
@@ -95,3 +96,12 @@ def test_an_interrupt_ends_the_other_workers_too(tmp_path: Path) -> None:
         fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None)
 
     assert ended.is_set()
+
+
+def test_compiled_code_is_verified_with_the_threads_that_it_is_timed_with(tmp_path: Path) -> None:
+    compiled, job = Variant("compile", "fp32"), job_with(None, tmp_path)
+    wanted = {**WANTED, compiled: "python"}
+    assert set(together(job, wanted)) == {EAGER, ONNX}  # compile is left for a run alone, with the threads of the set
+    assert set(together(dataclasses.replace(job, threads=1), wanted)) == {EAGER, ONNX, compiled}
+    assert together(dataclasses.replace(job, threads=2), wanted) == {}
+    assert together(dataclasses.replace(job, device="cuda:0"), wanted) == {}

@@ -4,6 +4,7 @@ import json
 import stat
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -145,7 +146,7 @@ def test_compiling_workers_share_their_caches_unless_the_user_says_where(tmp_pat
     monkeypatch.setenv("ACCEL_CACHE_DIR", "/cache")
     monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
 
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # Inductor sets it in a process that compiled
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_me")  # as Inductor itself sets it
     environment = worker_environment(tmp_path)
 
     assert (environment["TORCHINDUCTOR_CACHE_DIR"], environment["TRITON_CACHE_DIR"]) == ("/cache/inductor", "/mine")

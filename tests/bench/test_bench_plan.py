@@ -14,6 +14,7 @@ def test_the_cpu_gets_the_quick_plan_and_says_so():
 
 
 def test_a_changed_count_makes_it_a_custom_plan():
+    assert MeasurementPlan.default("cpu", threads=1).describe() == "CPU quick plan: warm-up 20, 200 iterations, 3 rounds, 1 thread"
     assert MeasurementPlan.default("cpu", iterations=50).describe() == "custom plan: warm-up 20, 50 iterations, 3 rounds"
     assert MeasurementPlan.default("cpu", iterations=None, seed=3, batch=8).describe().startswith("CPU quick plan")
 

@@ -87,6 +87,21 @@ def test_parity_runs_every_golden_sample_at_the_engines_batch(source):
     assert parity.run(source, wrong)["status"] == "failed"
 
 
+def test_fp16_on_a_cpu_is_compared_on_every_core_and_in_order(source, monkeypatch):
+    from accel.engines import Golden
+
+    monkeypatch.setattr(parity.os, "cpu_count", lambda: 3)
+    slow = dataclasses.replace(source, variant=Variant("fake", "fp16"), parity_only=True)
+    inputs = {"input": np.random.default_rng(0).standard_normal((9, 3, 2, 2)).astype(np.float32)}
+    golden = Golden(None, inputs, sums(inputs))
+    backwards = Golden(None, inputs, {"logits": golden.outputs["logits"][::-1].copy()})
+
+    assert [len(share["input"]) for share in parity._shares(slow, inputs)] == [4, 4, 1]
+    assert [len(share["input"]) for share in parity._shares(source, inputs)] == [9]
+    assert parity.run(slow, golden)["status"] == "passed"
+    assert parity.run(slow, backwards)["status"] == "failed"
+
+
 def test_a_metric_is_named_by_module_and_function():
     assert resolve("top1") is None
     assert resolve("statistics:mean") is not None
