@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from accel.types import Binding, DeviceArray, EngineSource, TensorSpec
 _PRECISION_OF = {"float16": "fp16", "bfloat16": "bf16"}
 
 
-class TorchRuntime:
+class TorchRuntime(abc.ABC):
     """The Runtime protocol; a subclass loads the module in `_load`.
 
     Open and use it on one thread: the stream and inference mode are made current there, and stay so until close.
@@ -100,9 +101,9 @@ class TorchRuntime:
         self._outputs = tuple(TensorSpec(name, array.shape, array.dtype, layouts[name]) for name, array in results.items())
         self._facts |= self._read_back(torch, module, on_gpu)
 
+    @abc.abstractmethod
     def _load(self, torch: Any) -> Any:
         """The module on its device, in its dtype."""
-        raise NotImplementedError
 
     def _callable(self, torch: Any, module: Any, examples: tuple[Any, ...]) -> Callable[..., Any]:
         """What `enqueue` calls with the input tensors in order; `examples` are such tensors."""
