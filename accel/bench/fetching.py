@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,9 @@ def outputs_of(job: Job, data: str, variant: Variant, python: str, progress: Pro
         return arrays["outputs"], answer["facts"]
 
 
-def fetch_together(job: Job, data: str, wanted: Mapping[Variant, str], progress: Progress) -> dict[Variant, Outputs | AccelError]:
+def fetch_together(
+    job: Job, data: str, wanted: Mapping[Variant, str], progress: Progress
+) -> Iterator[tuple[Variant, Outputs | AccelError]]:
     """The outputs of several variants on a CPU, as many at once as its cores take; with one thread each if the job leaves it open.
 
     At batch 1 two engines with a thread each are done sooner than one after the other with two threads each. Never used for timing.
@@ -54,9 +56,11 @@ def fetch_together(job: Job, data: str, wanted: Mapping[Variant, str], progress:
     Args:
         wanted: variant → interpreter.
 
-    Returns:
-        For each variant its outputs, or the error that its worker ended with.
+    Yields:
+        Each variant as it finishes, with its outputs or the error that its worker ended with.
     """
+    if not wanted:
+        return
     cancelled, lock = threading.Event(), threading.Lock()
     shares = dict.fromkeys(wanted, 0.0)
 
@@ -77,8 +81,9 @@ def fetch_together(job: Job, data: str, wanted: Mapping[Variant, str], progress:
 
     with concurrent.futures.ThreadPoolExecutor(at_once(job)) as pool:
         try:
-            futures = {variant: pool.submit(fetch, number, variant, python) for number, (variant, python) in enumerate(wanted.items())}
-            return {variant: future.result() for variant, future in futures.items()}
+            futures = {pool.submit(fetch, number, variant, python): variant for number, (variant, python) in enumerate(wanted.items())}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
         except BaseException:
             cancelled.set()
             pool.shutdown(cancel_futures=True)

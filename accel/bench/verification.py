@@ -86,8 +86,15 @@ class _Session:
         wanted = {candidate.variant: candidate.python for candidate in candidates}
         if wanted and self._stored_reference() is None and self.job.bundle.has_checkpoint:
             wanted = {REFERENCE: interpreter(REFERENCE.runtime, self.job.settings.python)} | wanted
-        if wanted := together(self.job, wanted):
-            self.fetched = fetch_together(self.job, self.spec, wanted, self.progress)
+        waiting = list(candidates)
+        for variant, outputs in fetch_together(self.job, self.spec, together(self.job, wanted), self.progress):
+            self.fetched[variant] = outputs
+            if self._stored_reference() is None and REFERENCE not in self.fetched:
+                continue
+            # Judged, and so recorded, as soon as it can be: an interrupt loses only what is still running.
+            for candidate in [item for item in waiting if item.variant in self.fetched]:
+                waiting.remove(candidate)
+                self.judge(candidate, verify=True, again=True)
 
     def judge(self, candidate: Candidate, *, verify: bool, again: bool) -> Verification:
         if candidate.failure:

@@ -47,7 +47,7 @@ def test_engines_run_side_by_side_each_with_one_thread_and_a_folder_of_its_own(t
         together.wait()
         return answer_with(folder, 1.0 if request["variant"] == "eager:fp32" else 2.0)
 
-    found = fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None)
+    found = dict(fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None))
 
     assert {str(variant): outputs[0][0, 0] for variant, outputs in found.items()} == {"eager:fp32": 1.0, "onnxruntime:fp32": 2.0}
 
@@ -58,7 +58,7 @@ def test_a_worker_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
             raise AccelError("the worker died")
         return answer_with(folder, 2.0)
 
-    found = fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None)
+    found = dict(fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None))
 
     assert str(found[EAGER]) == "the worker died"
     assert found[ONNX][1] == {"precision": "fp32"}  # type: ignore[index]
@@ -71,7 +71,7 @@ def test_progress_is_the_mean_of_all_workers_in_percent(tmp_path: Path) -> None:
         progress("samples", 5000, 10000)
         return answer_with(folder, 0.0)
 
-    fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda step, done, total=None: told.append(done))
+    dict(fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda step, done, total=None: told.append(done)))
 
     assert sorted(told) == [25.0, 50.0]
 
@@ -93,7 +93,7 @@ def test_an_interrupt_ends_the_other_workers_too(tmp_path: Path) -> None:
         return answer_with(folder, 0.0)
 
     with pytest.raises(KeyboardInterrupt):
-        fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None)
+        dict(fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None))
 
     assert ended.is_set()
 

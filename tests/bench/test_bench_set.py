@@ -4,11 +4,13 @@ import csv
 import dataclasses
 import json
 import sys
+import threading
 
 import bench_scripted
 import numpy as np
 import pytest
 
+from accel.bench import fetching
 from accel.bench.columns import COLUMNS, STANDARD
 from accel.bench.coordinate import run_set
 from accel.bench.plan import MeasurementPlan
@@ -227,6 +229,25 @@ def test_a_line_that_was_cut_short_is_dropped_and_measured_again(bench, script, 
 
     assert again.folder == result.folder
     assert len(read_rows(again.folder)) == 8
+
+
+def test_an_interrupt_while_engines_are_verified_side_by_side_keeps_what_was_done(bench, script, bundle, monkeypatch):
+    monkeypatch.setattr(fetching.os, "cpu_count", lambda: 2)
+    scripted, patience = script.launch, threading.Event()
+
+    def launch(request, *rest):
+        if request["mode"] == "verify" and request["variant"] == "other:fp32":
+            for _ in range(3000):
+                if verified.read(bundle.path):
+                    raise KeyboardInterrupt
+                patience.wait(0.01)
+        return scripted(request, *rest)
+
+    monkeypatch.setattr(script, "launch", launch)
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+
+    assert [known["variant"] for known in verified.read(bundle.path).values()] == ["eager:fp32"]
 
 
 def test_another_plan_is_another_set(bench, script):
