@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -77,11 +79,17 @@ def open_engine(source: EngineSource) -> Iterator[OpenEngine]:
         device.close_stream(stream)
 
 
-def run_batches(engine: OpenEngine, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Run all N rows of `inputs` at the engine's batch; outputs of N rows, float32, by public name."""
-    total = len(next(iter(inputs.values())))
-    starts = range(0, total, engine.batch)
-    parts = [engine.infer({name: array[start : start + engine.batch] for name, array in inputs.items()}) for start in starts]
+def run_batches(engine: OpenEngine, inputs: Mapping[str, Array], stop: threading.Event | None = None) -> dict[str, Array]:
+    """Run all N rows of `inputs` at the engine's batch; outputs of N rows, float32, by public name.
+
+    Raises:
+        CancelledError: `stop` was set, looked at before every batch.
+    """
+    parts = []
+    for start in range(0, len(next(iter(inputs.values()))), engine.batch):
+        if stop is not None and stop.is_set():
+            raise concurrent.futures.CancelledError
+        parts.append(engine.infer({name: array[start : start + engine.batch] for name, array in inputs.items()}))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -108,15 +108,10 @@ def _run_shares(source: EngineSource, shares: list[dict[str, Array]]) -> dict[st
 
 
 def _run_part(source: EngineSource, inputs: Mapping[str, Array], stop: threading.Event | None = None) -> dict[str, Array]:
-    from accel.verify.opened import open_engine
+    from accel.verify.opened import open_engine, run_batches
 
-    outputs: list[dict[str, Array]] = []
     with open_engine(source) as engine:
-        for start in range(0, len(next(iter(inputs.values()))), engine.batch):
-            if stop is not None and stop.is_set():
-                raise concurrent.futures.CancelledError
-            outputs.append(engine.infer({name: array[start : start + engine.batch] for name, array in inputs.items()}))
-    return {name: np.concatenate([part[name] for part in outputs]) for name in outputs[0]}
+        return run_batches(engine, inputs, stop)
 
 
 def _unusable(name: str, got: Array | None, wanted: Array) -> str:
