@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,11 @@ from accel.types import Array
 
 _FACTS = ("tf32_matmul", "tf32_conv", "graph_nodes", "cpu_nodes", "recompiles")
 _MACHINE = ("git_sha", "dirty", "gpu_name", "gpu_uuid", "driver", "cuda", "cpu_model", "governor", "load1", "kernel", "cpu_affinity")
+
+
+def _settings(facts: Mapping[str, Any]) -> list[str]:
+    """What the runtime set by itself against its library's defaults, as `name=value`."""
+    return [f"{name}={json.dumps(value)}" for name, value in facts.get("settings", {}).items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,7 @@ class RowMaker:
             common[key] = proof.tf32(facts.get(key))
         common |= self._outcome(verification, facts)
         common |= {
+            "options_json": [*verification.candidate.variant.options, *_settings(facts)],
             "runtime_version": facts.get("runtime_version") or verification.candidate.runtime_version,
             "build_s": round(answer["build_s"], 4),
             "first_call_ms": round(answer["first_call_ms"], 4),

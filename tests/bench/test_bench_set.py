@@ -321,6 +321,14 @@ def test_what_ran_is_held_against_what_was_asked(bench, script, facts, verdict, 
     assert reason in rows[0]["reason"]
 
 
+def test_what_a_runtime_set_by_itself_is_among_the_options(bench, script):
+    script.facts["other:fp32"] = {"settings": {"layout_optimization": False}}
+
+    result = bench()
+
+    assert {tuple(row["options_json"]) for row in result.rows if row["variant"] == "other:fp32"} == {("layout_optimization=false",)}
+
+
 def test_without_images_parity_is_held_and_rows_say_unverified(bench, script, settings, tmp_path):
     absent = dataclasses.replace(settings, data=f"npz:{tmp_path / 'absent.npz'}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def test_a_source_without_its_engine_says_how_to_make_one(make_source: MakeSourc
 def cheap_compile(monkeypatch: pytest.MonkeyPatch, backend: Any) -> None:
     """torch.compile with another backend than Inductor, which takes seconds."""
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, mode, dynamic: real(module, backend=backend, dynamic=dynamic))
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic, **how: real(module, backend=backend, dynamic=dynamic))
 
 
 def test_a_backend_that_fails_leaves_eager_and_the_reason(make_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +161,27 @@ def test_a_backend_that_fails_leaves_eager_and_the_reason(make_source: MakeSourc
     np.testing.assert_allclose(logits, expected(images), atol=1e-5)
     assert runtime.facts["fallback"] == "torch.compile failed, so this is eager: RuntimeError: no C compiler"
     runtime.close()
+
+
+def test_on_a_cpu_inductor_keeps_the_layout_and_says_so(make_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Mapping[str, Any]] = []
+    real = torch.compile
+
+    def compile(module: Any, **how: Any) -> Any:
+        asked.append(how)
+        return real(module, backend="eager", dynamic=how["dynamic"])
+
+    monkeypatch.setattr(torch, "compile", compile)
+    kept = {}
+    for spelling in ("compile:fp32", "compile:fp32+max-autotune", "compile:fp32+channels_last"):
+        runtime = runtimes.create(make_source(spelling))
+        runtime.open(None)
+        kept[spelling] = runtime.facts.get("settings")
+        runtime.close()
+    assert asked[0] == {"dynamic": False, "options": {"layout_optimization": False}}
+    assert asked[1]["options"].items() >= {"layout_optimization": False, "max_autotune": True}.items()
+    assert asked[2] == {"dynamic": False, "mode": "default"}
+    assert list(kept.values()) == [{"layout_optimization": False}, {"layout_optimization": False}, None]
 
 
 def test_torchs_limit_of_compilations_is_not_passed_in_silence(make_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
