@@ -18,6 +18,9 @@ PRECISIONS = ("fp32", "tf32", "fp16", "fp16-autocast", "bf16")
 RUNTIME_ALIASES = {"ort": "onnxruntime", "trt": "tensorrt"}
 """Short names that may be typed wherever a runtime is named."""
 
+DEFAULT_OPTIONS = ("graph",)
+"""Options that some runtimes have without being asked; a minus switches one off, as in `tensorrt:fp16-graph`."""
+
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1}
 """Bytes per element of every dtype that a TensorSpec may name."""
 
@@ -69,6 +72,8 @@ class Variant:
 
     >>> str(Variant.parse("ort:fp16+nhwc+graph"))
     'onnxruntime:fp16+graph+nhwc'
+    >>> Variant.parse("trt:fp16-graph").options
+    ('-graph',)
     """
 
     runtime: str
@@ -83,7 +88,7 @@ class Variant:
             UsageError: no precision is named. UnknownName: the precision is not in PRECISIONS.
         """
         runtime, colon, rest = text.strip().partition(":")
-        precision, *options = rest.split("+")
+        precision, *options = (word for token in rest.split("+") for word in _words(token))
         if not runtime or not colon or not precision:
             raise UsageError(f"{text!r} is not a variant", remedy="spell it RUNTIME:PRECISION[+option...], as onnxruntime:fp16")
         if precision not in PRECISIONS:
@@ -91,7 +96,16 @@ class Variant:
         return cls(RUNTIME_ALIASES.get(runtime, runtime), precision, tuple(sorted(filter(None, options))))
 
     def __str__(self) -> str:
-        return "+".join([f"{self.runtime}:{self.precision}", *self.options])
+        options = (option if option.startswith("-") else f"+{option}" for option in self.options)
+        return f"{self.runtime}:{self.precision}" + "".join(options)
+
+
+def _words(token: str) -> list[str]:
+    """`fp16-graph` → `fp16`, `-graph`; a hyphen inside a name, as in `reduce-overhead`, is the name's own."""
+    for option in DEFAULT_OPTIONS:
+        if token.endswith(f"-{option}"):
+            return [token.removesuffix(f"-{option}"), f"-{option}"]
+    return [token]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,16 +11,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "accel"
 
 CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint"}
-ROOMS = {"preprocess", "datasets", "device", "engines", "trainers", "exporters", "runtimes", "verify", "bench"}
+ROOMS = {"preprocess", "datasets", "device", "engines", "trt", "trainers", "exporters", "runtimes", "verify", "bench"}
 MAY_IMPORT = {
     "core": set(),
     "preprocess": {"core"},
     "datasets": {"core"},
     "device": {"core"},
     "engines": {"core"},
+    "trt": {"core"},
     "trainers": {"datasets", "preprocess", "core"},
-    "exporters": {"engines", "core"},
-    "runtimes": {"device", "engines", "core"},
+    "exporters": {"trt", "device", "engines", "core"},
+    "runtimes": {"trt", "device", "engines", "core"},
     "verify": {"runtimes", "engines", "datasets", "preprocess", "device", "core"},
     "bench": {"verify", "runtimes", "device", "engines", "core"},
     "api": ROOMS | {"core", "face"},

@@ -16,6 +16,9 @@ def test_a_variant_is_spelled_back_as_it_was_typed() -> None:
 def test_aliases_are_resolved_and_options_are_sorted() -> None:
     assert Variant.parse("ort:fp16+nhwc+graph") == Variant("onnxruntime", "fp16", ("graph", "nhwc"))
     assert str(Variant.parse("trt:fp16")) == "tensorrt:fp16"
+    assert Variant.parse("trt:fp16-graph") == Variant("tensorrt", "fp16", ("-graph",))
+    assert str(Variant.parse("ort:fp16+nhwc-graph")) == "onnxruntime:fp16-graph+nhwc"
+    assert Variant.parse("onnxruntime:fp16-graph+nhwc") == Variant.parse("ort:fp16+nhwc-graph")
 
 
 @pytest.mark.parametrize("text", ["onnxruntime", "onnxruntime:", ":fp32", ""])
