@@ -1,4 +1,4 @@
-"""Get an engine's outputs on all test samples from a worker; on a CPU from several workers at once, as far as its cores go."""
+"""Get an engine's outputs on all test samples from a worker, or those of several engines from several workers at once."""
 
 from __future__ import annotations
 
@@ -21,22 +21,24 @@ Outputs = tuple[Array, dict[str, Any]]
 """float32, one row a sample; and the facts of the runtime that computed them."""
 
 
-THREADS_IN_THE_CODE = ("compile",)
-"""Runtimes that generate code for a number of threads: what is verified with another number is not what is timed."""
+COMPILE_AT_OPEN = ("compile",)
+"""Runtimes that generate code when they are opened: on a CPU for a number of threads, so that what is verified with another number
+is not what is timed; on a GPU by timing candidates and keeping the choice, which work beside it would spoil."""
+
+ON_ONE_GPU = 4
+"""At batch 1 one engine leaves a GPU idle most of the time; beyond a few the host's cores and the GPU's memory are the limit."""
 
 
 def together(job: Job, wanted: Mapping[Variant, str]) -> dict[Variant, str]:
-    """Those of `wanted` that can be verified side by side: on a CPU, if that leaves more than one."""
-    if job.device != "cpu":
-        return {}
-    chosen = {
-        variant: python for variant, python in wanted.items() if job.threads is not None or variant.runtime not in THREADS_IN_THE_CODE
-    }
+    """Those of `wanted` that can be verified side by side, if that leaves more than one."""
+    threads_are_set = job.device == "cpu" and job.threads is not None
+    chosen = {variant: python for variant, python in wanted.items() if threads_are_set or variant.runtime not in COMPILE_AT_OPEN}
     return chosen if min(len(chosen), at_once(job)) > 1 else {}
 
 
 def at_once(job: Job) -> int:
-    return (os.cpu_count() or 1) // (job.threads or 1)
+    cores = (os.cpu_count() or 1) // (job.threads or 1)
+    return cores if job.device == "cpu" else min(cores, ON_ONE_GPU)
 
 
 def outputs_of(job: Job, data: str, variant: Variant, python: str, progress: Progress) -> Outputs:
@@ -49,9 +51,10 @@ def outputs_of(job: Job, data: str, variant: Variant, python: str, progress: Pro
 def fetch_together(
     job: Job, data: str, wanted: Mapping[Variant, str], progress: Progress
 ) -> Iterator[tuple[Variant, Outputs | AccelError]]:
-    """The outputs of several variants on a CPU, as many at once as its cores take; with one thread each if the job leaves it open.
+    """The outputs of several variants, as many at once as the device takes; on a CPU with one thread each if the job leaves it open.
 
     At batch 1 two engines with a thread each are done sooner than one after the other with two threads each. Never used for timing.
+    On a GPU a variant that fails is left out: alone, it may have the memory that it lacked beside the others.
 
     Args:
         wanted: variant → interpreter.
@@ -83,7 +86,9 @@ def fetch_together(
         try:
             futures = {pool.submit(fetch, number, variant, python): variant for number, (variant, python) in enumerate(wanted.items())}
             for future in concurrent.futures.as_completed(futures):
-                yield futures[future], future.result()
+                outcome = future.result()
+                if job.device == "cpu" or not isinstance(outcome, AccelError):
+                    yield futures[future], outcome
         except BaseException:
             cancelled.set()
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Several engines at once through the test samples, on a CPU: what each ends with, and that an interrupt ends them all."""
+"""Several engines at once through the test samples: what each ends with, and that an interrupt ends them all."""
 
 from __future__ import annotations
 
@@ -104,4 +104,29 @@ def test_compiled_code_is_verified_with_the_threads_that_it_is_timed_with(tmp_pa
     assert set(together(job, wanted)) == {EAGER, ONNX}  # compile is left for a run alone, with the threads of the set
     assert set(together(dataclasses.replace(job, threads=1), wanted)) == {EAGER, ONNX, compiled}
     assert together(dataclasses.replace(job, threads=2), wanted) == {}
-    assert together(dataclasses.replace(job, device="cuda:0"), wanted) == {}
+
+
+def test_on_a_gpu_what_tunes_itself_as_it_opens_is_verified_alone(tmp_path: Path) -> None:
+    compiled, job = Variant("compile", "fp16"), dataclasses.replace(job_with(None, tmp_path), device="cuda:0")
+    assert set(together(job, {**WANTED, compiled: "python"})) == {EAGER, ONNX}
+    assert together(job, {EAGER: "python", compiled: "python"}) == {}
+    assert set(together(dataclasses.replace(job, threads=1), {**WANTED, compiled: "python"})) == {EAGER, ONNX}
+
+
+def test_a_gpu_takes_only_a_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching.os, "cpu_count", lambda: 64)
+    job = job_with(None, tmp_path)
+    assert fetching.at_once(job) == 64
+    assert fetching.at_once(dataclasses.replace(job, device="cuda:0")) == fetching.ON_ONE_GPU
+
+
+def test_what_fails_beside_others_on_a_gpu_is_left_for_a_run_alone(tmp_path: Path) -> None:
+    def launch(request: Any, python: str, folder: Path, progress: Any) -> Any:
+        if request["variant"] == "eager:fp32":
+            raise AccelError("out of memory")
+        return answer_with(folder, 2.0)
+
+    job = dataclasses.replace(job_with(launch, tmp_path), device="cuda:0")
+    found = dict(fetch_together(job, "cifar10", WANTED, lambda *report: None))
+
+    assert set(found) == {ONNX}
