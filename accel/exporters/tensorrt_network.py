@@ -94,14 +94,14 @@ def _unparsed(library: Library, source: OnnxFile, parser: Any, heard: list[str])
     )
 
 
-def _described(error: Any, source: OnnxFile) -> str:
+def _described(problem: Any, source: OnnxFile) -> str:
     """`node /neck/NMS (NonMaxSuppression): reason`; 8.6 gives only the node's number, and the file itself has the names."""
     name = operator = ""
-    if hasattr(error, "node_name"):
-        name, operator = str(error.node_name()), str(error.node_operator())
-    elif 0 <= error.node() < len(source.nodes):
-        name, operator = source.nodes[error.node()]
-    return f"node {name or error.node()} ({operator or 'unknown operator'}): {error.desc()}"
+    if hasattr(problem, "node_name"):
+        name, operator = str(problem.node_name()), str(problem.node_operator())
+    elif 0 <= problem.node() < len(source.nodes):
+        name, operator = source.nodes[problem.node()]
+    return f"node {name or problem.node()} ({operator or 'unknown operator'}): {problem.desc()}"
 
 
 def _last(heard: list[str]) -> str:

@@ -68,11 +68,11 @@ class Proof:
         }
 
 
-def layers_of(library: Library, plan: bytes, profile: Mapping[str, Sequence[tuple[int, ...]]]) -> list[Layer]:
+def layers_of(library: Library, plan: bytes, shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> list[Layer]:
     """The layers of a plan as the inspector tells them; it must be deserialised here, on the GPU that it was built for.
 
     Args:
-        profile: with a dynamic batch the formats are only known for one shape: the profile's best.
+        shapes: with a dynamic batch the formats are only known for one shape: the profile's best.
 
     Raises:
         UnsupportedOperator: the plan cannot be deserialised, or told nothing that can be read.
@@ -87,9 +87,9 @@ def layers_of(library: Library, plan: bytes, profile: Mapping[str, Sequence[tupl
             said = "; ".join(heard[-3:]) or "it logged no reason"
             raise UnsupportedOperator(f"{library.title} cannot read the plan that it built: {said}", remedy="run `accel doctor`")
         inspector = engine.create_engine_inspector()
-        if profile:
+        if shapes:
             context = engine.create_execution_context()
-            for name, (_, best, _) in profile.items():
+            for name, (_, best, _) in shapes.items():
                 context.set_input_shape(name, best)
             inspector.execution_context = context
         text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
@@ -98,16 +98,16 @@ def layers_of(library: Library, plan: bytes, profile: Mapping[str, Sequence[tupl
         layers = json.loads(text, strict=False)["Layers"]
     except (ValueError, KeyError, TypeError) as error:
         raise UnsupportedOperator(f"what {library.title} tells of the plan cannot be read: {error}", remedy="run `accel doctor`") from error
-    return [layer for layer in layers if isinstance(layer, dict)]
+    return [item for item in layers if isinstance(item, dict)]
 
 
 def inspect(works: Sequence[Work], layers: Sequence[Layer], precision: str) -> Proof:
     """Hold the network's layers against those of the engine, by name."""
     by_node: dict[str, list[Layer]] = {}
-    for layer in layers:
-        if not _IDLE.search(str(layer.get("LayerType", ""))):
-            for name in names_in(layer):
-                by_node.setdefault(name, []).append(layer)
+    for item in layers:
+        if not _IDLE.search(str(item.get("LayerType", ""))):
+            for name in names_in(item):
+                by_node.setdefault(name, []).append(item)
     return _judge(INSPECTED, [(work, _type_of(_matching(work, by_node))) for work in works], precision)
 
 
@@ -143,23 +143,23 @@ def classify(text: str) -> str:
     return next((kind for kind, pattern in _TYPES if pattern.search(text)), "unknown")
 
 
-def names_in(layer: Layer) -> set[str]:
+def names_in(item: Layer) -> set[str]:
     """The network layers and ONNX nodes that an engine layer was made of, as far as it names them."""
-    joined = str(layer.get("Name", ""))
-    return {_BACKEND.sub("", name) for name in _JOINED.split(joined)} | set(onnx_nodes(str(layer.get("Metadata", ""))))
+    joined = str(item.get("Name", ""))
+    return {_BACKEND.sub("", name) for name in _JOINED.split(joined)} | set(onnx_nodes(str(item.get("Metadata", ""))))
 
 
 def _matching(work: Work, by_node: Mapping[str, list[Layer]]) -> list[Layer]:
     """The engine layers that were made of `work`: those that multiply, where any of them says so; a layout change of it is none."""
-    found = {id(layer): layer for name in work.names for layer in by_node.get(name, [])}
-    computing = [layer for layer in found.values() if _COMPUTE.search(str(layer.get("LayerType", "")))]
+    found = {id(item): item for name in work.names for item in by_node.get(name, [])}
+    computing = [item for item in found.values() if _COMPUTE.search(str(item.get("LayerType", "")))]
     return computing or list(found.values())
 
 
 def _type_of(layers: Sequence[Layer]) -> str:
     """The one floating type of everything that the layers read and write; `mixed` for several, `unknown` if any is not told."""
-    kinds = {classify(_text_of(tensor)) for layer in layers for tensor in _tensors(layer)}
-    complete = all(layer.get("Inputs") and layer.get("Outputs") for layer in layers)
+    kinds = {classify(_text_of(part)) for item in layers for part in _tensors(item)}
+    complete = all(item.get("Inputs") and item.get("Outputs") for item in layers)
     return _common(kinds - {"other"}) if layers and complete else "unknown"
 
 
@@ -169,13 +169,13 @@ def _common(kinds: set[str]) -> str:
     return next(iter(kinds)) if len(kinds) == 1 else "mixed"
 
 
-def _tensors(layer: Layer) -> Iterator[Layer]:
+def _tensors(item: Layer) -> Iterator[Layer]:
     for key in ("Inputs", "Outputs"):
-        yield from layer.get(key) or ()
+        yield from item.get(key) or ()
 
 
-def _text_of(tensor: Layer) -> str:
-    return str(tensor.get("Datatype") or tensor.get("DataType") or tensor.get("Format/Datatype") or "")
+def _text_of(part: Layer) -> str:
+    return str(part.get("Datatype") or part.get("DataType") or part.get("Format/Datatype") or "")
 
 
 def _judge(method: str, found: Sequence[tuple[Work, str]], precision: str) -> Proof:
