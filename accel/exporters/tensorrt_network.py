@@ -49,9 +49,11 @@ def check_source(library: Library, source: OnnxFile, precision: str, model: str)
     low, high = OPSETS.get((library.flavor.name, library.version[0]), (1, source.opset))
     if not low <= source.opset <= high:
         half = " --fp16" if precision == "fp16" else ""
+        again = f"accel export {model} --to onnx --opset {SAFE_OPSET}{half} --force"
+        convert = f"onnx.version_converter.convert_version(model, {SAFE_OPSET}), or export the file again in that opset"
         raise UsageError(
             f"{source.path.name} is of opset {source.opset}; {library.title} takes the opsets {low} to {high}",
-            remedy=f"accel export {model} --to onnx --opset {SAFE_OPSET}{half} --force",
+            remedy=convert if model.endswith(".onnx") else again,
         )
     if source.precision == precision or (precision == "fp16" and not is_strong(library)):
         return

@@ -27,10 +27,11 @@ WANTED = {"fp16": "half", "fp32": "float"}
 _TYPES = (  # the first that is found decides: bf16 contains f16
     ("bfloat", re.compile(r"bf16|bfloat", re.I)),
     ("half", re.compile(r"fp16|half|float16", re.I)),
-    ("other", re.compile(r"int|bool|fp8|fp4", re.I)),
+    ("narrow", re.compile(r"(?<!u)int8|int4|fp8|fp4", re.I)),
+    ("other", re.compile(r"int|bool", re.I)),
     ("float", re.compile(r"fp32|tf32|float", re.I)),
 )
-_FLOATING = ("float", "half", "bfloat")
+_FLOATING = ("float", "half", "bfloat", "narrow")
 _COMPUTE = re.compile(r"conv|gemm|matmul|matrix|correlation|fully|multiply|einsum", re.I)
 _IDLE = re.compile(r"reformat|noop|shuffle|slice|constant|signal|wait", re.I)
 _JOINED = re.compile(r"\s+(?:\+|\|\|)\s+")
@@ -46,7 +47,7 @@ class Proof:
     Attributes:
         method: INSPECTED or NETWORK.
         share: of the multiply-accumulates; None for a network that has none.
-        types: `half`, `float`, `mixed` or `unknown` → layers.
+        types: `half`, `float`, `narrow`, `mixed`, … → layers.
         unproven: the layers that are not in the precision asked for or could not be found, the heaviest first.
     """
 
@@ -139,7 +140,8 @@ def demand(proof: Proof, precision: str, *, allow_mixed: bool) -> None:
 
 
 def classify(text: str) -> str:
-    """`half` of `Channel major FP16 format where channel % 8 == 0`; also `float`, `bfloat`, `other` (integers, 8 bits) and `unknown`."""
+    """`half` of `Channel major FP16 format where channel % 8 == 0`; also `float`, `bfloat`, `narrow` (8 bits and less), `other` (indices,
+    masks) and `unknown`."""
     return next((kind for kind, pattern in _TYPES if pattern.search(text)), "unknown")
 
 

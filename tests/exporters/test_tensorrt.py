@@ -152,6 +152,9 @@ def test_an_opset_that_is_not_parsed_is_refused_before_parsing(build: Any, versi
     with pytest.raises(UsageError, match=f"is of opset {opset}; TensorRT {version} takes the opsets {taken}") as caught:
         build(world, file={"opset": opset})
     assert caught.value.remedy == "accel export tiny --to onnx --opset 17 --fp16 --force"
+    with pytest.raises(UsageError, match="is of opset") as caught:
+        build(world, file={"opset": opset}, model="mine.onnx")
+    assert "version_converter.convert_version(model, 17)" in str(caught.value)
     assert world.calls == []
 
 
@@ -170,7 +173,7 @@ def test_an_fp32_file_becomes_fp16_only_where_the_builder_can(build: Any) -> Non
 
 
 def test_fp16_weights_do_not_become_fp32(build: Any) -> None:
-    with pytest.raises(UsageError, match="the weights of model.onnx are float16"):
+    with pytest.raises(UsageError, match=r"the weights of model\.onnx are float16"):
         build(world_of("8.6.0", "fp32"), "fp32", file={"precision": "fp16"})
 
 

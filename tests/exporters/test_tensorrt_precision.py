@@ -56,8 +56,10 @@ HALF, FLOAT = "Channel major FP16 format where channel % 8 == 0", "Row major lin
         ("Float", "float"),
         ("Row major linear FP32", "float"),
         ("BF16", "bfloat"),
-        ("Thirty-two wide channel vectorized row major Int8 format.", "other"),
-        ("FP8", "other"),
+        ("Thirty-two wide channel vectorized row major Int8 format.", "narrow"),
+        ("FP8", "narrow"),
+        ("Int32", "other"),
+        ("Row major linear UInt8 format", "other"),
         ("N/A due to dynamic shapes", "unknown"),
         ("", "unknown"),
     ],
@@ -102,7 +104,7 @@ def test_where_no_layer_says_that_it_multiplies_all_of_them_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("into", "out", "kind"), [(FLOAT, HALF, "mixed"), (HALF, "Float", "mixed"), ("N/A", HALF, "unknown"), ("Int8", "Half", "half")]
+    ("into", "out", "kind"), [(FLOAT, HALF, "mixed"), (HALF, "Float", "mixed"), ("N/A", HALF, "unknown"), ("Int8", "Half", "mixed")]
 )
 def test_half_means_in_and_out(into: str, out: str, kind: str) -> None:
     proof = precision.inspect([work("Conv_0", 7)], [old("Conv_0", "CaskConvolution", into, out)], "fp16")

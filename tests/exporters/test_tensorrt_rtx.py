@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from accel import exporters, trt
 from accel.errors import PrecisionError, RuntimeUnavailable, UnsupportedOperator, UsageError
-from accel.exporters import BuildOptions, ExportRequest
+from accel.exporters import BuildOptions, ExportRequest, tensorrt_build
 from accel.trt import read_header
 from accel.types import TensorSpec
 
@@ -139,3 +140,19 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     title = trt.load("tensorrt-rtx").title
     with pytest.raises(UnsupportedOperator, match=rf"{title} cannot parse model\.onnx: node /relu/Relu \(NoSuchOperator\): ."):
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32"))
+
+
+def test_ctrl_c_ends_a_real_build_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_way = threading.Event()
+
+    def interrupted(*given: Any, **named: Any) -> None:
+        under_way.wait(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensorrt_build, "_wait", interrupted)
+    onnx = onnx_samples.write(tmp_path / "model.onnx")
+    request = request_of(tmp_path / "out", onnx, "fp32", progress=lambda step, done, total=None: under_way.set())
+    with pytest.raises(KeyboardInterrupt):
+        exporters.export("tensorrt-rtx", request)
+    assert list(request.folder.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
