@@ -68,12 +68,12 @@ def export(
 
     Args:
         model: a shipped name, a checkpoint or bundle folder, or `package.module:factory`.
-        to: `onnx`, `torchscript`, or several.
+        to: `onnx`, `torchscript`, `aoti`, or several.
         precision: `fp32` or `fp16`; None takes the setting, as it does for opset, batch, out and device.
         batch: a fixed batch size or `dynamic`.
         weights, input: of a factory: its `.safetensors`, and the input as `1x3x224x224`.
         name: of the bundle, where the model's own is not wanted.
-        device: where the engine is run to be held against the golden samples.
+        device: where the engine is run to be held against the golden samples; `aoti` is compiled for it.
         dry_run: say what would be written, write nothing.
         force: export anew what is there, and replace a bundle of another model.
 
@@ -102,6 +102,7 @@ def export(
             precision=settings["export.precision"],
             folder=Path(scratch),
             batch=_batch(settings["export.batch"]),
+            device=job.device,
         )
         # An opset that was typed is held against every format; one from the settings is about those that have opsets.
         opsets = [settings["export.opset"] if exporters.FORMATS[format].opsets else opset for format in formats]
@@ -186,7 +187,10 @@ class _Job:
         """The engine that is there already, if it is whole and what was asked for."""
         if self.bundle is None or self.force:
             return None
+        kind = self.device.partition(":")[0]
         for entry in self.bundle.entries:
+            if exporters.FORMATS[plan.format].per_device and entry.target.get("device") != kind:
+                continue
             if entry.name == plan.name and asked_opset in (None, entry.opset):
                 try:
                     self.bundle.file(entry)

@@ -14,7 +14,7 @@ COLUMNS = ("engine", "status", "opset", "size_mb", "parity", "max_rel_err", "lim
 
 def export(
     model: ModelArgument = DEFAULT_MODEL,
-    to: Annotated[list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx or torchscript; may be repeated.")] = None,
+    to: Annotated[list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript or aoti; may be repeated.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="The same as --precision fp16.")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset; 17 where none is given.")] = None,

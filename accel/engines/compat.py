@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from typing import Any
 
+from accel.engines import processor
 from accel.errors import IncompatibleArtifact, MissingExtra
 from accel.optional import version_of
 from accel.types import EngineEntry
-
-_CPU_ALIASES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def check(entry: EngineEntry, device: str) -> None:
@@ -44,9 +42,31 @@ def _torch(entry: EngineEntry, wanted: str, device: str) -> None:
         )
 
 
+def _torch_minor(entry: EngineEntry, wanted: str, device: str) -> None:
+    found = version_of("torch")
+    if found is None:
+        raise MissingExtra("torch", extra="train", why=f"is not installed; {entry.name} was compiled by {wanted} and needs it")
+    if _minor(found) != _minor(wanted):
+        raise IncompatibleArtifact(
+            f"{entry.name} was compiled by torch {wanted} and runs with no other minor version; this environment has torch {found}",
+            remedy=f"pip install 'torch=={wanted}.*', or export it again here: {_again(entry)}",
+        )
+
+
+def _simd(entry: EngineEntry, wanted: str, device: str) -> None:
+    found = processor.instructions()
+    missing = sorted(set(wanted.split()) - set(found))
+    # Where the system does not name its instruction sets there is nothing to hold against the file's.
+    if missing and found:
+        raise IncompatibleArtifact(
+            f"{entry.name} was compiled for a processor with {', '.join(missing)}, which this one lacks",
+            remedy=f"export it again here: {_again(entry)}",
+        )
+
+
 def _isa(entry: EngineEntry, wanted: str, device: str) -> None:
-    found = platform.machine().lower()
-    if _CPU_ALIASES.get(found, found) != wanted:
+    found = processor.machine()
+    if found != wanted:
         raise IncompatibleArtifact(f"{entry.name} was made for {wanted} processors; this one is {found}", remedy=_again(entry))
 
 
@@ -57,8 +77,15 @@ def _device(entry: EngineEntry, wanted: str, device: str) -> None:
         )
 
 
-_CHECKS: dict[str, Callable[[EngineEntry, Any, str], None]] = {"torch": _torch, "isa": _isa, "device": _device}
-"""What an engine may be tied to → how it is judged; `isa` is spelled as Linux does: x86_64, aarch64; `device` is `cpu` or `cuda`."""
+_CHECKS: dict[str, Callable[[EngineEntry, Any, str], None]] = {
+    "torch": _torch,
+    "torch_minor": _torch_minor,
+    "isa": _isa,
+    "simd": _simd,
+    "device": _device,
+}
+"""What an engine may be tied to → how it is judged; `isa` is spelled as Linux does: x86_64, aarch64; `simd` are the names of
+instruction sets with spaces between them; `device` is `cpu` or `cuda`; `torch` a lowest version, `torch_minor` the only one."""
 
 
 def _minor(version: str) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from accel.types import EngineEntry
 EXPORTERS: dict[str, str] = {
     "onnx": "accel.exporters.onnx:export",
     "torchscript": "accel.exporters.torchscript:export",
+    "aoti": "accel.exporters.aoti:export",
 }
 """Format → what writes it: called with an ExportRequest, returns the EngineEntry without its parity."""
 

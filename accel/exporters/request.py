@@ -24,6 +24,7 @@ class ExportRequest:
     batch: a fixed batch size, or `dynamic`.
     opset: of the ONNX file; None takes the format's own.
     folder: empty; the engine's files are written into it.
+    device: `cpu` or `cuda:N`, for formats that are compiled for one.
     """
 
     module: Any
@@ -33,6 +34,7 @@ class ExportRequest:
     folder: Path
     batch: int | str = 1
     opset: int | None = None
+    device: str = "cpu"
 
     def native(self, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         """`specs` as the engine will have them: floating ones in the precision's dtype, the batch fixed unless dynamic."""

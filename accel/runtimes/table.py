@@ -20,7 +20,7 @@ class RuntimeInfo:
         options: what may follow the precision in a variant.
         distributions: packages whose version is the runtime's; the first that is installed counts.
         extra: of accel-engines, that installs it.
-        exclusive: options of which at most one may be given.
+        exclusive: groups of options; of each group at most one may be given.
         showcase: device kind → option sets that `all` runs there.
     """
 
@@ -30,7 +30,7 @@ class RuntimeInfo:
     options: tuple[str, ...]
     distributions: tuple[str, ...]
     extra: str
-    exclusive: tuple[str, ...] = ()
+    exclusive: tuple[tuple[str, ...], ...] = ()
     showcase: dict[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=lambda: {"cpu": ((),), "cuda": ((),)})
 
 
@@ -41,20 +41,24 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         factory="accel.runtimes.eager:Eager",
         format=None,
         precisions=_TORCH_PRECISIONS,
-        options=("channels_last", "fold"),
+        options=("channels_last", "fold", "graph"),
         distributions=("torch",),
         extra="train",
-        showcase={"cpu": ((),), "cuda": ((), ("fold",))},
+        showcase={"cpu": ((),), "cuda": ((), ("fold",), ("graph",), ("fold", "graph"))},
     ),
     "compile": RuntimeInfo(
         factory="accel.runtimes.compile:Compile",
         format=None,
         precisions=_TORCH_PRECISIONS,
-        options=("channels_last", "fold", "max-autotune", "reduce-overhead"),
+        options=("channels_last", "fold", "freezing", "max-autotune", "reduce-overhead"),
         distributions=("torch",),
         extra="train",
-        exclusive=("max-autotune", "reduce-overhead"),
-        showcase={"cpu": ((),), "cuda": ((), ("reduce-overhead",), ("max-autotune",))},
+        exclusive=(("max-autotune", "reduce-overhead"),),
+        # Freezing is shown where it can be the fastest: with CUDA graphs, which take the launches out of the picture.
+        showcase={
+            "cpu": ((),),
+            "cuda": ((), ("reduce-overhead",), ("max-autotune",), ("freezing", "reduce-overhead"), ("freezing", "max-autotune")),
+        },
     ),
     "torchscript": RuntimeInfo(
         factory="accel.runtimes.torchscript:TorchScript",
@@ -68,9 +72,21 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         factory="accel.runtimes.onnxruntime:OnnxRuntime",
         format="onnx",
         precisions=("fp32", "tf32", "fp16"),
-        options=(),
+        options=("graph", "nhwc", "rtx-ep", "trt-ep"),
         distributions=("onnxruntime-gpu", "onnxruntime"),
         extra="ort",
+        exclusive=(("graph", "rtx-ep", "trt-ep"), ("nhwc", "rtx-ep", "trt-ep")),
+        showcase={"cpu": ((),), "cuda": ((), ("graph",), ("nhwc",), ("graph", "nhwc"), ("trt-ep",), ("rtx-ep",))},
+    ),
+    "aoti": RuntimeInfo(
+        factory="accel.runtimes.aoti:Aoti",
+        format="aoti",
+        # Not tf32: whether Inductor's own kernels may use it was decided when the file was compiled, in IEEE arithmetic.
+        precisions=("fp32", "fp16"),
+        options=("graph",),
+        distributions=("torch",),
+        extra="train",
+        showcase={"cpu": ((),), "cuda": ((), ("graph",))},
     ),
 }
 
@@ -79,6 +95,16 @@ _ON_A_CPU = {  # precision or option → why a CPU does not run it
     "fp16-autocast": "no FP16 kernels on this CPU",
     "tf32": "TF32 exists on NVIDIA GPUs only",
     "reduce-overhead": "CUDA graphs exist on NVIDIA GPUs only",
+    "graph": "CUDA graphs exist on NVIDIA GPUs only",
+    "nhwc": "this layout is an option of ONNX Runtime's CUDA provider only",
+    "trt-ep": "TensorRT exists on NVIDIA GPUs only",
+    "rtx-ep": "TensorRT-RTX exists on NVIDIA GPUs only",
+}
+
+_IN_TF32 = "this provider builds FP32 models with TF32 and has no option to forbid it; tf32 and fp16 are what it can honestly run"
+_NOWHERE = {  # (option, precision) → why no device runs the two together
+    ("trt-ep", "fp32"): _IN_TF32,
+    ("rtx-ep", "fp32"): _IN_TF32,
 }
 
 
@@ -114,12 +140,15 @@ def check(variant: Variant) -> None:
     for option in variant.options:
         if option not in row.options:
             raise UnknownName(f"option of {variant.runtime}", option, row.options or ("none",))
-    if len(clash := [option for option in variant.options if option in row.exclusive]) > 1:
-        raise UsageError(f"{variant} asks for {' and '.join(clash)} at once", remedy=f"keep one of them: {variant.runtime}:…+{clash[0]}")
+    for group in row.exclusive:
+        if len(clash := [option for option in variant.options if option in group]) > 1:
+            raise UsageError(
+                f"{variant} asks for {' and '.join(clash)} at once", remedy=f"keep one of them: {variant.runtime}:…+{clash[0]}"
+            )
 
 
 def refusal(variant: Variant, device: str) -> str | None:
     """Why this variant is not run on `device` (`cpu` or `cuda:N`), or None; parity runs are not refused."""
     if device != "cpu":
-        return None
+        return next((_NOWHERE[pair] for option in variant.options if (pair := (option, variant.precision)) in _NOWHERE), None)
     return next((_ON_A_CPU[word] for word in (variant.precision, *variant.options) if word in _ON_A_CPU), None)
