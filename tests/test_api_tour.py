@@ -30,7 +30,7 @@ def shipped(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(trainers, "MODELS", {"tiny": "nets:build"})
     for name in ("compile", "torchscript"):
         monkeypatch.delitem(runtimes.RUNTIMES, name)
-    monkeypatch.setattr(tour.exporters, "EXPORTERS", {"onnx": tour.exporters.EXPORTERS["onnx"]})
+    monkeypatch.setattr(tour, "FORMATS", ("onnx",))
     for name, value in {"ITERATIONS": "20", "ROUNDS": "1", "WARMUP": "1"}.items():
         monkeypatch.setenv(f"ACCEL_BENCH_{name}", value)
     monkeypatch.setenv("ACCEL_OFFLINE", "1")
@@ -51,6 +51,11 @@ def test_without_the_images_every_row_is_unverified_and_the_code_is_4(shipped: P
     assert "UNVERIFIED" in ran.out
     assert "| variant |" in (folder / "table.md").read_text()
     assert (folder / "results.csv").read_text().count("\n") == 1 + len(rows)
+
+
+def test_the_tour_leaves_out_what_is_built_for_one_device() -> None:
+    assert tour.FORMATS == ("onnx", "torchscript")
+    assert {spelling.partition(":")[0] for spelling in tour._file_variants()} == {"onnxruntime", "torchscript"}
 
 
 def test_a_shipped_model_that_was_never_exported_is_exported_for_what_is_named(shipped: Path) -> None:

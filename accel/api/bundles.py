@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from accel import runtimes, trainers
 from accel.api.exporting import export
 from accel.engines import Bundle, trust
-from accel.errors import BundleMissing
+from accel.errors import BundleMissing, MissingError
 from accel.progress import Progress, silent
 from accel.types import Variant
+
+logger = logging.getLogger(__name__)
 
 BASELINE = Variant("eager", "fp32")
 
@@ -41,7 +45,10 @@ def open_bundle(bundle: Path | str, engines_dir: Path | str) -> Bundle:
 def open_or_export(
     bundle: Path | str, names: Sequence[str], *, engines_dir: Path | str, device: str, progress: Progress = silent
 ) -> Bundle:
-    """Open the bundle; a model that accel ships and that was never exported is exported first, for the runtimes that are named."""
+    """Open the bundle; a model that accel ships and that was never exported is exported first, for the runtimes that are named.
+
+    For `all`, a format whose exporter this machine lacks is left out, and the log says so; a runtime that was named needs its own.
+    """
     path = locate(bundle, engines_dir)
     if path.exists() or path.stem not in trainers.MODELS or path.parent != Path(engines_dir):
         return open_bundle(bundle, engines_dir)
@@ -50,8 +57,13 @@ def open_or_export(
     # Without an engine file to make (eager, compile) there is still a checkpoint to put into a bundle.
     formats = sorted({row.format for row in rows if row.format is not None}) or ["onnx"]
     precisions = ["fp32"] if device == "cpu" else ["fp32", "fp16"]
-    for precision in precisions:
-        export(path.stem, formats, precision=precision, out=engines_dir, device=device, progress=progress)
+    for precision, format in itertools.product(precisions, formats):
+        try:
+            export(path.stem, format, precision=precision, out=engines_dir, device=device, progress=progress)
+        except MissingError as error:
+            if "all" not in asked:
+                raise
+            logger.warning("%s was not exported to %s in %s: %s", path.stem, format, precision, error)
     return Bundle.open(path)
 
 

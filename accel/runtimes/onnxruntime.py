@@ -30,7 +30,7 @@ _TOLD = ("enable_cuda_graph", "prefer_nhwc", "trt_fp16_enable")
 """Provider options that the facts repeat, as they were read back."""
 
 _CAPTURE = threading.Lock()
-"""ONNX Runtime records its graphs in CUDA's global mode: while one session does, no other may, nor allocate GPU memory."""
+"""ONNX Runtime's own rule: one session of a process records its graph at a time."""
 
 
 class OnnxRuntime:
@@ -128,7 +128,7 @@ class OnnxRuntime:
         except ort_session.failures(ort) as error:
             raise RuntimeUnavailable(
                 f"onnxruntime {ort.__version__} cannot record {self.source.file} as a CUDA graph: {ort_session.first_line(error)}",
-                remedy="load the variant without the option graph; where other threads use the GPU meanwhile, load this one first",
+                remedy="load the variant without the option graph; where other libraries use the GPU meanwhile, load this one first",
             ) from error
 
     def _read_back(self, ort: Any) -> dict[str, Any]:

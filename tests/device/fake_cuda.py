@@ -19,13 +19,14 @@ class Flags:
     CU_CTX_SCHED_SPIN = 1
     CU_STREAM_NON_BLOCKING = 1
     CU_STREAM_WAIT_VALUE_GEQ = 0
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
 
 
 class FakeDriver:
     """Answers as cuda-bindings does, `(code, value…)`; `fail` maps a call to the code it returns; `calls` records their names."""
 
     CU_MEMHOSTALLOC_DEVICEMAP = 2
-    CUctx_flags = CUstream_flags = CUstreamWaitValue_flags = Flags
+    CUctx_flags = CUstream_flags = CUstreamWaitValue_flags = CUstreamCaptureMode = Flags
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -87,6 +88,9 @@ class FakeDriver:
         return ()
 
     _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy  # noqa: N815
+
+    def _cuGraphGetNodes(self, graph: int) -> tuple[list[int], int]:  # noqa: N802
+        return ([], 7)
 
     def _cuStreamWaitValue32(self, stream: int, address: int, value: int, flags: int) -> tuple[()]:  # noqa: N802
         self.waits.append((ctypes.c_uint32.from_address(address).value, value))

@@ -65,13 +65,18 @@ def test_all_on_a_cpu_is_every_runtime_in_fp32_and_the_fp16_files_that_will_be_r
     assert [v for v in found if runtimes.refusal(Variant.parse(v), "cpu")] == ["torchscript:fp16", "onnxruntime:fp16"]
 
 
-def test_all_on_a_gpu_has_folding_the_modes_of_compile_and_fp16() -> None:
-    assert expand(FULL, ["all"], "cuda:0") == [
-        *("eager:fp32", "eager:fp32+fold", "eager:fp16", "eager:fp16+fold"),
-        *("compile:fp32", "compile:fp32+reduce-overhead", "compile:fp32+max-autotune"),
-        *("compile:fp16", "compile:fp16+reduce-overhead", "compile:fp16+max-autotune"),
+ORT_ON_A_GPU = ("", "+graph", "+nhwc", "+graph+nhwc", "+trt-ep", "+rtx-ep")
+COMPILE_ON_A_GPU = ("", "+reduce-overhead", "+max-autotune", "+freezing+reduce-overhead", "+freezing+max-autotune")
+
+
+def test_all_on_a_gpu_has_every_way_of_every_runtime_in_fp32_and_fp16() -> None:
+    stored = Shelf((*FULL.stored, "aoti-fp32", "aoti-fp16"))
+    assert expand(stored, ["all"], "cuda:0") == [
+        *(f"eager:{precision}{options}" for precision in ("fp32", "fp16") for options in ("", "+fold", "+graph", "+fold+graph")),
+        *(f"compile:{precision}{options}" for precision in ("fp32", "fp16") for options in COMPILE_ON_A_GPU),
         *("torchscript:fp32", "torchscript:fp16"),
-        *("onnxruntime:fp32", "onnxruntime:fp16"),
+        *(f"onnxruntime:{precision}{options}" for precision in ("fp32", "fp16") for options in ORT_ON_A_GPU),
+        *("aoti:fp32", "aoti:fp32+graph", "aoti:fp16", "aoti:fp16+graph"),
     ]
 
 
