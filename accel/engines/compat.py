@@ -45,7 +45,7 @@ def _torch(entry: EngineEntry, wanted: str, device: str) -> None:
 def _torch_minor(entry: EngineEntry, wanted: str, device: str) -> None:
     found = version_of("torch")
     if found is None:
-        raise MissingExtra("torch", extra="train", why=f"is not installed; {entry.name} was compiled by {wanted} and needs it")
+        raise MissingExtra("torch", extra="train", why=f"is not installed; {entry.name} was compiled by torch {wanted} and needs it")
     if _minor(found) != _minor(wanted):
         raise IncompatibleArtifact(
             f"{entry.name} was compiled by torch {wanted} and runs with no other minor version; this environment has torch {found}",
