@@ -22,6 +22,8 @@ class RuntimeInfo:
         extra: of accel-engines, that installs it.
         exclusive: groups of options; of each group at most one may be given.
         showcase: device kind → option sets that `all` runs there.
+        beyond: options that need a package which the extra does not install. `all` and the bare name show what is missing of them
+            and fail nothing; typed in a variant, they are a request.
     """
 
     factory: str
@@ -32,6 +34,7 @@ class RuntimeInfo:
     extra: str
     exclusive: tuple[tuple[str, ...], ...] = ()
     showcase: dict[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=lambda: {"cpu": ((),), "cuda": ((),)})
+    beyond: tuple[str, ...] = ()
 
 
 _TORCH_PRECISIONS = ("fp32", "tf32", "fp16", "fp16-autocast", "bf16")
@@ -77,6 +80,7 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         extra="ort",
         exclusive=(("graph", "rtx-ep", "trt-ep"), ("nhwc", "rtx-ep", "trt-ep")),
         showcase={"cpu": ((),), "cuda": ((), ("graph",), ("nhwc",), ("graph", "nhwc"), ("trt-ep",), ("rtx-ep",))},
+        beyond=("rtx-ep", "trt-ep"),
     ),
     "aoti": RuntimeInfo(
         factory="accel.runtimes.aoti:Aoti",
