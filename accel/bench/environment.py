@@ -89,11 +89,9 @@ def _driver() -> str | None:
 
 
 def _cuda() -> str:
-    """The newest CUDA that the driver speaks, as `13.0`."""
     from accel.device import driver
 
-    number = int(driver.check(driver.bindings().cuDriverGetVersion(), "reading the driver's CUDA version"))
-    return f"{number // 1000}.{number % 1000 // 10}"
+    return driver.cuda_version()
 
 
 def _gpu_uuid(device: str) -> str:
