@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from accel import runtimes, trainers
 from accel.api.exporting import export
 from accel.engines import Bundle, trust
-from accel.errors import BundleMissing
+from accel.errors import BundleMissing, MissingError
 from accel.progress import Progress, silent
-from accel.types import Variant
+from accel.types import RUNTIME_ALIASES, Variant
+
+logger = logging.getLogger(__name__)
 
 BASELINE = Variant("eager", "fp32")
 
@@ -45,14 +48,26 @@ def open_or_export(
     path = locate(bundle, engines_dir)
     if path.exists() or path.stem not in trainers.MODELS or path.parent != Path(engines_dir):
         return open_bundle(bundle, engines_dir)
-    asked = {name.partition(":")[0] for name in names}
-    rows = runtimes.RUNTIMES.values() if "all" in asked else [runtimes.info(name) for name in sorted(asked)]
-    # Without an engine file to make (eager, compile) there is still a checkpoint to put into a bundle.
-    formats = sorted({row.format for row in rows if row.format is not None}) or ["onnx"]
+    asked = {RUNTIME_ALIASES.get(word, word) for name in names if (word := name.partition(":")[0]) != "all"}
+    needed = [runtimes.info(name).format for name in sorted(asked)]
+    # What `all` can do without where it is not installed, or cannot be built here, is a row less and no error.
+    optional = [] if "all" not in names else [row.format for name, row in runtimes.RUNTIMES.items() if _is_usable(name, row, device)]
+    formats = list(dict.fromkeys(filter(None, [*needed, *optional])))
     precisions = ["fp32"] if device == "cpu" else ["fp32", "fp16"]
     for precision in precisions:
-        export(path.stem, formats, precision=precision, out=engines_dir, device=device, progress=progress)
+        # Without an engine file to make (eager, compile) there is still a checkpoint to put into a bundle.
+        for format in formats or ["onnx"]:
+            try:
+                export(path.stem, format, precision=precision, out=engines_dir, device=device, progress=progress)
+            except MissingError as error:
+                if format in needed or not any(row.gpu_only for row in runtimes.RUNTIMES.values() if row.format == format):
+                    raise
+                logger.warning("%s was not exported to %s in %s: %s", path.stem, format, precision, error)
     return Bundle.open(path)
+
+
+def _is_usable(name: str, row: runtimes.RuntimeInfo, device: str) -> bool:
+    return not row.gpu_only or (device != "cpu" and runtimes.version(name) is not None)
 
 
 def choose(bundle: Bundle, names: Sequence[str], device: str, *, baseline: bool, trusted: bool) -> list[Variant]:

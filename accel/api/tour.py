@@ -54,7 +54,7 @@ def demo(*, device_name: str | None = None, command: str = "", progress: Progres
         logger.info("verifying and timing %s on %s (%s)", model, chosen, device.name(chosen))
         # On a CPU one thread each: then two engines can be verified at once, and the small networks lose little.
         threads = settings["bench.threads"] or (1 if chosen == "cpu" else None)
-        done = bench(model, ["all", *_file_variants()], device=chosen, threads=threads, out=folder, command=command, progress=progress)
+        done = bench(model, ["all", *_file_variants(chosen)], device=chosen, threads=threads, out=folder, command=command, progress=progress)
         sets.append(done.results)
         faults += [dataclasses.replace(fault, variant=f"{model} {fault.variant}") for fault in done.faults]
     write_text(folder / JSONL, "".join(json.dumps(row) + "\n" for results in sets for row in results.rows))
@@ -81,7 +81,15 @@ def _export(model: str, chosen: str, progress: Progress) -> None:
                 logger.warning("%s was not exported to %s in %s: %s", model, format, precision, error)
 
 
-def _file_variants() -> list[str]:
-    """The variants that run an exported file, named, so that each has its row even if its file could not be made."""
-    rows = runtimes.RUNTIMES.items()
-    return [f"{name}:{precision}" for name, row in rows if row.format for precision in PRECISIONS if precision in row.precisions]
+def _file_variants(chosen: str) -> list[str]:
+    """The variants that run an exported file, named, so that each has its row even if its file could not be made.
+
+    Runtimes that need a GPU are no part of what the demo installs: they have rows where they are there and there is a GPU.
+    """
+    return [
+        f"{name}:{precision}"
+        for name, row in runtimes.RUNTIMES.items()
+        if row.format and (not row.gpu_only or (chosen != "cpu" and runtimes.version(name)))
+        for precision in PRECISIONS
+        if precision in row.precisions
+    ]

@@ -17,8 +17,10 @@ _DISTRIBUTIONS = {
     "torchvision": ("torchvision",),
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
     "cuda-core": ("cuda-core",),
+    "cuda-bindings": ("cuda-bindings",),
     "numpy": ("numpy",),
 }
 

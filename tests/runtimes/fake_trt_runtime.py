@@ -1,5 +1,8 @@
-"""A `tensorrt` module that runs plans of our own making in host memory, on the driver of fake_cuda: what a GPU would refuse can be
-asked for here, and every call is seen. A plan is TensorRT's header followed by JSON; each output is a factor times the sum of the inputs."""
+"""A `tensorrt` module that runs plans of our own making in host memory, on the driver of fake_cuda.
+
+What a GPU would refuse can be asked for here, and every call is seen. A plan is TensorRT's header followed by JSON; each output is a
+factor times the sum of the inputs.
+"""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ def test_ort_is_onnxruntime() -> None:
 
 
 def test_an_unknown_runtime_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="compile, eager, onnxruntime, torchscript"):
+    with pytest.raises(UnknownName, match="compile, eager, onnxruntime, tensorrt, tensorrt-rtx, torchscript"):
         runtimes.info("caffe")
 
 
-@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last"])
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last", "trt:fp16-graph", "tensorrt-rtx:fp32"])
 def test_what_the_table_has_passes(spelling: str) -> None:
     runtimes.check(Variant.parse(spelling))
 
@@ -29,6 +29,8 @@ def test_what_the_table_has_passes(spelling: str) -> None:
     ("spelling", "error", "message"),
     [
         ("onnxruntime:bf16", UsageError, "fp32, tf32, fp16"),
+        ("tensorrt:tf32", UsageError, "fp32, fp16"),
+        ("tensorrt:fp16+graph", UnknownName, "-graph"),
         ("torchscript:fp16-autocast", UsageError, "torchscript cannot run fp16-autocast"),
         ("eager:fp32+graph", UnknownName, "channels_last, fold"),
         ("onnxruntime:fp32+nhwc", UnknownName, "option of onnxruntime"),
@@ -50,6 +52,8 @@ def test_what_it_has_not_is_refused_with_what_there_is(spelling: str, error: typ
         ("eager:tf32", "TF32 exists on NVIDIA GPUs only"),
         ("compile:fp32+reduce-overhead", "CUDA graphs exist on NVIDIA GPUs only"),
         ("compile:fp32+max-autotune", None),
+        ("tensorrt:fp32", "TensorRT runs on NVIDIA GPUs only"),
+        ("tensorrt-rtx:fp16-graph", "TensorRT-RTX runs on NVIDIA GPUs only"),
     ],
 )
 def test_a_cpu_refuses_what_it_has_no_kernels_for(spelling: str, on_cpu: str | None) -> None:
