@@ -11,7 +11,7 @@ from accel.api.exporting import export
 from accel.engines import Bundle, trust
 from accel.errors import BundleMissing, MissingError
 from accel.progress import Progress, silent
-from accel.types import RUNTIME_ALIASES, Variant
+from accel.types import Variant
 
 logger = logging.getLogger(__name__)
 
@@ -48,26 +48,31 @@ def open_or_export(
     path = locate(bundle, engines_dir)
     if path.exists() or path.stem not in trainers.MODELS or path.parent != Path(engines_dir):
         return open_bundle(bundle, engines_dir)
-    asked = {RUNTIME_ALIASES.get(word, word) for name in names if (word := name.partition(":")[0]) != "all"}
-    needed = [runtimes.info(name).format for name in sorted(asked)]
-    # What `all` can do without where it is not installed, or cannot be built here, is a row less and no error.
-    optional = [] if "all" not in names else [row.format for name, row in runtimes.RUNTIMES.items() if _is_usable(name, row, device)]
-    formats = list(dict.fromkeys(filter(None, [*needed, *optional])))
     precisions = ["fp32"] if device == "cpu" else ["fp32", "fp16"]
     for precision in precisions:
-        # Without an engine file to make (eager, compile) there is still a checkpoint to put into a bundle.
-        for format in formats or ["onnx"]:
+        for format, required in _formats(names, device).items():
             try:
                 export(path.stem, format, precision=precision, out=engines_dir, device=device, progress=progress)
             except MissingError as error:
-                if format in needed or not any(row.gpu_only for row in runtimes.RUNTIMES.values() if row.format == format):
+                if required:
                     raise
                 logger.warning("%s was not exported to %s in %s: %s", path.stem, format, precision, error)
     return Bundle.open(path)
 
 
-def _is_usable(name: str, row: runtimes.RuntimeInfo, device: str) -> bool:
-    return not row.gpu_only or (device != "cpu" and runtimes.version(name) is not None)
+def _formats(names: Sequence[str], device: str) -> dict[str, bool]:
+    """What to export for `names` → whether they cannot do without it.
+
+    What runs on GPUs only is no part of the toolkit: for `all` it is tried where it is installed, and a row less where it fails.
+    """
+    asked = {word for name in names if (word := name.partition(":")[0]) != "all"}
+    found = {row.format: True for row in map(runtimes.info, sorted(asked)) if row.format is not None}
+    if "all" in names:
+        for name, row in runtimes.RUNTIMES.items():
+            if row.format is not None and (not row.gpu_only or (device != "cpu" and runtimes.version(name))):
+                found.setdefault(row.format, not row.gpu_only)
+    # Without an engine file to make (eager, compile) there is still a checkpoint to put into a bundle.
+    return dict(sorted(found.items())) or {"onnx": True}
 
 
 def choose(bundle: Bundle, names: Sequence[str], device: str, *, baseline: bool, trusted: bool) -> list[Variant]:

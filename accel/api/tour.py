@@ -54,7 +54,9 @@ def demo(*, device_name: str | None = None, command: str = "", progress: Progres
         logger.info("verifying and timing %s on %s (%s)", model, chosen, device.name(chosen))
         # On a CPU one thread each: then two engines can be verified at once, and the small networks lose little.
         threads = settings["bench.threads"] or (1 if chosen == "cpu" else None)
-        done = bench(model, ["all", *_file_variants(chosen)], device=chosen, threads=threads, out=folder, command=command, progress=progress)
+        done = bench(
+            model, ["all", *_file_variants(chosen)], device=chosen, threads=threads, out=folder, command=command, progress=progress
+        )
         sets.append(done.results)
         faults += [dataclasses.replace(fault, variant=f"{model} {fault.variant}") for fault in done.faults]
     write_text(folder / JSONL, "".join(json.dumps(row) + "\n" for results in sets for row in results.rows))

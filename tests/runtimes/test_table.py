@@ -20,7 +20,9 @@ def test_an_unknown_runtime_lists_the_known_ones() -> None:
         runtimes.info("caffe")
 
 
-@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last", "trt:fp16-graph", "tensorrt-rtx:fp32"])
+@pytest.mark.parametrize(
+    "spelling", ["onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last", "trt:fp16-graph", "tensorrt-rtx:fp32"]
+)
 def test_what_the_table_has_passes(spelling: str) -> None:
     runtimes.check(Variant.parse(spelling))
 
