@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_rebuilt_checked_and_kept_beside_the_old(tiny: Path
     before = of_another_machine(tiny, "torchscript-fp32")
     with pytest.raises(IncompatibleArtifact, match=r"made with torch 99\.0") as caught:
         accel.load(tiny, "torchscript:fp32", device="cpu")
-    assert f"accel export {tiny} --to torchscript --out {tiny.parent}" in str(caught.value)
+    assert f"accel export {tiny} --to torchscript" in str(caught.value)
     golden = Bundle.open(tiny).golden()
     with accel.load(tiny, "torchscript:fp32", device="cpu", rebuild=True) as engine:
         np.testing.assert_allclose(engine(golden.inputs["input"]), golden.outputs["output"], atol=1e-5)

@@ -14,20 +14,21 @@ class Graph:
     """An instantiated graph, made by `capture`; it is destroyed by close, or when it is forgotten.
 
     Attributes:
+        executable: the driver's CUgraphExec.
         nodes: how many nodes were captured.
         stream: the stream that it was captured on, uploaded to and is launched on.
     """
 
     def __init__(self, executable: Any, nodes: int, stream: int, device: str) -> None:
         self.nodes, self.stream = nodes, stream
-        self._executable = executable
+        self.executable = executable
         self.close = weakref.finalize(self, _destroy, executable, device)
         # At exit the driver frees everything itself, and may be gone before a finaliser runs.
         self.close.atexit = False
 
     def launch(self) -> None:
         """Enqueue the graph; not waited for."""
-        driver.check(driver.bindings().cuGraphLaunch(self._executable, self.stream), "launching a CUDA graph")
+        driver.check(driver.bindings().cuGraphLaunch(self.executable, self.stream), "launching a CUDA graph")
 
     def replay(self) -> Callable[[Binding], None]:
         """A function for `Runtime.enqueue`: the copies of `binding.native` (see `copies`), then one launch, all on the stream.
@@ -37,7 +38,7 @@ class Graph:
         """
         cuda = driver.bindings()
         copy, launch, check = cuda.cuMemcpyDtoDAsync, cuda.cuGraphLaunch, driver.check
-        executable, stream = self._executable, cuda.CUstream(self.stream)
+        executable, stream = self.executable, cuda.CUstream(self.stream)
 
         def enqueue(binding: Binding) -> None:
             for target, source, size in binding.native:

@@ -88,9 +88,8 @@ def fits(entry: EngineEntry, device: str, machine: Callable[[], Machine] = unkno
 
 def again(entry: EngineEntry, bundle: Path | None = None) -> str:
     """The command that makes `entry` anew, from what the bundle has, for this machine."""
-    model, out = ("MODEL", "") if bundle is None else (str(bundle), f" --out {bundle.parent}")
     precision = "" if entry.precision == "fp32" else f" --{entry.precision}"
-    return f"accel export {model} --to {_TO.get(entry.format, entry.format)}{precision}{out}"
+    return f"accel export {bundle or 'MODEL'} --to {_TO.get(entry.format, entry.format)}{precision}"
 
 
 def _torch(entry: EngineEntry, wanted: str, place: _Place) -> None:

@@ -23,6 +23,9 @@ class TensorRT:
     With the graph, inputs are copied to their place in `home` inside the call, unless they are there already; without it their
     addresses are set. Shapes are fixed at open, with dynamic dimensions at the source's batch: another batch is another runtime, and
     so another capture. Runtimes of one plan share its engine; the execution context, with its stream, is each one's own.
+
+    Attributes:
+        graph: what enqueue replays; None before open and without a graph.
     """
 
     def __init__(self, source: EngineSource) -> None:
@@ -33,7 +36,7 @@ class TensorRT:
         self._facts: dict[str, Any] = {}
         self._held = contextlib.ExitStack()
         self._context: Any = None
-        self._graph: device.Graph | None = None
+        self.graph: device.Graph | None = None
         self._home: Binding | None = None
         self._results: dict[str, DeviceArray] = {}
 
@@ -102,8 +105,8 @@ class TensorRT:
         if "-graph" in source.variant.options:
             self.enqueue = eager
         else:
-            self._graph = self._capture(lambda: eager(Binding(inputs, ())), stream)
-            self.enqueue = self._graph.replay()
+            self.graph = self._capture(lambda: eager(Binding(inputs, ())), stream)
+            self.enqueue = self.graph.replay()
         self._home = Binding(inputs, self._native(inputs, inputs))
         self._facts = self._read_back(library)
 
@@ -124,8 +127,8 @@ class TensorRT:
             "provider": source.device,
             "options": list(source.variant.options),
         }
-        if self._graph is not None:
-            facts["graph_nodes"] = self._graph.nodes
+        if self.graph is not None:
+            facts["graph_nodes"] = self.graph.nodes
         if source.entry is not None:
             facts |= _recorded(source.entry, {spec.name: spec.dtype for spec in (*self._inputs, *self._outputs)})
         return facts
@@ -138,7 +141,7 @@ class TensorRT:
 
     def _native(self, home: Mapping[str, DeviceArray], inputs: Mapping[str, DeviceArray]) -> tuple[Any, ...]:
         """What `enqueue` does with the inputs: the copies into home, or the addresses to set."""
-        if self._graph is not None:
+        if self.graph is not None:
             return device.copies(home, inputs)
         return tuple((name, array.ptr) for name, array in inputs.items())
 
@@ -147,9 +150,9 @@ class TensorRT:
 
     def close(self) -> None:
         self.enqueue, self._home, self._results = _closed, None, {}
-        if self._graph is not None:
-            self._graph.close()
-            self._graph = None
+        if self.graph is not None:
+            self.graph.close()
+            self.graph = None
         # Before its engine, which goes with the last lease.
         self._context = None
         self._held.close()

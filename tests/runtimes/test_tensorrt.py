@@ -218,7 +218,7 @@ def test_what_is_closed_says_so_and_leaves_nothing(world: World) -> None:
 def test_a_header_of_another_version_is_refused_before_tensorrt_sees_the_plan(world: World, doctored: dict[str, Any], said: str) -> None:
     with pytest.raises(IncompatibleArtifact, match=said) as caught:
         world.opened(world.source(plan={**ONE, **doctored}))
-    assert f"accel export {world.bundle} --to trt --fp16 --out {world.bundle.parent}" in str(caught.value)
+    assert f"accel export {world.bundle} --to trt --fp16" in str(caught.value)
     assert "deserialize_cuda_engine" not in world.driver.calls
 
 
