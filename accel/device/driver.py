@@ -77,6 +77,12 @@ def device_count() -> int:
     return int(check(driver.cuDeviceGetCount(), "counting the GPUs"))
 
 
+def cuda_version() -> str:
+    """The newest CUDA that the driver speaks, as `13.0`."""
+    number = int(check(bindings().cuDriverGetVersion(), "reading the driver's CUDA version"))
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 def index_of(device: str) -> int:
     """The ordinal N of `cuda:N`."""
     return int(device.partition(":")[2] or 0)

@@ -7,12 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from accel import device
-from accel.device import driver
 from accel.errors import UsageError
 from accel.types import DeviceArray, EngineSource, TensorSpec
-
-Copy = tuple[int, int, int, int]
-"""Arguments of one device-to-device copy: target, source, bytes, stream."""
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 _NATIVE = {"fp16": "float16", "bf16": "bfloat16"}
@@ -36,20 +32,6 @@ def native_inputs(source: EngineSource) -> tuple[TensorSpec, ...]:
 def static_inputs(specs: Sequence[TensorSpec], on: str, stream: int | None) -> dict[str, DeviceArray]:
     """A runtime's own input buffers on the device `on`, full of ones: warm-up on zeros or on garbage could take other paths."""
     return {spec.name: device.to_device(np.ones(spec.fixed(1)), spec.dtype, on, stream) for spec in specs}
-
-
-def copies_into(home: Mapping[str, DeviceArray], given: Mapping[str, DeviceArray], stream: int) -> tuple[Copy, ...]:
-    """One copy for each input that is not in `home`'s own buffer already; names, shapes and dtypes were checked before."""
-    return tuple((home[name].ptr, given[name].ptr, home[name].nbytes, stream) for name in home if given[name].ptr != home[name].ptr)
-
-
-def enqueue_copies(copies: Sequence[Copy]) -> None:
-    """Put the copies on their stream; part of the timed call of what reads static buffers."""
-    memcpy = driver.bindings().cuMemcpyDtoDAsync
-    for copy in copies:
-        result = memcpy(*copy)
-        if result[0]:
-            driver.check(result, "copying an input into the graph's buffer")
 
 
 def check_inputs(specs: Sequence[TensorSpec], given: Mapping[str, DeviceArray], on: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from accel.errors import UnknownName, UsageError
+from accel.errors import RuntimeUnavailable, UnknownName, UsageError
 from accel.optional import version_of
 from accel.types import RUNTIME_ALIASES, Variant
 
@@ -24,6 +24,7 @@ class RuntimeInfo:
         showcase: device kind → option sets that `all` runs there.
         beyond: options that need a package which the extra does not install. `all` and the bare name show what is missing of them
             and fail nothing; typed in a variant, they are a request.
+        gpu_only: why a CPU never runs it, not even to compare numbers; empty where it can.
     """
 
     factory: str
@@ -35,6 +36,7 @@ class RuntimeInfo:
     exclusive: tuple[tuple[str, ...], ...] = ()
     showcase: dict[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=lambda: {"cpu": ((),), "cuda": ((),)})
     beyond: tuple[str, ...] = ()
+    gpu_only: str = ""
 
 
 _TORCH_PRECISIONS = ("fp32", "tf32", "fp16", "fp16-autocast", "bf16")
@@ -91,6 +93,27 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         distributions=("torch",),
         extra="train",
         showcase={"cpu": ((),), "cuda": ((), ("graph",))},
+    ),
+    # Options and packages of the two are those of accel.trt.FLAVORS, written out: this table is read without importing anything.
+    "tensorrt": RuntimeInfo(
+        factory="accel.runtimes.tensorrt:TensorRT",
+        format="tensorrt",
+        precisions=("fp32", "fp16"),
+        options=("-graph",),
+        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+        extra="trt",
+        showcase={"cpu": ((),), "cuda": ((), ("-graph",))},
+        gpu_only="TensorRT runs on NVIDIA GPUs only",
+    ),
+    "tensorrt-rtx": RuntimeInfo(
+        factory="accel.runtimes.tensorrt:TensorRT",
+        format="tensorrt-rtx",
+        precisions=("fp32", "fp16"),
+        options=("-graph",),
+        distributions=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
+        extra="rtx",
+        showcase={"cpu": ((),), "cuda": ((), ("-graph",))},
+        gpu_only="TensorRT-RTX runs on NVIDIA GPUs only",
     ),
 }
 
@@ -151,8 +174,27 @@ def check(variant: Variant) -> None:
             )
 
 
-def refusal(variant: Variant, device: str) -> str | None:
-    """Why this variant is not run on `device` (`cpu` or `cuda:N`), or None; parity runs are not refused."""
+def refusal(variant: Variant, device: str, parity_only: bool = False) -> str | None:
+    """Why this variant is not run on `device` (`cpu` or `cuda:N`), or None.
+
+    Args:
+        parity_only: to compare numbers once, kernels will do that nobody would deploy.
+    """
     if device != "cpu":
         return next((_NOWHERE[pair] for option in variant.options if (pair := (option, variant.precision)) in _NOWHERE), None)
+    gpu_only = info(variant.runtime).gpu_only
+    if gpu_only or parity_only:
+        return gpu_only or None
     return next((_ON_A_CPU[word] for word in (variant.precision, *variant.options) if word in _ON_A_CPU), None)
+
+
+def demand(variant: Variant, device: str, parity_only: bool = False) -> None:
+    """Raise what `refusal` says.
+
+    Raises:
+        RuntimeUnavailable: the variant is not run on this device.
+    """
+    reason = refusal(variant, device, parity_only)
+    if reason is not None:
+        other = "another runtime" if info(variant.runtime).gpu_only else "fp32"
+        raise RuntimeUnavailable(f"{variant} was asked for on {device}: {reason}", remedy=f"run it with --device cuda, or use {other}")

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from accel import device as devices
 from accel.device import driver
 from accel.errors import RuntimeUnavailable
-from accel.runtimes.inputs import Copy, copies_into, enqueue_copies
 from accel.types import Binding, DeviceArray, Variant
 
 
@@ -43,7 +43,7 @@ class CapturedCall:
     """
 
     def __init__(self, torch: Any, device: str, call: Callable[..., Any], home: Binding, stream: int) -> None:
-        self._home, self._stream = home.inputs, stream
+        self._home, self._copy = home.inputs, devices.copier(stream)
         # The template is kept so that its nodes can be counted; a replay launches the instantiated graph either way.
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         # Only this thread's calls can spoil the capture: other threads may be serving meanwhile.
@@ -55,13 +55,13 @@ class CapturedCall:
         # The tensors over home's buffers, and home itself, live as long as the graph that reads them.
         self._inputs = home.native
 
-    def copies(self, given: Mapping[str, DeviceArray]) -> tuple[Copy, ...]:
+    def copies(self, given: Mapping[str, DeviceArray]) -> tuple[Any, ...]:
         """What a binding of `given` has to copy in each call."""
-        return copies_into(self._home, given, self._stream)
+        return devices.copies(self._home, given)
 
-    def __call__(self, *copies: Copy) -> Any:
+    def __call__(self, *copies: Any) -> Any:
         if copies:
-            enqueue_copies(copies)
+            self._copy(copies)
         self._replay()
         return self._results
 

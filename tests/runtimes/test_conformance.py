@@ -249,9 +249,10 @@ from accel import runtimes
 from accel.types import EngineSource, TensorSpec, Variant
 spec = (TensorSpec("x", ("batch", 3)),)
 for name in runtimes.RUNTIMES:
-    runtime = runtimes.create(EngineSource(Variant(name, "fp32"), "cpu", spec, spec, file=Path("absent")))
+    where = "cuda:0" if runtimes.info(name).gpu_only else "cpu"
+    runtime = runtimes.create(EngineSource(Variant(name, "fp32"), where, spec, spec, file=Path("absent")))
     runtime.close()
-heavy = [name for name in ("torch", "onnx", "onnxruntime", "cuda") if name in sys.modules]
+heavy = [name for name in ("torch", "onnx", "onnxruntime", "cuda", "tensorrt", "tensorrt_rtx") if name in sys.modules]
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device.fake_cuda import FakeCore, FakeDriver
+from fake_cuda import FakeCore, FakeDriver
 
 from accel import device, runtimes
 from accel.device import driver

@@ -16,14 +16,14 @@ def test_ort_is_onnxruntime() -> None:
 
 
 def test_an_unknown_runtime_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="compile, eager, onnxruntime, "):
+    with pytest.raises(UnknownName, match="aoti, compile, eager, onnxruntime, tensorrt, tensorrt-rtx, torchscript"):
         runtimes.info("caffe")
 
 
 @pytest.mark.parametrize(
     "spelling",
     [
-        *("onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last"),
+        *("onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last", "trt:fp16-graph", "tensorrt-rtx:fp32"),
         *("eager:fp16+fold+graph", "compile:fp16+freezing+max-autotune", "ort:fp16+nhwc+graph", "ort:tf32+trt-ep", "aoti:fp16+graph"),
     ],
 )
@@ -35,6 +35,8 @@ def test_what_the_table_has_passes(spelling: str) -> None:
     ("spelling", "error", "message"),
     [
         ("onnxruntime:bf16", UsageError, "fp32, tf32, fp16"),
+        ("tensorrt:tf32", UsageError, "fp32, fp16"),
+        ("tensorrt:fp16+graph", UnknownName, "-graph"),
         ("torchscript:fp16-autocast", UsageError, "torchscript cannot run fp16-autocast"),
         ("torchscript:fp32+graph", UnknownName, "option of torchscript"),
         ("compile:fp32+graph", UnknownName, "channels_last, fold, freezing, max-autotune, reduce-overhead"),
@@ -64,6 +66,8 @@ def test_what_it_has_not_is_refused_with_what_there_is(spelling: str, error: typ
         ("aoti:fp32+graph", "CUDA graphs exist on NVIDIA GPUs only"),
         ("onnxruntime:fp32+nhwc", "this layout is an option of ONNX Runtime's CUDA provider only"),
         ("onnxruntime:tf32+trt-ep", "TF32 exists on NVIDIA GPUs only"),
+        ("tensorrt:fp32", "TensorRT runs on NVIDIA GPUs only"),
+        ("tensorrt-rtx:fp16-graph", "TensorRT-RTX runs on NVIDIA GPUs only"),
     ],
 )
 def test_a_cpu_refuses_what_it_has_no_kernels_for(spelling: str, on_cpu: str | None) -> None:
