@@ -18,8 +18,10 @@ _DISTRIBUTIONS = {
     "torchvision": ("torchvision",),
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
     "cuda-core": ("cuda-core",),
+    "cuda-bindings": ("cuda-bindings",),
     "numpy": ("numpy",),
 }
 
@@ -83,11 +85,9 @@ def _read(path: str) -> str | None:
 
 
 def _cuda() -> str:
-    """The newest CUDA that the driver speaks, as `13.0`."""
     from accel.device import driver
 
-    number = int(driver.check(driver.bindings().cuDriverGetVersion(), "reading the driver's CUDA version"))
-    return f"{number // 1000}.{number % 1000 // 10}"
+    return driver.cuda_version()
 
 
 def _gpu_uuid(device: str) -> str:
