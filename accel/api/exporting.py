@@ -70,7 +70,7 @@ def export(
     Args:
         model: a shipped name, a checkpoint or bundle folder, an ONNX file, or `package.module:factory`. A bundle, or an ONNX file inside
             of one, is added to where it is, unless `out` or `name` moves it; of any other ONNX file a bundle is made.
-        to: `onnx`, `torchscript`, `aoti`, `tensorrt` (`trt`), `tensorrt-rtx`, or several. They are built from the bundle's ONNX engine,
+        to: `onnx`, `torchscript`, `aoti`, `tensorrt` (`trt`), `tensorrt-rtx`, or several. Plans are built from the bundle's ONNX engine,
             which is exported first if it is missing; torch is needed only then.
         precision: `fp32` or `fp16`; None takes the setting, as it does for opset, batch, out and device.
         batch: a fixed batch size or `dynamic`.
