@@ -128,6 +128,19 @@ def onnxruntime_providers() -> Iterator[Check]:
             yield Check(name, OK, f"onnxruntime {ort.__version__} ran a one-node model")
 
 
+def tensorrt() -> Iterator[Check]:
+    from accel import trt
+
+    for flavor in trt.FLAVORS.values():
+        try:
+            found = trt.load(flavor.name)
+        except MissingExtra as error:
+            broken = version_of(*flavor.distributions) is not None
+            yield Check(flavor.name, FAIL if broken else WARN, f"{error.message}: no {flavor.title} engines", error.remedy or "")
+        else:
+            yield Check(flavor.name, OK, found.title)
+
+
 def compiler() -> Iterator[Check]:
     names = (os.environ.get("CXX", ""), *({"win32": ("cl",)}.get(sys.platform, ("g++", "clang++", "c++"))))
     found = next((path for name in names if name and (path := shutil.which(name))), None)
@@ -179,6 +192,7 @@ CHECKS: tuple[Callable[[], Iterator[Check]], ...] = (
     onnx,
     onnxruntime_packages,
     onnxruntime_providers,
+    tensorrt,
     compiler,
     dataset,
     disk,

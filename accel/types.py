@@ -148,11 +148,12 @@ class EngineEntry:
     """One engine of a bundle.
 
     Attributes:
-        name: its folder in the bundle, `FORMAT-PRECISION`, as `onnx-fp16`; with `-dynamic` or `-bN` for a batch other than 1.
+        name: its folder in the bundle, `FORMAT-PRECISION`, as `onnx-fp16`; with `-dynamic` or `-bN` for a batch other than 1, and
+            with GPU and version after it where it was rebuilt beside one that is for another machine.
         files: path relative to the bundle → SHA-256; the first is the one that a runtime opens.
         inputs, outputs: the engine's own names and native dtypes.
         toolchain: what built it: distribution or tool → version; the exporter's name under `exporter`.
-        target: what it is tied to, `{}` for a portable file: `compute_capability`, `gpu`, `isa`, `torch`, …
+        target: what it is tied to, `{}` for a portable file: `compute_capability`, `gpu`, `isa`, `torch`, … (see engines/compat.py).
         opset: of an ONNX file, else None.
         precision_proof: how the precision was read back from the file, for instance `{"float16": 43, "float32": 0}` initialisers.
         parity: `{"status": "passed"|"failed"|"not run", "reason", "max_abs_err", "max_rel_err", "limit", "argmax_mismatches"}`.

@@ -146,3 +146,22 @@ def test_an_interrupted_export_leaves_nothing(options: dict[str, Any], monkeypat
     with pytest.raises(KeyboardInterrupt):
         export("nets:build", "onnx", **options)
     assert list((tmp_path / "engines").iterdir()) == []
+
+
+def test_a_compiled_engine_is_kept_for_the_device_that_it_was_compiled_for(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from accel.exporters import aoti
+
+    compiled_for = iter(["cuda", "cpu"])
+
+    def compile(program: object, package_path: str, inductor_configs: object) -> None:
+        Path(package_path).write_bytes(b"compiled")
+
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compile)
+    monkeypatch.setattr(parity, "run", lambda source, golden: {"status": "passed", "reason": ""})
+    monkeypatch.setattr(aoti, "target", lambda torch, device: {"device": next(compiled_for)})
+    statuses = [export("nets:build", "aoti", **options)[0].status for _ in range(3)]
+    assert statuses == ["added", "added", "kept"]

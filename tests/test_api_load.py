@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,16 @@ import numpy as np
 import pytest
 
 import accel
-from accel.engines import Bundle, verified
-from accel.errors import BundleMissing, CorruptArtifact, RuntimeUnavailable, UnknownName, UntrustedArtifact, UsageError
+from accel.engines import Bundle, trust, verified
+from accel.errors import (
+    BundleMissing,
+    CorruptArtifact,
+    IncompatibleArtifact,
+    RuntimeUnavailable,
+    UnknownName,
+    UntrustedArtifact,
+    UsageError,
+)
 from accel.runtimes import cache
 
 
@@ -136,3 +145,50 @@ def test_a_truncated_engine_is_refused_before_a_runtime_sees_it(tiny: Path) -> N
     with pytest.raises(CorruptArtifact, match="100 bytes") as caught:
         accel.load(tiny, device="cpu")
     assert caught.value.exit_code == 5
+
+
+def of_another_machine(bundle: Path, name: str) -> str:
+    """Rewrite the entry as one of a newer torch, and vouch for the bundle again; returns the file's hash."""
+    opened = Bundle.open(bundle)
+    entry = next(entry for entry in opened.entries if entry.name == name)
+    foreign = dataclasses.replace(entry, target={**entry.target, "torch": "99.0"})
+    (bundle / "accel.json").write_text(opened.manifest.with_entry(foreign).to_text())
+    trust.record(Bundle.open(bundle))
+    return next(iter(entry.files.values()))
+
+
+def test_what_does_not_fit_is_rebuilt_checked_and_kept_beside_the_old(tiny: Path) -> None:
+    before = of_another_machine(tiny, "torchscript-fp32")
+    with pytest.raises(IncompatibleArtifact, match=r"made with torch 99\.0") as caught:
+        accel.load(tiny, "torchscript:fp32", device="cpu")
+    assert f"accel export {tiny} --to torchscript" in str(caught.value)
+    golden = Bundle.open(tiny).golden()
+    with accel.load(tiny, "torchscript:fp32", device="cpu", rebuild=True) as engine:
+        np.testing.assert_allclose(engine(golden.inputs["input"]), golden.outputs["output"], atol=1e-5)
+        used = engine.explain()["engine"]
+    entries = {entry.name: entry for entry in Bundle.open(tiny).entries}
+    assert used.startswith("torchscript-fp32-")
+    assert entries[used].parity["status"] == "passed"
+    assert entries["torchscript-fp32"].files == {"torchscript-fp32/model.ts": before}
+    assert trust.is_trusted(Bundle.open(tiny))
+    # From now on the one that fits is found without a rebuild, by name and by itself.
+    with accel.load(tiny, "torchscript:fp32", device="cpu") as engine:
+        assert engine.explain()["engine"] == used
+    assert sorted(path.name for path in tiny.parent.iterdir() if not path.name.startswith(".")) == ["tiny.accel"]
+
+
+def test_a_rebuilt_engine_that_could_not_be_run_is_not_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.api import rebuilding
+
+    of_another_machine(tiny, "torchscript-fp32")
+    made = Bundle.open(tiny).entry("torchscript", "fp32")
+    monkeypatch.setattr(rebuilding, "_export", lambda *_: dataclasses.replace(made, parity={"status": "not run", "reason": "no GPU"}))
+    with pytest.raises(RuntimeUnavailable, match="could not be held against the golden samples: no GPU"):
+        accel.load(tiny, "torchscript:fp32", device="cpu", rebuild=True)
+    assert [entry.name for entry in Bundle.open(tiny).entries if entry.format == "torchscript"] == ["torchscript-fp32", "torchscript-fp16"]
+
+
+def test_a_plan_is_refused_on_a_cpu(tiny: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match="TensorRT runs on NVIDIA GPUs only") as caught:
+        accel.load(tiny, "trt:fp16", device="cpu", trusted=True)
+    assert caught.value.exit_code == 4

@@ -8,6 +8,7 @@ from accel.api.outcome import Fault, error_of
 
 REFUSED = Fault("onnxruntime:fp16", "REFUSED", "no FP16 kernels on this CPU", "choose another precision")
 MISSING = Fault("onnxruntime:fp32", "MISSING", "onnxruntime is not installed", "pip install 'accel-engines[ort]'")
+NO_PROVIDER = Fault("onnxruntime:fp16+trt-ep", "MISSING", "libnvinfer.so.10 is not here", "pip install tensorrt-cu13")
 FALLBACK = Fault("compile:fp32", "FALLBACK", "no C++ compiler was found")
 UNVERIFIED = Fault("eager:fp32", "UNVERIFIED", "cifar10 is not in the cache", "accel data fetch cifar10")
 INVALID = Fault("eager:fp16", "INVALID", "top1 fell by 3.00 points")
@@ -23,6 +24,9 @@ CRASHED = Fault("torchscript:fp32", "ERROR", "the worker was killed")
         ([REFUSED], ["ort:fp16"], 4),
         ([MISSING], ["ort"], 4),
         ([MISSING], ["eager"], None),
+        ([NO_PROVIDER], ["ort"], None),
+        ([NO_PROVIDER], ["all"], None),
+        ([NO_PROVIDER], ["ort:fp16+trt-ep"], 4),
         ([FALLBACK], ["compile"], 4),
         ([UNVERIFIED], ["all"], 4),
         ([CRASHED], ["all"], 1),

@@ -30,7 +30,7 @@ def shipped(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(trainers, "MODELS", {"tiny": "nets:build"})
     for name in ("compile", "torchscript"):
         monkeypatch.delitem(runtimes.RUNTIMES, name)
-    monkeypatch.setattr(tour.exporters, "EXPORTERS", {"onnx": tour.exporters.EXPORTERS["onnx"]})
+    monkeypatch.setattr(tour, "FORMATS", ("onnx",))
     for name, value in {"ITERATIONS": "20", "ROUNDS": "1", "WARMUP": "1"}.items():
         monkeypatch.setenv(f"ACCEL_BENCH_{name}", value)
     monkeypatch.setenv("ACCEL_OFFLINE", "1")
@@ -51,6 +51,11 @@ def test_without_the_images_every_row_is_unverified_and_the_code_is_4(shipped: P
     assert "UNVERIFIED" in ran.out
     assert "| variant |" in (folder / "table.md").read_text()
     assert (folder / "results.csv").read_text().count("\n") == 1 + len(rows)
+
+
+def test_the_tour_leaves_out_what_is_built_for_one_device() -> None:
+    assert tour.FORMATS == ("onnx", "torchscript")
+    assert {spelling.partition(":")[0] for spelling in tour._file_variants("cpu")} == {"onnxruntime", "torchscript"}
 
 
 def test_a_shipped_model_that_was_never_exported_is_exported_for_what_is_named(shipped: Path) -> None:
@@ -75,3 +80,21 @@ def test_what_is_optional_and_missing_becomes_a_row(shipped: Path, monkeypatch: 
     assert "accel export tiny --to onnx" in rows["onnxruntime:fp32"]["remedy"]
     assert found.problem is not None
     assert found.problem.exit_code == 4
+
+
+def test_the_demo_names_tensorrt_where_it_could_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtimes, "version", lambda name: "8.6.0" if name == "tensorrt" else None)
+    named = ["torchscript:fp32", "torchscript:fp16", "onnxruntime:fp32", "onnxruntime:fp16"]
+    assert tour._file_variants("cpu") == named
+    assert tour._file_variants("cuda:0") == [*named, "tensorrt:fp32", "tensorrt:fp16"]
+
+
+def test_all_exports_for_tensorrt_where_it_is_installed_and_can_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.api import bundles
+
+    monkeypatch.setattr(runtimes, "version", lambda name: "8.6.0" if name == "tensorrt" else None)
+    always = {"onnx": True, "torchscript": True, "aoti": False}
+    assert bundles._formats(["all"], "cpu") == always
+    assert bundles._formats(["all"], "cuda:0") == {**always, "tensorrt": False}
+    assert bundles._formats(["all", "trt:fp16"], "cuda:0") == {**always, "tensorrt": True}
+    assert bundles._formats(["eager"], "cuda:0") == {"onnx": True}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from accel import runtimes, trainers
+from accel import exporters, runtimes, trainers
 from accel.api.exporting import export
 from accel.engines import Bundle, trust
-from accel.errors import BundleMissing
+from accel.errors import BundleMissing, MissingError
 from accel.progress import Progress, silent
 from accel.types import Variant
+
+logger = logging.getLogger(__name__)
 
 BASELINE = Variant("eager", "fp32")
 
@@ -41,18 +44,39 @@ def open_bundle(bundle: Path | str, engines_dir: Path | str) -> Bundle:
 def open_or_export(
     bundle: Path | str, names: Sequence[str], *, engines_dir: Path | str, device: str, progress: Progress = silent
 ) -> Bundle:
-    """Open the bundle; a model that accel ships and that was never exported is exported first, for the runtimes that are named."""
+    """Open the bundle; a model that accel ships and that was never exported is exported first, for the runtimes that are named.
+
+    For `all`, a format whose exporter this machine lacks is left out, and the log says so; a runtime that was named needs its own.
+    """
     path = locate(bundle, engines_dir)
     if path.exists() or path.stem not in trainers.MODELS or path.parent != Path(engines_dir):
         return open_bundle(bundle, engines_dir)
-    asked = {name.partition(":")[0] for name in names}
-    rows = runtimes.RUNTIMES.values() if "all" in asked else [runtimes.info(name) for name in sorted(asked)]
-    # Without an engine file to make (eager, compile) there is still a checkpoint to put into a bundle.
-    formats = sorted({row.format for row in rows if row.format is not None}) or ["onnx"]
     precisions = ["fp32"] if device == "cpu" else ["fp32", "fp16"]
     for precision in precisions:
-        export(path.stem, formats, precision=precision, out=engines_dir, device=device, progress=progress)
+        for format, required in _formats(names, device).items():
+            try:
+                export(path.stem, format, precision=precision, out=engines_dir, device=device, progress=progress)
+            except MissingError as error:
+                if required:
+                    raise
+                logger.warning("%s was not exported to %s in %s: %s", path.stem, format, precision, error)
     return Bundle.open(path)
+
+
+def _formats(names: Sequence[str], device: str) -> dict[str, bool]:
+    """What to export for `names` → whether they cannot do without it.
+
+    What runs on GPUs only is no part of the toolkit: for `all` it is tried where it is installed, and a row less where it fails. So is
+    what a compiler of this machine has to build.
+    """
+    asked = {word for name in names if (word := name.partition(":")[0]) != "all"}
+    found = {row.format: True for row in map(runtimes.info, sorted(asked)) if row.format is not None}
+    if "all" in names:
+        for name, row in runtimes.RUNTIMES.items():
+            if row.format is not None and (not row.gpu_only or (device != "cpu" and runtimes.version(name))):
+                found.setdefault(row.format, not (row.gpu_only or exporters.FORMATS[row.format].per_device))
+    # Without an engine file to make (eager, compile) there is still a checkpoint to put into a bundle.
+    return dict(sorted(found.items())) or {"onnx": True}
 
 
 def choose(bundle: Bundle, names: Sequence[str], device: str, *, baseline: bool, trusted: bool) -> list[Variant]:

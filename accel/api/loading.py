@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 from accel import device as devices
 from accel import runtimes
+from accel.api import rebuilding
 from accel.api.settings import resolve
-from accel.engines import Bundle, batch_of, identity, trust, verified
+from accel.engines import Bundle, batch_of, compat, identity, trust, verified
 from accel.errors import BundleMissing, IncompatibleArtifact, MissingError, RuntimeUnavailable, UntrustedArtifact
 from accel.preprocess import Preprocess
 from accel.runtimes.loaded import LoadedEngine, open_cached
 from accel.types import RUNTIME_ALIASES, EngineEntry, EngineSource, Variant
 
 ORDER: dict[str, tuple[str, ...]] = {
-    "cuda": ("onnxruntime:fp16", "torchscript:fp16", "onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
+    "cuda": (
+        *("tensorrt:fp16", "tensorrt-rtx:fp16", "onnxruntime:fp16", "torchscript:fp16"),
+        *("tensorrt:fp32", "tensorrt-rtx:fp32", "onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
+    ),
     "cpu": ("onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
 }
 """What `auto` tries on each kind of device: engines that passed verification here in this order, then those that passed parity."""
@@ -32,9 +37,15 @@ class Choice:
 
 
 def load(
-    path: Path | str, runtime: str = "auto", device: str = "auto", trusted: bool = False, *, threads: int | None = None
+    path: Path | str,
+    runtime: str = "auto",
+    device: str = "auto",
+    trusted: bool = False,
+    *,
+    threads: int | None = None,
+    rebuild: bool = False,
 ) -> LoadedEngine:
-    """Open a bundle for inference: numpy in, numpy out; torch CUDA tensors in, torch out.
+    """Open a bundle for inference: numpy in, numpy out; torch CUDA tensors in, torch out; CuPy, Numba and PyCUDA arrays too.
 
     Args:
         path: a folder `NAME.accel`.
@@ -42,6 +53,8 @@ def load(
         device: `auto` (the setting, else the first GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N`.
         trusted: run code of a bundle that this user did not export (TorchScript, and modules that are not ours).
         threads: intra-op threads on a CPU.
+        rebuild: build an engine that is for another machine or version again from what the bundle has, hold it against the
+            golden samples, and keep it beside the old one. The builder of a plan may take minutes.
 
     Returns:
         A handle on the engine; one that is loaded already is shared. Close it, or use it in a `with` block.
@@ -50,6 +63,7 @@ def load(
         BundleMissing: no bundle, or no such engine in it; names what there is.
         CorruptArtifact, IncompatibleArtifact, UntrustedArtifact: the engine must not be run here.
         RuntimeUnavailable, MissingExtra, DeviceUnavailable: nothing that was asked for runs here, each with its reason.
+        ParityError, PrecisionError: what was rebuilt is not right, and was not kept.
 
     >>> with accel.load("engines/resnet18.accel") as engine:  # doctest: +SKIP
     ...     logits = engine(batch)  # float32 N×3×32×32 → N×10
@@ -61,8 +75,17 @@ def load(
     reasons: list[str] = []
     for choice in _choices(bundle, name, place):
         try:
-            _demand_trust(bundle, choice, trusted)
-            return open_cached(bundle.path, choice.variant, place, threads, batch=choice.batch, preprocess=preprocess, why=choice.why)
+            _demand_trust(bundle, choice, place, trusted)
+            open_choice = functools.partial(
+                open_cached, bundle.path, choice.variant, place, threads, batch=choice.batch, preprocess=preprocess, why=choice.why
+            )
+            try:
+                return open_choice()
+            except IncompatibleArtifact:
+                if not rebuild:
+                    raise
+                rebuilding.rebuild(bundle, choice.variant, _size(bundle, choice.variant, place), place)
+                return open_choice()
         except (MissingError, IncompatibleArtifact, UntrustedArtifact) as error:
             if ":" in name:
                 raise
@@ -87,13 +110,13 @@ def _choices(bundle: Bundle, runtime: str, place: str) -> Iterator[Choice]:
     if ":" in runtime:
         variant = Variant.parse(runtime)
         runtimes.check(variant)
-        yield Choice(variant, _batch(bundle, variant), "asked for by name")
+        yield Choice(variant, _batch(bundle, variant, place), "asked for by name")
         return
     in_order = [variant for variant in map(Variant.parse, ORDER[place.partition(":")[0]]) if runtime in ("auto", variant.runtime)]
     known = verified.read(bundle.path)
     proven, sound, module = [], [], []
     for variant in in_order or [Variant(runtime, "fp32")]:
-        batch, entry = _batch(bundle, variant), _entry(bundle, variant)
+        batch, entry = _batch(bundle, variant, place), _entry(bundle, variant, place)
         if entry is not None and entry.parity.get("status") == "passed":
             result = known.get(_identity(bundle, variant, batch, entry, place), {})
             if result.get("passed"):
@@ -106,16 +129,23 @@ def _choices(bundle: Bundle, runtime: str, place: str) -> Iterator[Choice]:
     yield from [*proven, *sound, *module]
 
 
-def _entry(bundle: Bundle, variant: Variant) -> EngineEntry | None:
+def _entry(bundle: Bundle, variant: Variant, place: str) -> EngineEntry | None:
     format = runtimes.info(variant.runtime).format
     fitting = [entry for entry in bundle.entries if (entry.format, entry.precision) == (format, variant.precision)]
-    # Batch 1 is what a request is; an engine of another batch is better than none.
-    return min(fitting, key=lambda entry: (batch_of(entry) != 1, batch_of(entry) != "dynamic"), default=None)
+    look = functools.cache(functools.partial(runtimes.machine, place))
+    # What fits this machine first; batch 1 is what a request is, and an engine of another batch is better than none.
+    rank = {e.name: (len(fitting) > 1 and not compat.fits(e, place, look), batch_of(e) != 1, batch_of(e) != "dynamic") for e in fitting}
+    return min(fitting, key=lambda entry: rank[entry.name], default=None)
 
 
-def _batch(bundle: Bundle, variant: Variant) -> int:
-    entry = _entry(bundle, variant)
-    size = 1 if entry is None else batch_of(entry)
+def _size(bundle: Bundle, variant: Variant, place: str) -> int | str:
+    """The batch of the engine that would be opened, or `dynamic`."""
+    entry = _entry(bundle, variant, place)
+    return 1 if entry is None else batch_of(entry)
+
+
+def _batch(bundle: Bundle, variant: Variant, place: str) -> int:
+    size = _size(bundle, variant, place)
     return size if isinstance(size, int) else 1
 
 
@@ -124,8 +154,8 @@ def _identity(bundle: Bundle, variant: Variant, batch: int, entry: EngineEntry, 
     return identity.variant_identity(source, None, runtimes.version(variant.runtime) or "", devices.name(place))
 
 
-def _demand_trust(bundle: Bundle, choice: Choice, trusted: bool) -> None:
-    entry = _entry(bundle, choice.variant)
+def _demand_trust(bundle: Bundle, choice: Choice, place: str, trusted: bool) -> None:
+    entry = _entry(bundle, choice.variant, place)
     if entry is None:
         trust.demand_module(bundle, trusted)
     else:

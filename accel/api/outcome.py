@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from accel.errors import AccelError, AccuracyGate, DatasetMissing, RuntimeUnavailable
+from accel.runtimes import info
 from accel.types import RUNTIME_ALIASES, Variant
 
 
@@ -59,4 +60,7 @@ def _was_asked(fault: Fault, names: Sequence[str]) -> bool:
         return True
     # `--runtime onnxruntime` asks for what the machine can do of it: an FP16 that a CPU refuses is said in its row.
     runtime = fault.variant.partition(":")[0]
-    return fault.verdict != "REFUSED" and runtime in {RUNTIME_ALIASES.get(name, name) for name in names}
+    if fault.verdict == "REFUSED" or runtime not in {RUNTIME_ALIASES.get(name, name) for name in names}:
+        return False
+    # Nor does it ask for packages beyond the runtime's own.
+    return not set(Variant.parse(fault.variant).options) & set(info(runtime).beyond)

@@ -7,14 +7,14 @@ import json
 import logging
 from pathlib import Path
 
-from accel import datasets, device, exporters, runtimes, trainers
+from accel import datasets, device, runtimes, trainers
 from accel.api import outcome
 from accel.api.benching import TABLE, bench
 from accel.api.exporting import export
 from accel.api.settings import resolve
 from accel.bench import report
 from accel.bench.results import CSV, JSONL, ResultSet
-from accel.errors import AccelError, CorruptArtifact, DatasetMissing, MissingExtra
+from accel.errors import AccelError, CorruptArtifact, DatasetMissing, MissingError, MissingExtra
 from accel.files import write_text
 from accel.progress import Progress, silent
 
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 DATASET = "cifar10"
 PRECISIONS = ("fp32", "fp16")
+FORMATS = ("onnx", "torchscript")
+"""What the tour exports: files that are written in seconds. What is built for one device is exported by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,9 @@ def demo(*, device_name: str | None = None, command: str = "", progress: Progres
         logger.info("verifying and timing %s on %s (%s)", model, chosen, device.name(chosen))
         # On a CPU one thread each: then two engines can be verified at once, and the small networks lose little.
         threads = settings["bench.threads"] or (1 if chosen == "cpu" else None)
-        done = bench(model, ["all", *_file_variants()], device=chosen, threads=threads, out=folder, command=command, progress=progress)
+        done = bench(
+            model, ["all", *_file_variants(chosen)], device=chosen, threads=threads, out=folder, command=command, progress=progress
+        )
         sets.append(done.results)
         faults += [dataclasses.replace(fault, variant=f"{model} {fault.variant}") for fault in done.faults]
     write_text(folder / JSONL, "".join(json.dumps(row) + "\n" for results in sets for row in results.rows))
@@ -71,17 +75,24 @@ def _fetch(progress: Progress) -> None:
 
 
 def _export(model: str, chosen: str, progress: Progress) -> None:
-    for format in sorted(exporters.EXPORTERS):
+    for format in _formats(chosen):
         for precision in PRECISIONS:
             try:
                 (done,) = export(model, format, precision=precision, device=chosen, progress=progress)
                 logger.info("%s: %s %s", model, done.plan.name, done.status)
-            except MissingExtra as error:
+            except MissingError as error:
                 # Its runtimes get a row that says MISSING; the others go on.
                 logger.warning("%s was not exported to %s in %s: %s", model, format, precision, error)
 
 
-def _file_variants() -> list[str]:
-    """The variants that run an exported file, named, so that each has its row even if its file could not be made."""
+def _formats(chosen: str) -> list[str]:
+    """What the tour exports; what runs on GPUs only is no part of what the demo installs: it joins in where it is there."""
     rows = runtimes.RUNTIMES.items()
-    return [f"{name}:{precision}" for name, row in rows if row.format for precision in PRECISIONS if precision in row.precisions]
+    beside = [row.format for name, row in rows if row.format and row.gpu_only and chosen != "cpu" and runtimes.version(name)]
+    return [*FORMATS, *beside]
+
+
+def _file_variants(chosen: str) -> list[str]:
+    """The variants that run an exported file, named, so that each has its row even if its file could not be made."""
+    formats, rows = _formats(chosen), runtimes.RUNTIMES.items()
+    return [f"{name}:{precision}" for name, row in rows if row.format in formats for precision in PRECISIONS if precision in row.precisions]

@@ -99,6 +99,6 @@ def _identify(job: Job, variant: Variant) -> Candidate:
     except AccelError as error:
         return Candidate(variant, python, failure=Failure.of(error))
     if found["refusal"]:
-        remedy = "choose another precision, or a machine that has the kernels" if job.device == "cpu" else "choose another precision"
+        remedy = "choose another precision or runtime, or a machine that can run it" if job.device == "cpu" else "choose another precision"
         return Candidate(variant, python, failure=Failure("REFUSED", found["refusal"], remedy))
     return Candidate(variant, python, found["runtime_version"], found["identity"], found["entry"])

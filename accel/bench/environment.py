@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from accel.device.version import driver_version
 from accel.optional import version_of
 
 _DISTRIBUTIONS = {
@@ -17,8 +18,10 @@ _DISTRIBUTIONS = {
     "torchvision": ("torchvision",),
     "onnx": ("onnx",),
     "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+    "tensorrt-rtx": ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
     "cuda-core": ("cuda-core",),
+    "cuda-bindings": ("cuda-bindings",),
     "numpy": ("numpy",),
 }
 
@@ -31,7 +34,7 @@ def snapshot(device: str) -> dict[str, Any]:
     return {
         "gpu_name": devices.name(device) if on_gpu else None,
         "gpu_uuid": _gpu_uuid(device) if on_gpu else None,
-        "driver": _driver() if on_gpu else None,
+        "driver": driver_version() if on_gpu else None,
         "cuda": _cuda() if on_gpu else None,
         "cpu_model": cpu_model(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -81,19 +84,10 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _driver() -> str | None:
-    """NVIDIA's driver version from the kernel module: NVML is a later seam."""
-    text = _read("/proc/driver/nvidia/version") or ""
-    match = re.search(r"Kernel Module.*?(\d+\.\d+(?:\.\d+)?)", text)
-    return match.group(1) if match else None
-
-
 def _cuda() -> str:
-    """The newest CUDA that the driver speaks, as `13.0`."""
     from accel.device import driver
 
-    number = int(driver.check(driver.bindings().cuDriverGetVersion(), "reading the driver's CUDA version"))
-    return f"{number // 1000}.{number % 1000 // 10}"
+    return driver.cuda_version()
 
 
 def _gpu_uuid(device: str) -> str:

@@ -1,17 +1,25 @@
-"""Streams, buffers, pinned staging and the gate, over cuda-core and cuda-bindings; numpy arrays stand in on a CPU. No torch, no timing."""
+"""Streams, buffers, graphs, staging and the gate, over cuda-core and cuda-bindings; numpy arrays stand in on a CPU. No torch, no timing."""
 
 from accel.device.driver import gpu_available, spins
+from accel.device.foreign import view
 from accel.device.gate import Gate
+from accel.device.graph import Graph, capture, copier, copies
 from accel.device.memory import copy, empty, to_device, to_numpy
-from accel.device.select import name, parse
+from accel.device.select import Gpu, describe, name, parse
 from accel.device.staging import Staging
 from accel.device.stream import close_stream, open_stream, synchronize
 
 __all__ = [
     "Gate",
+    "Gpu",
+    "Graph",
     "Staging",
+    "capture",
     "close_stream",
+    "copier",
+    "copies",
     "copy",
+    "describe",
     "empty",
     "gpu_available",
     "name",
@@ -21,4 +29,5 @@ __all__ = [
     "synchronize",
     "to_device",
     "to_numpy",
+    "view",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from typing import Any
 
 from accel.errors import AccelError, DeviceUnavailable
@@ -19,6 +20,7 @@ _LOST = (
     "DEVICE_UNAVAILABLE",
 )
 _ALREADY_ACTIVE = "CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE"
+_THREAD = threading.local()
 
 
 @functools.cache
@@ -75,6 +77,12 @@ def device_count() -> int:
     return int(check(driver.cuDeviceGetCount(), "counting the GPUs"))
 
 
+def cuda_version() -> str:
+    """The newest CUDA that the driver speaks, as `13.0`."""
+    number = int(check(bindings().cuDriverGetVersion(), "reading the driver's CUDA version"))
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 def index_of(device: str) -> int:
     """The ordinal N of `cuda:N`."""
     return int(device.partition(":")[2] or 0)
@@ -111,6 +119,21 @@ def activate(device: str) -> None:
     """
     _prepared(device)
     require("cuda.core", EXTRA).Device(index_of(device)).set_current()
+    _stay_out_of_captures()
+
+
+def _stay_out_of_captures() -> None:
+    """Let this thread allocate while another records a CUDA graph in the global mode, as ONNX Runtime does.
+
+    By CUDA's default its allocation would fail, and spoil the other's graph.
+    """
+    if not getattr(_THREAD, "stays_out", False):
+        driver = bindings()
+        check(
+            driver.cuThreadExchangeStreamCaptureMode(driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL),
+            "choosing the thread's capture mode",
+        )
+        _THREAD.stays_out = True
 
 
 def spins(device: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import re
 from pathlib import Path
@@ -30,6 +31,34 @@ def parse(text: str) -> str:
         raise DeviceUnavailable(f"{device} was asked for, but {reason}", remedy="use --device cpu, or run `accel doctor`")
     driver.handle_of(device)
     return device
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """Attributes:
+    name: the model, as `NVIDIA H200`.
+    compute_capability: as `9.0`.
+    driver_cuda: the newest CUDA that the driver speaks, as `13.0`.
+    """
+
+    name: str
+    compute_capability: str
+    driver_cuda: str
+
+
+def describe(device: str) -> Gpu:
+    """What an engine may be tied to on `cuda:N`; makes no context.
+
+    Raises:
+        DeviceUnavailable: there is no such GPU.
+    """
+    cuda, handle = driver.bindings(), driver.handle_of(device)
+    asked = cuda.CUdevice_attribute
+    major, minor = (
+        int(driver.check(cuda.cuDeviceGetAttribute(attribute, handle), f"reading the compute capability of {device}"))
+        for attribute in (asked.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, asked.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+    )
+    return Gpu(name(device), f"{major}.{minor}", driver.cuda_version())
 
 
 def name(device: str) -> str:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 from accel.device import driver
+
+_WAITS: dict[int, Callable[[], tuple[Any, ...]]] = {}
+"""Stream of ours → the driver's wait for it. Made once: from a plain number cuda-bindings would make a handle in every call."""
 
 
 def open_stream(device: str) -> int | None:
@@ -11,12 +18,15 @@ def open_stream(device: str) -> int | None:
         return None
     driver.activate(device)
     cuda = driver.bindings()
-    return int(driver.check(cuda.cuStreamCreate(int(cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)), "making a stream"))
+    stream = int(driver.check(cuda.cuStreamCreate(int(cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)), "making a stream"))
+    _WAITS[stream] = functools.partial(cuda.cuStreamSynchronize, cuda.CUstream(stream))
+    return stream
 
 
 def close_stream(stream: int | None) -> None:
     """Give the stream back; work still on it finishes first."""
     if stream is not None:
+        _WAITS.pop(stream, None)
         driver.check(driver.bindings().cuStreamDestroy(stream), "closing a stream")
 
 
@@ -27,6 +37,7 @@ def synchronize(stream: int | None) -> None:
         AccelError: work on the stream failed; the CUDA error is named.
     """
     if stream is not None:
-        result = driver.bindings().cuStreamSynchronize(stream)
+        wait = _WAITS.get(stream)
+        result = driver.bindings().cuStreamSynchronize(stream) if wait is None else wait()
         if result[0]:
             driver.check(result, "waiting for the stream")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,19 @@ class Bundle:
         self._check_files(self.manifest.checkpoint.files)
         return read_checkpoint(self.path / CHECKPOINT_FOLDER)
 
-    def entry(self, format: str, precision: str, batch: int = 1) -> EngineEntry:
+    def entry(self, format: str, precision: str, batch: int = 1, fits: Callable[[EngineEntry], bool] | None = None) -> EngineEntry:
         """The engine of `format` and `precision` for `batch`: one of exactly that batch size, else a dynamic one.
+
+        Args:
+            fits: where there are several, as for different GPUs, the first that this says yes to; without a yes the first of all.
 
         Raises:
             BundleMissing: it was not exported.
         """
-        fitting = {batch_of(item): item for item in self.entries if (item.format, item.precision) == (format, precision)}
-        if batch in fitting:
-            return fitting[batch]
-        if "dynamic" in fitting:
-            return fitting["dynamic"]
+        of_kind = [item for item in self.entries if (item.format, item.precision) == (format, precision)]
+        usable = [item for wanted in (batch, "dynamic") for item in of_kind if batch_of(item) == wanted]
+        if usable:
+            return usable[0] if fits is None or len(usable) == 1 else next(filter(fits, usable), usable[0])
         flags = ("" if precision == "fp32" else f" --{precision}") + ("" if batch == 1 else f" --batch {batch}")
         have = ", ".join(item.name for item in self.entries) or "no engines"
         raise BundleMissing(
@@ -193,9 +196,15 @@ def batch_of(entry: EngineEntry) -> int | str:
     return "dynamic" if isinstance(size, str) else size
 
 
-def entry_name(format: str, precision: str, batch: int | str = 1) -> str:
-    """The folder of an engine: `onnx-fp16`, `onnx-fp16-b8`, `onnx-fp16-dynamic`."""
-    return f"{format}-{precision}" + ("" if batch == 1 else "-dynamic" if batch == "dynamic" else f"-b{batch}")
+def entry_name(format: str, precision: str, batch: int | str = 1, tag: str = "") -> str:
+    """The folder of an engine: `onnx-fp16`, `onnx-fp16-b8`, `onnx-fp16-dynamic`.
+
+    Args:
+        tag: what tells one of several of the same kind from the others, as `NVIDIA H200 8.6.0` → `tensorrt-fp16-nvidia-h200-8-6-0`.
+    """
+    size = "" if batch == 1 else "-dynamic" if batch == "dynamic" else f"-b{batch}"
+    slug = re.sub(r"[^a-z0-9]+", "-", tag.lower()).strip("-")
+    return f"{format}-{precision}{size}" + (f"-{slug}" if slug else "")
 
 
 def _is_committed(root: Path, files: Mapping[str, str] | None) -> bool:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import importlib
 
-from accel.errors import RuntimeUnavailable
-from accel.runtimes.sources import engine_source
-from accel.runtimes.table import RUNTIMES, RuntimeInfo, check, info, refusal, version
+from accel.runtimes.sources import engine_source, machine
+from accel.runtimes.table import RUNTIMES, RuntimeInfo, check, demand, info, refusal, version
 from accel.runtimes.variants import variants
 from accel.types import EngineSource, Runtime
 
-__all__ = ["RUNTIMES", "RuntimeInfo", "check", "create", "engine_source", "info", "refusal", "variants", "version"]
+__all__ = ["RUNTIMES", "RuntimeInfo", "check", "create", "engine_source", "info", "machine", "refusal", "variants", "version"]
 
 
 def create(source: EngineSource) -> Runtime:
@@ -22,14 +21,10 @@ def create(source: EngineSource) -> Runtime:
 
     Raises:
         UnknownName, UsageError: the table does not have the variant.
-        RuntimeUnavailable: it is refused on this device; a parity-only source is not.
+        RuntimeUnavailable: it is refused on this device.
     """
     check(source.variant)
-    reason = None if source.parity_only else refusal(source.variant, source.device)
-    if reason is not None:
-        raise RuntimeUnavailable(
-            f"{source.variant} was asked for on {source.device}: {reason}", remedy="run it with --device cuda, or use fp32"
-        )
+    demand(source.variant, source.device, source.parity_only)
     module, _, name = info(source.variant.runtime).factory.partition(":")
     runtime: Runtime = getattr(importlib.import_module(module), name)(source)
     return runtime

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from accel.errors import RuntimeUnavailable
 from accel.runtimes.torch_module import load_module, under_autocast
 from accel.runtimes.torch_runtime import TorchRuntime
 
@@ -16,10 +15,11 @@ _OPEN: set[int] = set()
 
 
 class Compile(TorchRuntime):
-    """Options: `reduce-overhead` or `max-autotune` (both with CUDA graphs) instead of the default mode; `fold`, `channels_last`.
+    """Options: `reduce-overhead` or `max-autotune` (both with CUDA graphs) instead of the default mode; `freezing` (the weights are
+    constants that Inductor may fold and lay out anew), which goes with every mode; `fold`, `channels_last`.
 
     Without a working compiler the module runs eagerly and `facts["fallback"]` says why; whoever prints a row prints that.
-    `facts["settings"]` names what is set against Inductor's defaults.
+    `facts["settings"]` names what is set against Inductor's defaults beside the mode.
     `facts["recompiles"]` counts compilations since open: more than 0 means that one may have been timed.
     Outputs of CUDA graphs are overwritten by the next call, as the protocol allows.
     """
@@ -31,6 +31,8 @@ class Compile(TorchRuntime):
         super().__init__(source)
         self._compiled_at_open = 0
 
+    graphless = "in compile's default mode"
+
     @property
     def mode(self) -> str:
         return next((mode for mode in _MODES if mode in self.source.variant.options), "default")
@@ -41,15 +43,11 @@ class Compile(TorchRuntime):
             return self._facts
         return {**self._facts, "recompiles": _compilations(self._torch) - self._compiled_at_open}
 
+    @property
+    def captures(self) -> bool:
+        return self.mode != "default"
+
     def open(self, stream: int | None) -> None:
-        if self.source.device != "cpu" and self.mode != "default" and threading.current_thread() is not threading.main_thread():
-            # Seen on an H200 with torch 2.11: the capture on a second thread fails in cuDNN's search and breaks torch's
-            # random state for the whole process.
-            raise RuntimeUnavailable(
-                f"{self.source.variant} was opened on the thread {threading.current_thread().name}; torch captures its CUDA graphs "
-                "reliably on the main thread only",
-                remedy="load and call it on the main thread, or load the variant without CUDA graphs (compile in its default mode)",
-            )
         super().open(stream)
         self._compiled_at_open = _compilations(self._torch)
 
@@ -83,10 +81,12 @@ class Compile(TorchRuntime):
 
     def _inductor_options(self) -> dict[str, Any]:
         """What is set against Inductor's defaults, by its own names; empty where the mode alone decides."""
-        if self.source.device == "cpu" and "channels_last" not in self.source.variant.options:
+        options = self.source.variant.options
+        chosen: dict[str, Any] = {"freezing": True} if "freezing" in options else {}
+        if self.source.device == "cpu" and "channels_last" not in options:
             # Its channels-last layout makes every call convert the weights anew: at batch 1 on a CPU ResNet-18 took 1.6 times as long.
-            return {"layout_optimization": False}
-        return {}
+            chosen["layout_optimization"] = False
+        return chosen
 
     def close(self) -> None:
         with _LOCK:

@@ -9,7 +9,7 @@ from accel.runtimes.torch_runtime import TorchRuntime
 
 
 class Eager(TorchRuntime):
-    """Options: `fold` (BatchNorm into the convolutions), `channels_last`."""
+    """Options: `fold` (BatchNorm into the convolutions), `channels_last`, `graph` (the calls recorded as one CUDA graph)."""
 
     def _load(self, torch: Any) -> Any:
         return load_module(torch, self.source)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from accel.device import foreign
 from accel.errors import UsageError
 from accel.types import Array, TensorSpec
 
@@ -37,7 +38,7 @@ def torch_of(array: Any) -> Any:
 def on_gpu(array: Any) -> bool:
     """Whether `array` says that it is in a GPU's memory."""
     torch = torch_of(array)
-    return bool(array.is_cuda) if torch is not None else hasattr(array, "__cuda_array_interface__")
+    return bool(array.is_cuda) if torch is not None else foreign.on_gpu(array)
 
 
 def check_arrays(specs: Sequence[TensorSpec], natives: Mapping[str, str], arrays: Mapping[str, Any]) -> int:

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from accel import device
-from accel.device.host import storage_dtype
-from accel.errors import UsageError
+from accel.errors import AccelError, UsageError
 from accel.runtimes.inputs import FLOATING
 from accel.runtimes.session import Session
 from accel.runtimes.torch_arrays import as_tensor
@@ -58,16 +57,16 @@ def run_tensors(torch: Any, session: Session, tensors: Mapping[str, Any], rows: 
     return results
 
 
-def run_interfaces(session: Session, arrays: Mapping[str, Any], rows: int) -> dict[str, DeviceArray]:
-    """Objects with `__cuda_array_interface__` by public name → owned DeviceArrays in the engine's dtypes by public name.
+def run_arrays(session: Session, arrays: Mapping[str, Any], rows: int) -> dict[str, DeviceArray]:
+    """Objects with DLPack or `__cuda_array_interface__` by public name → owned DeviceArrays in the engine's dtypes by public name.
 
     Raises:
-        UsageError: one is not C-contiguous, not in the native dtype, or the rows are not whole batches.
+        UsageError: one is on another GPU, not C-contiguous, not in the native dtype, or the rows are not whole batches.
     """
     runtime, batch = session.runtime, session.source.batch
     if rows % batch:
         raise UsageError(f"{rows} rows are not whole batches of {batch}", remedy="pass torch tensors, numpy arrays or whole batches")
-    pointers = {public: _pointer(session, public, arrays[public]) for public in session.names}
+    views = {public: _view(session, public, arrays[public]) for public in session.names}
     specs = {spec.name: spec for spec in runtime.outputs}
     results = {
         public: device.empty((rows, *specs[native].fixed(1)[1:]), specs[native].dtype, session.source.device)
@@ -78,7 +77,7 @@ def run_interfaces(session: Session, arrays: Mapping[str, Any], rows: int) -> di
             step = part.start // batch
             for public, native in session.names.items():
                 home = runtime.home.inputs[native]
-                device.copy(home, pointers[public] + step * home.nbytes, session.stream)
+                device.copy(home, views[public].ptr + step * home.nbytes, session.stream)
             runtime.enqueue(runtime.home)
             outputs = runtime.output(runtime.home)
             for public, native in session.results.items():
@@ -89,26 +88,18 @@ def run_interfaces(session: Session, arrays: Mapping[str, Any], rows: int) -> di
     return results
 
 
-def _pointer(session: Session, public: str, array: Any) -> int:
-    interface = array.__cuda_array_interface__
+def _view(session: Session, public: str, array: Any) -> DeviceArray:
     native = session.runtime.home.inputs[session.names[public]].dtype
-    storage, strides = storage_dtype(native), interface.get("strides")
-    if interface["typestr"] != storage.str or (strides and tuple(strides) != _dense_strides(interface["shape"], storage.itemsize)):
-        raise UsageError(
-            f"input {public!r}: expected C-contiguous {native} ({storage.str}), received {interface['typestr']} with strides {strides}",
-            remedy="convert it, or pass a torch tensor, which the engine converts by itself",
-        )
-    if interface.get("stream") is not None:
-        device.synchronize(interface["stream"])
-    return int(interface["data"][0])
-
-
-def _dense_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    strides, step = [], itemsize
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
+    if session.stream is None:
+        raise AccelError(f"input {public!r} is on a GPU and the engine has no stream", remedy="pass a numpy array")
+    try:
+        found = device.view(array, session.source.device, session.stream)
+    except UsageError as error:
+        raise UsageError(f"input {public!r}: {error.message}", remedy=error.remedy) from error
+    if found.dtype != native:
+        remedy = "convert it, or pass a torch tensor, which the engine converts by itself"
+        raise UsageError(f"input {public!r}: expected {native}, received {found.dtype}", remedy=remedy)
+    return found
 
 
 def _batches(rows: int, batch: int) -> Iterator[slice]:

@@ -51,8 +51,8 @@ class LoadedEngine:
 
         Returns:
             The output, or a dict by name where there are several; float32, owned by the caller, ready. Numpy arrays give numpy
-            arrays; torch tensors give tensors on the same device, without a copy through the host; other objects with
-            `__cuda_array_interface__` give such objects, in the engine's own dtype.
+            arrays; torch tensors give tensors on the same device, without a copy through the host; other objects with DLPack or
+            `__cuda_array_interface__` (CuPy, Numba, PyCUDA) give objects with the latter, in the engine's own dtype.
 
         Raises:
             UsageError: the wrong name, dtype, shape or device: which tensor, what was expected and what was received.
@@ -123,7 +123,7 @@ class LoadedEngine:
         torch = torch_of(next(iter(arrays.values())))
         if torch is not None:
             return gpu_call.run_tensors(torch, session, arrays, rows)
-        return dict(gpu_call.run_interfaces(session, arrays, rows))
+        return dict(gpu_call.run_arrays(session, arrays, rows))
 
 
 def _run_slice(session: Session, arrays: Mapping[str, Array], part: slice) -> dict[str, Array]:

@@ -1,21 +1,20 @@
-"""An ONNX file through ONNX Runtime: the CUDA provider on the caller's stream, or the CPU provider; never a mixture in silence."""
+"""An ONNX file through ONNX Runtime: a GPU's provider on the caller's stream, or the CPU provider; never a mixture in silence."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from accel import device
 from accel.device import driver
 from accel.device.host import storage_dtype
-from accel.errors import AccelError, CorruptArtifact, RuntimeUnavailable, UsageError
+from accel.errors import AccelError, RuntimeUnavailable, UsageError
 from accel.optional import require
+from accel.runtimes import ort_session
 from accel.runtimes.inputs import check_inputs, static_inputs
 from accel.types import Binding, DeviceArray, EngineSource, TensorSpec
 
-CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -26,13 +25,22 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-_REMEDY = (
-    "pip uninstall onnxruntime onnxruntime-gpu; pip install 'accel-engines[ort]', and see `accel doctor`; or ask for --device cpu by name"
-)
+_WARMUP = 3
+_TOLD = ("enable_cuda_graph", "prefer_nhwc", "trt_fp16_enable")
+"""Provider options that the facts repeat, as they were read back."""
+
+_CAPTURE = threading.Lock()
+"""ONNX Runtime's own rule: one session of a process records its graph at a time."""
 
 
 class OnnxRuntime:
-    """The Runtime protocol by IO binding: inputs are bound by address in each call, outputs once to buffers of our own."""
+    """The Runtime protocol by IO binding: inputs are bound by address in each call, outputs once to buffers of our own.
+
+    Options: `graph` (the CUDA provider records its kernels as one CUDA graph, which reads the home buffers: a call copies its inputs
+    there, on the device, unless they are there already, and the binding never changes, since ONNX Runtime would not notice);
+    `nhwc` (the CUDA provider's channels-last kernels); `trt-ep` and `rtx-ep` (the TensorRT and TensorRT-RTX providers).
+    Whether a replay returns before the GPU is done depends on the version (from microsoft/onnxruntime#28686 on); a bench proves it.
+    """
 
     def __init__(self, source: EngineSource) -> None:
         self.source = source
@@ -45,6 +53,9 @@ class OnnxRuntime:
         self._run_options: Any = None
         self._home: Binding | None = None
         self._results: dict[str, DeviceArray] = {}
+        # With a CUDA graph: the home buffers that it reads, and what copies into them.
+        self._static: Mapping[str, DeviceArray] | None = None
+        self._copy: Callable[[Any], None] | None = None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -82,9 +93,7 @@ class OnnxRuntime:
 
     def _open(self, ort: Any, stream: int | None) -> None:
         batch = self.source.batch
-        self._session = (
-            self._cuda_session(ort, stream) if self._kind == "cuda" else self._load(ort, _session_options(ort, self.source), [CPU])
-        )
+        self._session = ort_session.make_session(ort, self.source, stream)
         layouts = {spec.name: spec.layout for spec in (*self.source.inputs, *self.source.outputs)}
         self._inputs = tuple(_spec(node, batch, layouts) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node, batch, layouts) for node in self._session.get_outputs())
@@ -97,53 +106,30 @@ class OnnxRuntime:
             array = self._results[spec.name] = device.empty(spec.fixed(batch), spec.dtype, self.source.device)
             self._io.bind_output(spec.name, self._kind, self._index, storage_dtype(spec.dtype).type, array.shape, array.ptr)
         self._home = self.prepare(static_inputs(self._inputs, self.source.device, stream))
-        # The first run searches cuDNN's algorithms, the next ones settle the arena.
-        for _ in range(3):
-            self.enqueue(self._home)
+        if "graph" in self.source.variant.options and stream is not None:
+            with _CAPTURE:
+                self._capture(ort, stream, self._home)
+        else:
+            # The first run searches cuDNN's algorithms, the next ones settle the arena.
+            self._warm_up(self._home)
         device.synchronize(stream)
 
-    def _cuda_session(self, ort: Any, stream: int | None) -> Any:
-        if CUDA not in ort.get_available_providers():
-            raise RuntimeUnavailable(
-                f"{self.source.variant} was asked for on {self.source.device}; this onnxruntime {ort.__version__} has only "
-                f"{', '.join(ort.get_available_providers())}",
-                remedy=_REMEDY,
-            )
-        if hasattr(ort, "preload_dlls"):  # from 1.21 on
-            with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find, and stdout is for data
-                ort.preload_dlls()
-        options = _session_options(ort, self.source)
-        # The CUDA provider alone and no way back: a node that it lacks is an error, not a silent trip to the CPU.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        provider = {
-            "device_id": str(self._index),
-            "user_compute_stream": str(stream),
-            "cudnn_conv_algo_search": "EXHAUSTIVE",
-            "use_tf32": "1" if self.source.variant.precision == "tf32" else "0",
-        }
-        session = self._load(ort, options, [(CUDA, provider)])
-        if session.get_providers()[0] != CUDA:
-            raise RuntimeUnavailable(
-                f"{self.source.variant} was asked for on {self.source.device} and ONNX Runtime took {session.get_providers()[0]}",
-                remedy=_REMEDY,
-            )
-        return session
+    def _warm_up(self, home: Binding) -> None:
+        for _ in range(_WARMUP):
+            self.enqueue(home)
 
-    def _load(self, ort: Any, options: Any, providers: list[Any]) -> Any:
-        state = ort.capi.onnxruntime_pybind11_state
-        unreadable = (state.InvalidProtobuf, state.InvalidGraph, state.NoSuchFile, state.NoModel)
-        refused = (state.EPFail, state.Fail, state.NotImplemented, state.RuntimeException, state.InvalidArgument, RuntimeError, ValueError)
+    def _capture(self, ort: Any, stream: int, home: Binding) -> None:
+        for call in home.native:
+            self._io.bind_input(*call)
+        self._static, self._copy = home.inputs, device.copier(stream)
+        self._home = self.prepare(home.inputs)
         try:
-            return ort.InferenceSession(str(self.source.file), options, providers=providers, enable_fallback=0)
-        except unreadable as error:
-            raise CorruptArtifact(
-                f"onnxruntime {ort.__version__} cannot read {self.source.file}: {_first_line(error)}", remedy="accel export MODEL --to onnx"
-            ) from error
-        except refused as error:
+            # ONNX Runtime records in its second run and replays from then on.
+            self._warm_up(self._home)
+        except ort_session.failures(ort) as error:
             raise RuntimeUnavailable(
-                f"onnxruntime {ort.__version__} cannot run {self.source.file} on {self.source.device}: {_first_line(error)}",
-                remedy=_REMEDY if self._kind == "cuda" else "accel export MODEL --to onnx --opset 17, or another runtime",
+                f"onnxruntime {ort.__version__} cannot record {self.source.file} as a CUDA graph: {ort_session.first_line(error)}",
+                remedy="load the variant without the option graph; where other libraries use the GPU meanwhile, load this one first",
             ) from error
 
     def _read_back(self, ort: Any) -> dict[str, Any]:
@@ -153,14 +139,19 @@ class OnnxRuntime:
             narrow = "fp16" if any(spec.dtype == "float16" for spec in self._inputs) else "fp32"
         facts["precision"] = narrow
         if self._kind == "cuda":
-            tf32 = self._session.get_provider_options()[CUDA].get("use_tf32") == "1"
-            facts |= {"tf32_matmul": tf32, "tf32_conv": tf32} | _placement(self._session)
+            providers = self._session.get_provider_options()
+            # TensorRT's providers have no such option: they build FP32 with TF32.
+            tf32 = providers.get(ort_session.CUDA, {}).get("use_tf32") == "1" or facts["provider"] != ort_session.CUDA
+            facts |= {"tf32_matmul": tf32, "tf32_conv": tf32} | ort_session.placement(ort, self.source, self._session)
+            facts["provider_options"] = {name: value for name, value in providers.get(facts["provider"], {}).items() if name in _TOLD}
             if narrow == "fp32" and tf32:
                 facts["precision"] = "tf32"
         return facts
 
     def prepare(self, inputs: Mapping[str, DeviceArray]) -> Binding:
         check_inputs(self._inputs, inputs, self.source.device)
+        if self._static is not None:
+            return Binding(inputs, device.copies(self._static, inputs))
         calls = tuple(
             (spec.name, self._kind, self._index, storage_dtype(spec.dtype).type, inputs[spec.name].shape, inputs[spec.name].ptr)
             for spec in self._inputs
@@ -168,36 +159,20 @@ class OnnxRuntime:
         return Binding(inputs, calls)
 
     def enqueue(self, binding: Binding) -> None:
-        bind = self._io.bind_input
-        for call in binding.native:
-            bind(*call)
+        if self._copy is None:
+            bind = self._io.bind_input
+            for call in binding.native:
+                bind(*call)
+        elif binding.native:
+            self._copy(binding.native)
         self._session.run_with_iobinding(self._io, self._run_options)
 
     def output(self, binding: Binding) -> Mapping[str, DeviceArray]:
         return self._results
 
     def close(self) -> None:
-        self._io = self._run_options = self._session = self._home = None
+        self._io = self._run_options = self._session = self._home = self._static = self._copy = None
         self._results = {}
-
-
-def _session_options(ort: Any, source: EngineSource) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    if source.threads is not None:
-        options.intra_op_num_threads = source.threads
-        options.inter_op_num_threads = 1
-    return options
-
-
-def _placement(session: Any) -> dict[str, int]:
-    """How many nodes run where, from ONNX Runtime's own record, which versions before 1.24 do not keep."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return {}
-    counts = {"gpu_nodes": 0, "cpu_nodes": 0}
-    for subgraph in session.get_provider_graph_assignment_info():
-        counts["gpu_nodes" if subgraph.ep_name == CUDA else "cpu_nodes"] += len(subgraph.get_nodes())
-    return counts
 
 
 def _spec(node: Any, batch: int, layouts: Mapping[str, str]) -> TensorSpec:
@@ -206,7 +181,3 @@ def _spec(node: Any, batch: int, layouts: Mapping[str, str]) -> TensorSpec:
     # A dynamic dimension is a name, or None where the file does not name it.
     shape = tuple(size if isinstance(size, int) else batch for size in node.shape)
     return TensorSpec(node.name, shape, _DTYPES[node.type], layouts.get(node.name, ""))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

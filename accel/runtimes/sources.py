@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+from accel import device as devices
 from accel.engines import Bundle, compat
 from accel.engines.module import build_module
-from accel.runtimes.table import check, info
+from accel.runtimes.table import check, demand, info, version
+from accel.trt import FLAVORS
 from accel.types import EngineSource, Variant
 
 _ENTRY_PRECISION = {"tf32": "fp32"}
@@ -27,16 +29,34 @@ def engine_source(
 
     Raises:
         UnknownName, UsageError: the runtime, precision or option does not exist.
+        RuntimeUnavailable: it runs on GPUs only.
         BundleMissing: the entry was not exported (the remedy is the command). CorruptArtifact: a file does not match its hash.
         IncompatibleArtifact: the file is for another machine or version.
     """
     check(variant)
+    # Only what no CPU ever runs: whether there are kernels for the rest is asked when the runtime is made.
+    demand(variant, device, parity_only=True)
     row = info(variant.runtime)
     source = EngineSource(
         variant, device, inputs=bundle.inputs, outputs=bundle.outputs, batch=batch, threads=threads, parity_only=parity_only
     )
     if row.format is None:
         return dataclasses.replace(source, module=functools.partial(build_module, bundle.checkpoint))
-    entry = bundle.entry(row.format, _ENTRY_PRECISION.get(variant.precision, variant.precision), batch)
-    compat.check(entry, device)
+    look = functools.partial(machine, device)
+    stored = _ENTRY_PRECISION.get(variant.precision, variant.precision)
+    entry = bundle.entry(row.format, stored, batch, fits=lambda item: compat.fits(item, device, look))
+    compat.check(entry, device, look, bundle.path)
     return dataclasses.replace(source, entry=entry, file=bundle.file(entry))
+
+
+def machine(device: str) -> compat.Machine:
+    """What engines may be tied to, of the machine that this process runs on.
+
+    Raises:
+        DeviceUnavailable: there is no such GPU.
+    """
+    libraries = {name: version(name) for name in FLAVORS}
+    if device == "cpu":
+        return compat.Machine(libraries=libraries)
+    gpu = devices.describe(device)
+    return compat.Machine(gpu.name, gpu.compute_capability, libraries)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from accel.errors import UnknownName, UsageError
+from accel.errors import RuntimeUnavailable, UnknownName, UsageError
 from accel.optional import version_of
 from accel.types import RUNTIME_ALIASES, Variant
 
@@ -20,8 +20,11 @@ class RuntimeInfo:
         options: what may follow the precision in a variant.
         distributions: packages whose version is the runtime's; the first that is installed counts.
         extra: of accel-engines, that installs it.
-        exclusive: options of which at most one may be given.
+        exclusive: groups of options; of each group at most one may be given.
         showcase: device kind → option sets that `all` runs there.
+        beyond: options that need a package which the extra does not install. `all` and the bare name show what is missing of them
+            and fail nothing; typed in a variant, they are a request.
+        gpu_only: why a CPU never runs it, not even to compare numbers; empty where it can.
     """
 
     factory: str
@@ -30,8 +33,10 @@ class RuntimeInfo:
     options: tuple[str, ...]
     distributions: tuple[str, ...]
     extra: str
-    exclusive: tuple[str, ...] = ()
+    exclusive: tuple[tuple[str, ...], ...] = ()
     showcase: dict[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=lambda: {"cpu": ((),), "cuda": ((),)})
+    beyond: tuple[str, ...] = ()
+    gpu_only: str = ""
 
 
 _TORCH_PRECISIONS = ("fp32", "tf32", "fp16", "fp16-autocast", "bf16")
@@ -41,20 +46,24 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         factory="accel.runtimes.eager:Eager",
         format=None,
         precisions=_TORCH_PRECISIONS,
-        options=("channels_last", "fold"),
+        options=("channels_last", "fold", "graph"),
         distributions=("torch",),
         extra="train",
-        showcase={"cpu": ((),), "cuda": ((), ("fold",))},
+        showcase={"cpu": ((),), "cuda": ((), ("fold",), ("graph",), ("fold", "graph"))},
     ),
     "compile": RuntimeInfo(
         factory="accel.runtimes.compile:Compile",
         format=None,
         precisions=_TORCH_PRECISIONS,
-        options=("channels_last", "fold", "max-autotune", "reduce-overhead"),
+        options=("channels_last", "fold", "freezing", "max-autotune", "reduce-overhead"),
         distributions=("torch",),
         extra="train",
-        exclusive=("max-autotune", "reduce-overhead"),
-        showcase={"cpu": ((),), "cuda": ((), ("reduce-overhead",), ("max-autotune",))},
+        exclusive=(("max-autotune", "reduce-overhead"),),
+        # Freezing is shown where it can be the fastest: with CUDA graphs, which take the launches out of the picture.
+        showcase={
+            "cpu": ((),),
+            "cuda": ((), ("reduce-overhead",), ("max-autotune",), ("freezing", "reduce-overhead"), ("freezing", "max-autotune")),
+        },
     ),
     "torchscript": RuntimeInfo(
         factory="accel.runtimes.torchscript:TorchScript",
@@ -68,9 +77,43 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         factory="accel.runtimes.onnxruntime:OnnxRuntime",
         format="onnx",
         precisions=("fp32", "tf32", "fp16"),
-        options=(),
+        options=("graph", "nhwc", "rtx-ep", "trt-ep"),
         distributions=("onnxruntime-gpu", "onnxruntime"),
         extra="ort",
+        exclusive=(("graph", "rtx-ep", "trt-ep"), ("nhwc", "rtx-ep", "trt-ep")),
+        showcase={"cpu": ((),), "cuda": ((), ("graph",), ("nhwc",), ("graph", "nhwc"), ("trt-ep",), ("rtx-ep",))},
+        beyond=("rtx-ep", "trt-ep"),
+    ),
+    "aoti": RuntimeInfo(
+        factory="accel.runtimes.aoti:Aoti",
+        format="aoti",
+        # Not tf32: whether Inductor's own kernels may use it was decided when the file was compiled, in IEEE arithmetic.
+        precisions=("fp32", "fp16"),
+        options=("graph",),
+        distributions=("torch",),
+        extra="train",
+        showcase={"cpu": ((),), "cuda": ((), ("graph",))},
+    ),
+    # Options and packages of the two are those of accel.trt.FLAVORS, written out: this table is read without importing anything.
+    "tensorrt": RuntimeInfo(
+        factory="accel.runtimes.tensorrt:TensorRT",
+        format="tensorrt",
+        precisions=("fp32", "fp16"),
+        options=("-graph",),
+        distributions=("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu13-bindings", "tensorrt-cu12-bindings"),
+        extra="trt",
+        showcase={"cpu": ((),), "cuda": ((), ("-graph",))},
+        gpu_only="TensorRT runs on NVIDIA GPUs only",
+    ),
+    "tensorrt-rtx": RuntimeInfo(
+        factory="accel.runtimes.tensorrt:TensorRT",
+        format="tensorrt-rtx",
+        precisions=("fp32", "fp16"),
+        options=("-graph",),
+        distributions=("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
+        extra="rtx",
+        showcase={"cpu": ((),), "cuda": ((), ("-graph",))},
+        gpu_only="TensorRT-RTX runs on NVIDIA GPUs only",
     ),
 }
 
@@ -79,6 +122,16 @@ _ON_A_CPU = {  # precision or option → why a CPU does not run it
     "fp16-autocast": "no FP16 kernels on this CPU",
     "tf32": "TF32 exists on NVIDIA GPUs only",
     "reduce-overhead": "CUDA graphs exist on NVIDIA GPUs only",
+    "graph": "CUDA graphs exist on NVIDIA GPUs only",
+    "nhwc": "this layout is an option of ONNX Runtime's CUDA provider only",
+    "trt-ep": "TensorRT exists on NVIDIA GPUs only",
+    "rtx-ep": "TensorRT-RTX exists on NVIDIA GPUs only",
+}
+
+_IN_TF32 = "this provider builds FP32 models with TF32 and has no option to forbid it; tf32 and fp16 are what it can honestly run"
+_NOWHERE = {  # (option, precision) → why no device runs the two together
+    ("trt-ep", "fp32"): _IN_TF32,
+    ("rtx-ep", "fp32"): _IN_TF32,
 }
 
 
@@ -114,12 +167,34 @@ def check(variant: Variant) -> None:
     for option in variant.options:
         if option not in row.options:
             raise UnknownName(f"option of {variant.runtime}", option, row.options or ("none",))
-    if len(clash := [option for option in variant.options if option in row.exclusive]) > 1:
-        raise UsageError(f"{variant} asks for {' and '.join(clash)} at once", remedy=f"keep one of them: {variant.runtime}:…+{clash[0]}")
+    for group in row.exclusive:
+        if len(clash := [option for option in variant.options if option in group]) > 1:
+            raise UsageError(
+                f"{variant} asks for {' and '.join(clash)} at once", remedy=f"keep one of them: {variant.runtime}:…+{clash[0]}"
+            )
 
 
-def refusal(variant: Variant, device: str) -> str | None:
-    """Why this variant is not run on `device` (`cpu` or `cuda:N`), or None; parity runs are not refused."""
+def refusal(variant: Variant, device: str, parity_only: bool = False) -> str | None:
+    """Why this variant is not run on `device` (`cpu` or `cuda:N`), or None.
+
+    Args:
+        parity_only: to compare numbers once, kernels will do that nobody would deploy.
+    """
     if device != "cpu":
-        return None
+        return next((_NOWHERE[pair] for option in variant.options if (pair := (option, variant.precision)) in _NOWHERE), None)
+    gpu_only = info(variant.runtime).gpu_only
+    if gpu_only or parity_only:
+        return gpu_only or None
     return next((_ON_A_CPU[word] for word in (variant.precision, *variant.options) if word in _ON_A_CPU), None)
+
+
+def demand(variant: Variant, device: str, parity_only: bool = False) -> None:
+    """Raise what `refusal` says.
+
+    Raises:
+        RuntimeUnavailable: the variant is not run on this device.
+    """
+    reason = refusal(variant, device, parity_only)
+    if reason is not None:
+        other = "another runtime" if info(variant.runtime).gpu_only else "fp32"
+        raise RuntimeUnavailable(f"{variant} was asked for on {device}: {reason}", remedy=f"run it with --device cuda, or use {other}")

@@ -9,10 +9,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from accel.engines import arithmetic as process
 from accel.errors import RuntimeUnavailable
 
 ARITHMETIC = {"fp32": "ieee", "tf32": "tf32"}
@@ -39,10 +39,10 @@ def cuda_settings(torch: Any, precision: str) -> Iterator[None]:
                 remedy="close that engine first, or load this one in another process",
             )
         if not _HOLDERS.total():
-            _SAVED.update(_read(torch))
+            _SAVED.update(arithmetic=process.read(torch), benchmark=torch.backends.cudnn.benchmark)
         torch.backends.cudnn.benchmark = True
         if wanted or not _HOLDERS.total():
-            _write(torch, wanted or "ieee", wanted or "ieee", wanted or "ieee")
+            process.write(torch, *[wanted or "ieee"] * 3)
         _HOLDERS[wanted] += 1
     try:
         yield
@@ -50,27 +50,10 @@ def cuda_settings(torch: Any, precision: str) -> Iterator[None]:
         with _LOCK:
             _HOLDERS[wanted] -= 1
             if not _HOLDERS.total():
-                _write(torch, _SAVED["matmul"], _SAVED["conv"], _SAVED["rnn"])
+                process.write(torch, *_SAVED["arithmetic"])
                 torch.backends.cudnn.benchmark = _SAVED["benchmark"]
 
 
 def arithmetic(torch: Any) -> tuple[str, str]:
     """What CUDA matrix products and convolutions of float32 really use now, read back: `ieee`, `tf32` or `none` (the default)."""
-    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
-
-
-def _read(torch: Any) -> dict[str, Any]:
-    matmul, conv = arithmetic(torch)
-    return {"matmul": matmul, "conv": conv, "rnn": torch.backends.cudnn.rnn.fp32_precision, "benchmark": torch.backends.cudnn.benchmark}
-
-
-def _write(torch: Any, matmul: str, conv: str, rnn: str) -> None:
-    backends = torch.backends
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # The old flags go first: while old and new disagree, whoever reads an old one (Inductor's convolutions do) gets an error.
-        backends.cuda.matmul.allow_tf32 = matmul == "tf32"
-        backends.cudnn.allow_tf32 = conv == "tf32"
-        backends.cuda.matmul.fp32_precision = matmul
-        backends.cudnn.conv.fp32_precision = conv
-        backends.cudnn.rnn.fp32_precision = rnn
+    return process.read(torch)[:2]

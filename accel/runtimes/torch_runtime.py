@@ -1,4 +1,4 @@
-"""What eager, compile and TorchScript share: the protocol around a callable from tensors to tensors."""
+"""What eager, compile, TorchScript and AOTInductor share: the protocol around a callable from tensors to tensors."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from accel.optional import require
 from accel.runtimes import torch_process
 from accel.runtimes.inputs import check_inputs, native_inputs, static_inputs
 from accel.runtimes.torch_arrays import as_device_array, as_tensor, dtype_name
+from accel.runtimes.torch_graph import CapturedCall, demand_main_thread
 from accel.runtimes.torch_module import under_autocast
 from accel.runtimes.torch_thread import ThreadScope
 from accel.types import Binding, DeviceArray, EngineSource, TensorSpec
@@ -24,11 +25,17 @@ _PRECISION_OF = {"float16": "fp16", "bfloat16": "bf16"}
 class TorchRuntime(abc.ABC):
     """The Runtime protocol; a subclass loads the module in `_load`.
 
+    With the option `graph` the calls of the warm-up are recorded once and replayed from then on: a call copies its inputs into the
+    home buffers, on the device, unless they are there already, and launches the graph.
+
     Open and use it on one thread: the stream and inference mode are made current there, and stay so until close.
     """
 
     warmup_calls = 3
     """Enough for cuDNN's search and the first graph; a class that compiles in stages says more."""
+
+    graphless = "without the option graph"
+    """How to ask for the same without CUDA graphs, for an error's remedy."""
 
     def __init__(self, source: EngineSource) -> None:
         self.source = source
@@ -40,7 +47,13 @@ class TorchRuntime(abc.ABC):
         self._home: Binding | None = None
         self._torch: Any = None
         self._call: Callable[..., Any] = _closed
+        self._captured: CapturedCall | None = None
         self._result: Any = None
+
+    @property
+    def captures(self) -> bool:
+        """Whether torch records a CUDA graph in open."""
+        return "graph" in self.source.variant.options
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -64,6 +77,8 @@ class TorchRuntime(abc.ABC):
         if self._home is not None:
             raise UsageError(f"{self.source.variant} is open already", remedy="close it first, or make another runtime")
         on_gpu = self.source.device != "cpu"
+        if on_gpu and self.captures:
+            demand_main_thread(self.source.variant, self.graphless)
         if on_gpu:
             # Before torch makes the context: the waits of all that follows spin.
             driver.activate(self.source.device)
@@ -95,11 +110,28 @@ class TorchRuntime(abc.ABC):
         # One call tells the outputs; the rest is for speed, which nobody asks of a comparison (FP16 on a CPU takes a second a call).
         for _ in range(1 if source.parity_only else self.warmup_calls):
             self.enqueue(self._home)
+        if "graph" in source.variant.options and stream is not None:
+            self._capture(torch, stream, self._home)
         device.synchronize(stream)
         results = self.output(self._home)
         layouts = {spec.name: spec.layout for spec in source.outputs}
         self._outputs = tuple(TensorSpec(name, array.shape, array.dtype, layouts[name]) for name, array in results.items())
         self._facts |= self._read_back(torch, module, on_gpu)
+
+    def _capture(self, torch: Any, stream: int, home: Binding) -> None:
+        device.synchronize(stream)
+        try:
+            self._captured = self._call = CapturedCall(torch, self.source.device, self._call, home, stream)
+        except (RuntimeError, NotImplementedError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise RuntimeUnavailable(
+                f"{self.source.variant} cannot be recorded as a CUDA graph by torch {torch.__version__}: {reason}",
+                remedy=f"load the variant {self.graphless}; a model that reads its values on the host cannot be recorded",
+            ) from error
+        self._facts["graph_nodes"] = self._captured.nodes
+        # Home's own binding has nothing to copy.
+        self._home = self.prepare(home.inputs)
+        self.enqueue(self._home)
 
     @abc.abstractmethod
     def _load(self, torch: Any) -> Any:
@@ -130,6 +162,8 @@ class TorchRuntime(abc.ABC):
         check_inputs(self._inputs, inputs, self.source.device)
         if self._torch is None:
             raise _not_open()
+        if self._captured is not None:
+            return Binding(inputs, self._captured.copies(inputs))
         return Binding(inputs, tuple(as_tensor(self._torch, inputs[spec.name]) for spec in self._inputs))
 
     def enqueue(self, binding: Binding) -> None:
@@ -166,7 +200,7 @@ class TorchRuntime(abc.ABC):
             self._scope.leave()
 
     def close(self) -> None:
-        self._call, self._result, self._home = _closed, None, None
+        self._call, self._captured, self._result, self._home = _closed, None, None, None
         if self._scope is not None:
             self._scope.leave()
             self._scope = None

@@ -40,6 +40,7 @@ class Flavor:
         distributions: packages whose version is the library's.
         extra: of accel-engines, that installs it.
         magic: the first bytes of its plans.
+        ahead_of_time: it builds for GPUs that are named, and needs none; else for the GPU that it builds on.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Flavor:
     distributions: tuple[str, ...]
     extra: str
     magic: bytes
+    ahead_of_time: bool = False
 
 
 FLAVORS = {
@@ -68,6 +70,7 @@ FLAVORS = {
             ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
             "rtx",
             b"vtrt",
+            ahead_of_time=True,
         ),
     )
 }
@@ -120,7 +123,7 @@ def load(flavor: str) -> Library:
     """The installed library of `flavor` (a key of FLAVORS).
 
     Raises:
-        UnknownName: no such flavor. MissingExtra: it is not installed.
+        UnknownName: no such flavor. MissingExtra: it is not installed, or cannot be imported.
     """
     if flavor not in FLAVORS:
         raise UnknownName("flavor of TensorRT", flavor, list(FLAVORS))
@@ -135,8 +138,10 @@ def _load(name: str) -> Library:
             trt = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name != module_name:
-                raise
+                raise MissingExtra(module_name, flavor.extra, f"cannot be imported: it needs {error.name}, which is absent") from error
             continue
+        except (ImportError, OSError) as error:
+            raise MissingExtra(module_name, flavor.extra, f"is installed but cannot be imported ({error})") from error
         version = tuple(int(part) for part in str(trt.__version__).split(".") if part.isdigit())
         return Library(flavor, trt, version, _make_log(trt))
     raise MissingExtra(flavor.modules[0], extra=flavor.extra)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from engine_samples import INPUT, OUTPUT, checkpoint_of, entry_of, golden_of
 
-from accel.engines import Bundle, Golden, Reference, compat, verified
+from accel.engines import Bundle, Golden, Reference, compat, entry_name, verified
 from accel.engines.identity import variant_identity
 from accel.errors import CorruptArtifact, IncompatibleArtifact, MissingExtra, UsageError
 from accel.types import EngineSource, Variant
@@ -142,3 +142,105 @@ def test_other_targets_are_judged_before_a_runtime_sees_the_file(tmp_path: Path,
             compat.check(dataclasses.replace(entry, target={key: value}), "cuda:0")
     with pytest.raises(MissingExtra, match="torch is not installed"):
         compat.check(dataclasses.replace(entry, target={"torch": "2.15.0"}), "cpu")
+
+
+H200 = compat.Machine("NVIDIA H200", "9.0", {"tensorrt": "8.6.0", "tensorrt-rtx": "1.7.1.116"})
+PLAN = {"tensorrt": "8.6.0", "gpu": "NVIDIA H200", "compute_capability": "9.0", "device": "cuda"}
+RTX = {"tensorrt-rtx": "1.7.1", "compute_capabilities": ["8.9", "9.0"], "device": "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("target", "machine"),
+    [
+        (PLAN, H200),
+        ({**PLAN, "tensorrt": "8.6.0.12"}, H200),
+        (RTX, H200),
+        ({**PLAN, "version_compatible": True}, dataclasses.replace(H200, libraries={"tensorrt": "8.6.1"})),
+        ({**PLAN, "version_compatible": True}, dataclasses.replace(H200, libraries={"tensorrt": "10.13.0.35"})),
+        ({**PLAN, "hardware_compatible": "AMPERE_PLUS"}, compat.Machine("NVIDIA L4", "8.9", H200.libraries)),
+        ({**PLAN, "hardware_compatible": "AMPERE_PLUS"}, compat.Machine("NVIDIA B200", "10.0", H200.libraries)),
+        ({**PLAN, "hardware_compatible": "SAME_COMPUTE_CAPABILITY"}, compat.Machine("NVIDIA H100", "9.0", H200.libraries)),
+        ({"tensorrt": "8.6.0", "hardware_compatible": "AMPERE_PLUS"}, H200),
+    ],
+)
+def test_a_plan_that_fits(tmp_path: Path, target: dict[str, Any], machine: compat.Machine) -> None:
+    entry = entry_of(tmp_path / "x", name="tensorrt-fp16", target=target)
+    compat.check(entry, "cuda:0", lambda: machine)
+    assert compat.fits(entry, "cuda:0", lambda: machine)
+
+
+@pytest.mark.parametrize(
+    ("target", "machine", "said"),
+    [
+        ({**PLAN, "tensorrt": "8.6.1"}, H200, r"made with TensorRT 8\.6\.1 and needs exactly 8\.6\.1; this environment has 8\.6\.0"),
+        ({**PLAN, "tensorrt": "10.0", "version_compatible": True}, H200, r"needs 10 or newer; this environment has 8\.6\.0"),
+        (PLAN, compat.Machine("NVIDIA H100", "9.0", H200.libraries), "made for NVIDIA H200; cuda:0 is NVIDIA H100"),
+        ({**PLAN, "gpu": "NVIDIA H200", "compute_capability": "8.9"}, H200, "compute capability 8.9; cuda:0 has 9.0"),
+        (
+            {**PLAN, "hardware_compatible": "AMPERE_PLUS"},
+            compat.Machine("Tesla T4", "7.5", H200.libraries),
+            "compute capability 8.0 or newer; cuda:0 has 7.5",
+        ),
+        (
+            {**PLAN, "hardware_compatible": "SAME_COMPUTE_CAPABILITY"},
+            compat.Machine("NVIDIA L4", "8.9", H200.libraries),
+            "9.0, any GPU of it; cuda:0 has 8.9",
+        ),
+        ({**PLAN, "hardware_compatible": "TOMORROW"}, H200, "TOMORROW, which this accel cannot judge"),
+        (
+            {"tensorrt": "8.6.0", "hardware_compatible": "AMPERE_PLUS"},
+            compat.Machine("Tesla T4", "7.5", H200.libraries),
+            "8.0 or newer; cuda:0 has 7.5",
+        ),
+        ({**RTX, "compute_capabilities": ["8.6", "12.0"]}, H200, "compute capabilities 8.6, 12.0; cuda:0 has 9.0"),
+    ],
+)
+def test_a_plan_that_does_not_fit_names_both_sides_and_the_command(
+    tmp_path: Path, target: dict[str, Any], machine: compat.Machine, said: str
+) -> None:
+    entry = entry_of(tmp_path / "x", name="tensorrt-fp16", target=target)
+    with pytest.raises(IncompatibleArtifact, match=said) as caught:
+        compat.check(entry, "cuda:0", lambda: machine, Path("engines/net.accel"))
+    if "TOMORROW" not in said:
+        assert "accel export engines/net.accel --to trt --fp16" in str(caught.value)
+    assert caught.value.exit_code == 5
+    assert not compat.fits(entry, "cuda:0", lambda: machine)
+
+
+def test_a_plan_without_its_library_names_the_extra(tmp_path: Path) -> None:
+    nothing = compat.Machine("NVIDIA H200", "9.0", {"tensorrt": None, "tensorrt-rtx": None})
+    for name, target, extra in (("tensorrt-fp16", PLAN, "trt"), ("tensorrt-fp32", RTX, "rtx")):
+        with pytest.raises(MissingExtra, match=rf"accel-engines\[{extra}\]"):
+            compat.check(entry_of(tmp_path / name, name=name, target=target), "cuda:0", lambda: nothing)
+
+
+def test_the_command_for_an_rtx_plan_says_so(tmp_path: Path) -> None:
+    entry = dataclasses.replace(entry_of(tmp_path / "x"), format="tensorrt-rtx", precision="fp16")
+    assert compat.again(entry) == "accel export MODEL --to trt --flavor rtx --fp16"
+
+
+def test_the_machine_is_looked_at_once_and_only_for_what_is_tied_to_it(tmp_path: Path) -> None:
+    looks: list[str] = []
+
+    def look() -> compat.Machine:
+        looks.append("looked")
+        return H200
+
+    compat.check(entry_of(tmp_path / "x"), "cuda:0", look)
+    assert looks == []
+    compat.check(entry_of(tmp_path / "y", name="tensorrt-fp16", target=PLAN), "cuda:0", look)
+    assert looks == ["looked"]
+
+
+def test_of_several_of_a_kind_the_one_that_fits_is_taken(bundle: Bundle) -> None:
+    (first,) = bundle.entries
+    others = [dataclasses.replace(first, name=f"onnx-fp32-{gpu}") for gpu in ("a100", "h200")]
+    several = dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, engines=(first, *others)))
+    assert several.entry("onnx", "fp32", fits=lambda entry: entry.name.endswith("h200")).name == "onnx-fp32-h200"
+    assert several.entry("onnx", "fp32", fits=lambda entry: False).name == first.name
+    assert several.entry("onnx", "fp32").name == first.name
+
+
+def test_a_tag_becomes_part_of_the_entrys_name() -> None:
+    assert entry_name("tensorrt", "fp16", 1, "NVIDIA H200 8.6.0") == "tensorrt-fp16-nvidia-h200-8-6-0"
+    assert entry_name("tensorrt", "fp16", "dynamic", "") == "tensorrt-fp16-dynamic"

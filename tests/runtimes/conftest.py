@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tiny_net import FORMATS, INPUTS, OUTPUTS, build_net, export
+from tiny_net import FILES, FORMATS, INPUTS, OUTPUTS, build_net, export
 
 from accel.types import EngineEntry, EngineSource, Variant
 
@@ -24,9 +24,11 @@ def make_source(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Engin
         if variant.runtime == "onnxruntime":
             pytest.importorskip("onnxruntime")
         stored = "fp16" if variant.precision == "fp16" else "fp32"
-        path = folder / f"{format}-{stored}-{batch}"
+        kind = device.partition(":")[0] if format == "aoti" else "any"
+        path = folder / f"{format}-{stored}-{batch}-{kind}" / FILES.get(format, "file")
         if not path.exists():
-            export(format, stored, batch, path)
+            path.parent.mkdir(exist_ok=True)
+            export(format, stored, batch, path, device)
         entry = EngineEntry(path.name, format, stored, {path.name: ""}, INPUTS, OUTPUTS, {}, 0.0)
         return EngineSource(variant, device, INPUTS, OUTPUTS, batch, entry=entry, file=path, **changes)
 

@@ -20,17 +20,29 @@ MakeSource = Callable[..., EngineSource]
 LIMIT = {"fp32": 1e-5, "tf32": 5e-3, "fp16": 2e-2, "fp16-autocast": 2e-2, "bf16": 5e-2}
 """Largest |difference| from the FP32 logits, which are around 1 in size."""
 
-ON_CPU = ("eager:fp32", "eager:fp32+fold", "eager:bf16+channels_last", "compile:fp32", "torchscript:fp32", "onnxruntime:fp32")
+SLOW = ("aoti",)
+"""Runtimes whose files take longer than ten seconds to make."""
+ON_CPU = ("eager:fp32", "eager:fp32+fold", "eager:bf16+channels_last", "compile:fp32", "torchscript:fp32", "onnxruntime:fp32", "aoti:fp32")
 PARITY_ON_CPU = ("eager:fp16", "torchscript:fp16", "onnxruntime:fp16")
 ON_GPU = (
     *("eager:fp32", "eager:tf32", "eager:fp16", "eager:fp16-autocast", "eager:bf16", "eager:fp16+channels_last+fold"),
     *("compile:fp32", "compile:tf32", "compile:fp16", "compile:fp16+reduce-overhead", "compile:fp32+max-autotune"),
     *("torchscript:fp32", "torchscript:tf32", "torchscript:fp16"),
     *("onnxruntime:fp32", "onnxruntime:tf32", "onnxruntime:fp16"),
+    *("eager:fp32+graph", "eager:fp16+fold+graph", "eager:fp16+channels_last+graph", "eager:fp16-autocast+graph"),
+    *("compile:fp32+freezing", "compile:fp16+freezing+reduce-overhead", "compile:fp16+freezing+max-autotune"),
+    *("onnxruntime:fp32+graph", "onnxruntime:fp16+graph", "onnxruntime:fp16+nhwc", "onnxruntime:fp16+graph+nhwc"),
+    *("aoti:fp32", "aoti:fp16", "aoti:fp32+graph", "aoti:fp16+graph"),
 )
-CASES = [pytest.param((v, "cpu"), id=f"{v}-cpu") for v in (*ON_CPU, *PARITY_ON_CPU)] + [
-    pytest.param((v, "cuda:0"), id=f"{v}-cuda", marks=pytest.mark.gpu) for v in ON_GPU
-]
+
+
+def case(spelling: str, where: str, mark: tuple[Any, ...] = ()) -> Any:
+    slow = (pytest.mark.slow,) if spelling.partition(":")[0] in SLOW else ()
+    return pytest.param((spelling, where), id=f"{spelling}-{where.partition(':')[0]}", marks=(*mark, *slow))
+
+
+PLACES: tuple[tuple[str, tuple[Any, ...]], ...] = (("cpu", ()), ("cuda:0", (pytest.mark.gpu,)))
+CASES = [case(v, "cpu") for v in (*ON_CPU, *PARITY_ON_CPU)] + [case(v, "cuda:0", (pytest.mark.gpu,)) for v in ON_GPU]
 
 
 class Opened:
@@ -172,9 +184,12 @@ def test_closing_twice_is_closing_once_and_a_closed_runtime_says_so(make_source:
         _ = found.runtime.home
 
 
-@pytest.mark.parametrize("spelling", ["eager:fp32", "torchscript:fp32", "onnxruntime:fp32"])
-@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)])
-def test_two_threads_with_their_own_runtimes_do_not_mix_results(make_source: MakeSource, spelling: str, where: str) -> None:
+BY_THREADS = [case(v, where, mark) for v in ("eager:fp32", "torchscript:fp32", "onnxruntime:fp32", "aoti:fp32") for where, mark in PLACES]
+
+
+@pytest.mark.parametrize("case", [*BY_THREADS, case("onnxruntime:fp32+graph", "cuda:0", (pytest.mark.gpu,))])
+def test_two_threads_with_their_own_runtimes_do_not_mix_results(make_source: MakeSource, case: tuple[str, str]) -> None:
+    spelling, where = case
     source = make_case(make_source, spelling, where)
     failures: list[Any] = []
     barrier = threading.Barrier(2, timeout=60)
@@ -199,6 +214,33 @@ def test_two_threads_with_their_own_runtimes_do_not_mix_results(make_source: Mak
     assert failures == []
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "spelling", ["eager:fp16+graph", "onnxruntime:fp16+graph", pytest.param("aoti:fp16+graph", marks=pytest.mark.slow)]
+)
+def test_a_graph_reads_the_inputs_of_each_binding_and_home_costs_no_copy(make_source: MakeSource, spelling: str) -> None:
+    opened = Opened(make_case(make_source, spelling, "cuda:0"))
+    try:
+        assert opened.runtime.home.native == ()
+        images = [some_images(seed=seed) for seed in (8, 9)]
+        bindings = [opened.runtime.prepare({"images": opened.resident(array)}) for array in images]
+        assert all(len(binding.native) == 1 for binding in bindings)
+        for array, binding in [*zip(images, bindings, strict=True)] * 3:
+            opened.runtime.enqueue(binding)
+            device.synchronize(opened.stream)
+            logits = device.to_numpy(opened.runtime.output(binding)["logits"], opened.stream)
+            np.testing.assert_allclose(logits.astype(np.float32), expected(array), atol=2e-2, rtol=0)
+        # The last binding's inputs are in home now, and a call of home itself reads them there.
+        opened.runtime.enqueue(opened.runtime.home)
+        device.synchronize(opened.stream)
+        logits = device.to_numpy(opened.runtime.output(opened.runtime.home)["logits"], opened.stream)
+        np.testing.assert_allclose(logits.astype(np.float32), expected(images[-1]), atol=2e-2, rtol=0)
+        if not spelling.startswith("onnxruntime"):
+            assert opened.runtime.facts["graph_nodes"] > 0
+    finally:
+        opened.close()
+
+
 def test_making_a_runtime_imports_nothing_heavy() -> None:
     script = """
 import sys
@@ -207,9 +249,10 @@ from accel import runtimes
 from accel.types import EngineSource, TensorSpec, Variant
 spec = (TensorSpec("x", ("batch", 3)),)
 for name in runtimes.RUNTIMES:
-    runtime = runtimes.create(EngineSource(Variant(name, "fp32"), "cpu", spec, spec, file=Path("absent")))
+    where = "cuda:0" if runtimes.info(name).gpu_only else "cpu"
+    runtime = runtimes.create(EngineSource(Variant(name, "fp32"), where, spec, spec, file=Path("absent")))
     runtime.close()
-heavy = [name for name in ("torch", "onnx", "onnxruntime", "cuda") if name in sys.modules]
+heavy = [name for name in ("torch", "onnx", "onnxruntime", "cuda", "tensorrt", "tensorrt_rtx") if name in sys.modules]
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True)

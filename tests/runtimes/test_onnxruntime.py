@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes.util import find_library
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,95 @@ def test_the_cuda_session_is_asked_for_alone_with_its_arithmetic_and_stream(
         ((name, options),), fallback, no_cpu = asked.pop()
         assert (name, fallback, no_cpu) == ("CUDAExecutionProvider", 0, "1")
         assert options == {"device_id": "1", "user_compute_stream": "4711", "cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": tf32}
+
+
+def test_graph_and_nhwc_are_options_of_the_cuda_provider(make_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def session(path: str, options: Any, providers: Any, enable_fallback: int) -> None:
+        asked.append(dict(providers[0][1]))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(driver, "activate", lambda device: None)
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    for spelling, names in (
+        ("graph", {"enable_cuda_graph"}),
+        ("nhwc", {"prefer_nhwc"}),
+        ("graph+nhwc", {"enable_cuda_graph", "prefer_nhwc"}),
+    ):
+        with pytest.raises(RuntimeUnavailable, match="enough"):
+            runtimes.create(make_source(f"onnxruntime:fp16+{spelling}", device="cuda:0")).open(4711)
+        found = asked.pop()
+        assert {name for name in ("enable_cuda_graph", "prefer_nhwc") if found.get(name) == "1"} == names
+        assert found["user_compute_stream"] == "4711"
+
+
+def test_tensorrts_provider_comes_first_with_cuda_behind_it_and_a_cache_of_the_files_own(
+    make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Any] = []
+
+    def session(path: str, options: Any, providers: Any, enable_fallback: int) -> None:
+        asked.append((providers, options.get_session_config_entry("session.disable_cpu_ep_fallback")))
+        raise RuntimeError("enough")
+
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(driver, "activate", lambda device: None)
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)
+    monkeypatch.setattr(ort, "InferenceSession", session)
+    for precision in ("fp16", "tf32"):
+        with pytest.raises(RuntimeUnavailable, match="enough"):
+            runtimes.create(make_source(f"onnxruntime:{precision}+trt-ep", device="cuda:0")).open(4711)
+    caches = []
+    for half, ((first, second), no_cpu) in zip(("1", "0"), asked, strict=True):
+        (name, options), (behind, _) = first, second
+        assert (name, behind, no_cpu) == ("TensorrtExecutionProvider", "CUDAExecutionProvider", "1")
+        assert (options["trt_fp16_enable"], options["user_compute_stream"], options["has_user_compute_stream"]) == (half, "4711", "1")
+        assert options["trt_engine_cache_path"].startswith(str(tmp_path))
+        caches.append(options["trt_engine_cache_path"])
+    assert caches[0] != caches[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "found", "mends"),
+    [
+        ("trt-ep", "TensorRT libraries", "libnvinfer.so.10"),
+        ("rtx-ep", "no plugin is installed", "pip install onnxruntime-ep-nv-tensorrt-rtx"),
+    ],
+)
+def test_a_provider_that_is_not_here_is_missing_with_what_would_mend_it(
+    make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str, found: str, mends: str
+) -> None:
+    """The real package on this machine."""
+    if find_library("nvinfer") or find_spec("onnxruntime_ep_nv_tensorrt_rtx"):
+        pytest.skip("a TensorRT provider can be loaded here")
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(driver, "activate", lambda device: None)
+    with pytest.raises(RuntimeUnavailable, match=found) as caught:
+        runtimes.create(make_source(f"onnxruntime:fp16+{option}", device="cuda:0")).open(1)
+    assert mends in str(caught.value.remedy)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("option", ["trt-ep", "rtx-ep"])
+def test_a_tensorrt_provider_that_opens_answers_as_the_network_does(make_source: MakeSource, option: str) -> None:
+    available, reason = device.gpu_available()
+    if not available:
+        pytest.skip(reason)
+    stream = device.open_stream("cuda:0")
+    runtime = runtimes.create(make_source(f"onnxruntime:fp16+{option}", device="cuda:0"))
+    try:
+        runtime.open(stream)
+    except RuntimeUnavailable as error:
+        pytest.skip(str(error))
+    images = some_images()
+    logits = device.Staging(runtime.home, stream).run(runtime, {"images": images})["logits"]
+    np.testing.assert_allclose(logits, expected(images), atol=2e-2, rtol=0)
+    assert sum(runtime.facts["placement"].values()) == runtime.facts["gpu_nodes"] > 0
+    runtime.close()
+    device.close_stream(stream)
 
 
 def test_a_truncated_file_is_corrupt(make_source: MakeSource, tmp_path: Path) -> None:

@@ -16,11 +16,17 @@ def test_ort_is_onnxruntime() -> None:
 
 
 def test_an_unknown_runtime_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="compile, eager, onnxruntime, torchscript"):
+    with pytest.raises(UnknownName, match="aoti, compile, eager, onnxruntime, tensorrt, tensorrt-rtx, torchscript"):
         runtimes.info("caffe")
 
 
-@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last"])
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        *("onnxruntime:fp32", "eager:bf16+fold", "compile:fp16+reduce-overhead+channels_last", "trt:fp16-graph", "tensorrt-rtx:fp32"),
+        *("eager:fp16+fold+graph", "compile:fp16+freezing+max-autotune", "ort:fp16+nhwc+graph", "ort:tf32+trt-ep", "aoti:fp16+graph"),
+    ],
+)
 def test_what_the_table_has_passes(spelling: str) -> None:
     runtimes.check(Variant.parse(spelling))
 
@@ -29,10 +35,15 @@ def test_what_the_table_has_passes(spelling: str) -> None:
     ("spelling", "error", "message"),
     [
         ("onnxruntime:bf16", UsageError, "fp32, tf32, fp16"),
+        ("tensorrt:tf32", UsageError, "fp32, fp16"),
+        ("tensorrt:fp16+graph", UnknownName, "-graph"),
         ("torchscript:fp16-autocast", UsageError, "torchscript cannot run fp16-autocast"),
-        ("eager:fp32+graph", UnknownName, "channels_last, fold"),
-        ("onnxruntime:fp32+nhwc", UnknownName, "option of onnxruntime"),
+        ("torchscript:fp32+graph", UnknownName, "option of torchscript"),
+        ("compile:fp32+graph", UnknownName, "channels_last, fold, freezing, max-autotune, reduce-overhead"),
         ("compile:fp32+max-autotune+reduce-overhead", UsageError, "at once"),
+        ("onnxruntime:fp16+rtx-ep+trt-ep", UsageError, "rtx-ep and trt-ep at once"),
+        ("onnxruntime:fp16+graph+trt-ep", UsageError, "graph and trt-ep at once"),
+        ("aoti:tf32", UsageError, "aoti cannot run tf32"),
     ],
 )
 def test_what_it_has_not_is_refused_with_what_there_is(spelling: str, error: type[AccelError], message: str) -> None:
@@ -50,12 +61,27 @@ def test_what_it_has_not_is_refused_with_what_there_is(spelling: str, error: typ
         ("eager:tf32", "TF32 exists on NVIDIA GPUs only"),
         ("compile:fp32+reduce-overhead", "CUDA graphs exist on NVIDIA GPUs only"),
         ("compile:fp32+max-autotune", None),
+        ("compile:fp32+freezing", None),
+        ("eager:fp32+graph", "CUDA graphs exist on NVIDIA GPUs only"),
+        ("aoti:fp32+graph", "CUDA graphs exist on NVIDIA GPUs only"),
+        ("onnxruntime:fp32+nhwc", "this layout is an option of ONNX Runtime's CUDA provider only"),
+        ("onnxruntime:tf32+trt-ep", "TF32 exists on NVIDIA GPUs only"),
+        ("tensorrt:fp32", "TensorRT runs on NVIDIA GPUs only"),
+        ("tensorrt-rtx:fp16-graph", "TensorRT-RTX runs on NVIDIA GPUs only"),
     ],
 )
 def test_a_cpu_refuses_what_it_has_no_kernels_for(spelling: str, on_cpu: str | None) -> None:
     variant = Variant.parse(spelling)
     assert runtimes.refusal(variant, "cpu") == on_cpu
     assert runtimes.refusal(variant, "cuda:0") is None
+
+
+@pytest.mark.parametrize("option", ["trt-ep", "rtx-ep"])
+def test_tensorrts_providers_are_refused_in_ieee_fp32_everywhere(option: str) -> None:
+    """They build FP32 with TF32: a row that says fp32 would not be true."""
+    assert "no option to forbid it" in str(runtimes.refusal(Variant.parse(f"onnxruntime:fp32+{option}"), "cuda:0"))
+    assert runtimes.refusal(Variant.parse(f"onnxruntime:tf32+{option}"), "cuda:0") is None
+    assert runtimes.refusal(Variant.parse(f"onnxruntime:fp16+{option}"), "cuda:0") is None
 
 
 def test_a_refused_variant_is_not_made_except_for_parity() -> None:

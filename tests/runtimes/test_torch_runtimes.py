@@ -173,7 +173,7 @@ def test_on_a_cpu_inductor_keeps_the_layout_and_says_so(make_source: MakeSource,
 
     monkeypatch.setattr(torch, "compile", compile)
     kept = {}
-    for spelling in ("compile:fp32", "compile:fp32+max-autotune", "compile:fp32+channels_last"):
+    for spelling in ("compile:fp32", "compile:fp32+max-autotune", "compile:fp32+channels_last", "compile:fp32+channels_last+freezing"):
         runtime = runtimes.create(make_source(spelling))
         runtime.open(None)
         kept[spelling] = runtime.facts.get("settings")
@@ -181,7 +181,35 @@ def test_on_a_cpu_inductor_keeps_the_layout_and_says_so(make_source: MakeSource,
     assert asked[0] == {"dynamic": False, "options": {"layout_optimization": False}}
     assert asked[1]["options"].items() >= {"layout_optimization": False, "max_autotune": True}.items()
     assert asked[2] == {"dynamic": False, "mode": "default"}
-    assert list(kept.values()) == [{"layout_optimization": False}, {"layout_optimization": False}, None]
+    assert asked[3] == {"dynamic": False, "options": {"freezing": True}}
+    assert list(kept.values()) == [{"layout_optimization": False}, {"layout_optimization": False}, None, {"freezing": True}]
+
+
+def test_freezing_is_added_to_what_the_mode_sets(make_source: MakeSource) -> None:
+    made: Any = runtimes.create(EngineSource(**{**vars(make_source("compile:fp16+freezing+reduce-overhead")), "device": "cuda:0"}))
+    assert (made.mode, made.captures, made._inductor_options()) == ("reduce-overhead", True, {"freezing": True})
+    assert "triton.cudagraphs" in torch._inductor.list_mode_options("reduce-overhead")
+    assert "freezing" in torch._inductor.list_options()
+
+
+@pytest.mark.slow
+def test_inductor_really_freezes(make_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import freezing
+
+    frozen: list[Any] = []
+    real = freezing.freeze
+    monkeypatch.setattr(freezing, "freeze", lambda *given: frozen.append(given) or real(*given))
+    runtime = runtimes.create(make_source("compile:fp32+freezing"))
+    # A graph that was compiled before would be taken from Inductor's cache.
+    with torch._inductor.config.patch(force_disable_caches=True):
+        runtime.open(None)
+    images = some_images()
+    logits = device.Staging(runtime.home, None).run(runtime, {"images": images})["logits"]
+    np.testing.assert_allclose(logits, expected(images), atol=1e-5)
+    assert len(frozen) == 1
+    assert runtime.facts["settings"] == {"freezing": True, "layout_optimization": False}
+    assert runtime.facts["recompiles"] == 0
+    runtime.close()
 
 
 def test_torchs_limit_of_compilations_is_not_passed_in_silence(make_source: MakeSource, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,8 +290,16 @@ def test_two_open_runtimes_on_one_thread_keep_their_numbers_apart(make_source: M
     assert not torch.is_inference_mode_enabled()
 
 
-def test_cuda_graphs_of_compile_are_refused_off_the_main_thread(make_source: MakeSource) -> None:
-    source = EngineSource(**{**vars(make_source("compile:fp16+reduce-overhead")), "device": "cuda:0"})
+@pytest.mark.parametrize(
+    ("spelling", "instead"),
+    [
+        ("compile:fp16+reduce-overhead", "in compile's default mode"),
+        ("compile:fp16+freezing+max-autotune", "in compile's default mode"),
+        ("eager:fp16+graph", "without the option graph"),
+    ],
+)
+def test_torchs_cuda_graphs_are_refused_off_the_main_thread(make_source: MakeSource, spelling: str, instead: str) -> None:
+    source = EngineSource(**{**vars(make_source(spelling)), "device": "cuda:0"})
     caught: list[AccelError] = []
 
     def serve() -> None:
@@ -276,4 +312,5 @@ def test_cuda_graphs_of_compile_are_refused_off_the_main_thread(make_source: Mak
     thread.start()
     thread.join()
     assert "main thread only" in str(caught[0])
+    assert instead in str(caught[0].remedy)
     assert caught[0].exit_code == 4

@@ -10,7 +10,7 @@ import pytest
 
 from accel import runtimes
 from accel.engines import Bundle, compat
-from accel.errors import BundleMissing, UnknownName, UsageError
+from accel.errors import BundleMissing, RuntimeUnavailable, UnknownName, UsageError
 from accel.types import EngineEntry, TensorSpec, Variant
 
 SPEC = (TensorSpec("x", ("batch", 3)),)
@@ -40,8 +40,8 @@ class Shelf:
             raise BundleMissing("no checkpoint")
         return "the checkpoint"
 
-    def entry(self, format: str, precision: str, batch: int = 1) -> EngineEntry:
-        return Bundle.entry(self, format, precision, batch)  # type: ignore[arg-type]
+    def entry(self, format: str, precision: str, batch: int = 1, fits: Any = None) -> EngineEntry:
+        return Bundle.entry(self, format, precision, batch, fits)  # type: ignore[arg-type]
 
     def file(self, entry: EngineEntry) -> Path:
         return self.path / next(iter(entry.files))
@@ -65,13 +65,18 @@ def test_all_on_a_cpu_is_every_runtime_in_fp32_and_the_fp16_files_that_will_be_r
     assert [v for v in found if runtimes.refusal(Variant.parse(v), "cpu")] == ["torchscript:fp16", "onnxruntime:fp16"]
 
 
-def test_all_on_a_gpu_has_folding_the_modes_of_compile_and_fp16() -> None:
-    assert expand(FULL, ["all"], "cuda:0") == [
-        *("eager:fp32", "eager:fp32+fold", "eager:fp16", "eager:fp16+fold"),
-        *("compile:fp32", "compile:fp32+reduce-overhead", "compile:fp32+max-autotune"),
-        *("compile:fp16", "compile:fp16+reduce-overhead", "compile:fp16+max-autotune"),
+ORT_ON_A_GPU = ("", "+graph", "+nhwc", "+graph+nhwc", "+trt-ep", "+rtx-ep")
+COMPILE_ON_A_GPU = ("", "+reduce-overhead", "+max-autotune", "+freezing+reduce-overhead", "+freezing+max-autotune")
+
+
+def test_all_on_a_gpu_has_every_way_of_every_runtime_in_fp32_and_fp16() -> None:
+    stored = Shelf((*FULL.stored, "aoti-fp32", "aoti-fp16"))
+    assert expand(stored, ["all"], "cuda:0") == [
+        *(f"eager:{precision}{options}" for precision in ("fp32", "fp16") for options in ("", "+fold", "+graph", "+fold+graph")),
+        *(f"compile:{precision}{options}" for precision in ("fp32", "fp16") for options in COMPILE_ON_A_GPU),
         *("torchscript:fp32", "torchscript:fp16"),
-        *("onnxruntime:fp32", "onnxruntime:fp16"),
+        *(f"onnxruntime:{precision}{options}" for precision in ("fp32", "fp16") for options in ORT_ON_A_GPU),
+        *("aoti:fp32", "aoti:fp32+graph", "aoti:fp16", "aoti:fp16+graph"),
     ]
 
 
@@ -124,7 +129,31 @@ def test_a_missing_entry_names_the_export() -> None:
 
 def test_compatibility_is_asked_before_the_file_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    monkeypatch.setattr(compat, "check", lambda entry, device: order.append(f"{entry.name} on {device}"))
+    monkeypatch.setattr(compat, "check", lambda entry, device, machine, bundle: order.append(f"{entry.name} on {device} of {bundle}"))
     monkeypatch.setattr(Shelf, "file", lambda self, entry: order.append("file"))
     runtimes.engine_source(FULL, Variant.parse("torchscript:fp32"), "cpu")  # type: ignore[arg-type]
-    assert order == ["torchscript-fp32 on cpu", "file"]
+    assert order == ["torchscript-fp32 on cpu of engines/net.accel", "file"]
+
+
+def test_all_with_plans_is_both_ways_of_running_them_on_a_gpu_and_a_refusal_on_a_cpu() -> None:
+    shelf = Shelf(("onnx-fp32", "tensorrt-fp32", "tensorrt-fp16"), has_checkpoint=False)
+    assert expand(shelf, ["all"], "cuda:0") == [
+        "onnxruntime:fp32",
+        *("tensorrt:fp32", "tensorrt:fp32-graph", "tensorrt:fp16", "tensorrt:fp16-graph"),
+    ]
+    on_cpu = expand(shelf, ["all"], "cpu")
+    assert on_cpu == ["onnxruntime:fp32", "tensorrt:fp32", "tensorrt:fp16"]
+    refused = [runtimes.refusal(Variant.parse(variant), "cpu") for variant in on_cpu]
+    assert refused == [None, *["TensorRT runs on NVIDIA GPUs only"] * 2]
+
+
+def test_without_a_plan_tensorrt_has_no_row() -> None:
+    assert not [variant for variant in expand(FULL, ["all"], "cuda:0") if variant.startswith("tensorrt")]
+    with pytest.raises(BundleMissing, match="accel export net --to tensorrt"):
+        expand(FULL, ["trt"], "cuda:0")
+
+
+def test_a_plan_on_a_cpu_is_refused_as_such_before_its_target_is_looked_at() -> None:
+    with pytest.raises(RuntimeUnavailable, match="TensorRT runs on NVIDIA GPUs only") as caught:
+        runtimes.engine_source(Shelf(("tensorrt-fp16",)), Variant.parse("trt:fp16"), "cpu", parity_only=True)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 4

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from accel import exporters
+from accel.exporters import ExportRequest
 from accel.types import TensorSpec
 
 SHAPE = (3, 8, 8)
 INPUTS = (TensorSpec("images", ("batch", *SHAPE), "float32", "NCHW"),)
 OUTPUTS = (TensorSpec("logits", ("batch", 5), "float32", "NC"),)
-FORMATS = {"torchscript": "torchscript", "onnxruntime": "onnx"}
+FORMATS = {"torchscript": "torchscript", "onnxruntime": "onnx", "aoti": "aoti"}
+FILES = {"aoti": "model.pt2"}
+"""Names of files that torch does not open under another one."""
 
 
 def build_net() -> Any:
@@ -50,9 +54,12 @@ def some_images(batch: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((batch, *SHAPE), dtype=np.float32)
 
 
-def export(format: str, precision: str, batch: int, path: Path) -> None:
-    """Write the network as the exporters would: traced, I/O in the engine's own precision."""
+def export(format: str, precision: str, batch: int, path: Path, device: str = "cpu") -> None:
+    """Write the network as the exporters would: traced, I/O in the engine's own precision; AOTInductor's exporter is itself the way."""
     torch = pytest.importorskip("torch")
+    if format == "aoti":
+        exporters.export("aoti", ExportRequest(build_net(), INPUTS, OUTPUTS, precision, path.parent, batch=batch, device=device))
+        return
     net = build_net()
     example = torch.zeros(batch, *SHAPE)
     if precision == "fp16":

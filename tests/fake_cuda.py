@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import pytest
+
+from accel.device import driver, stream
 
 
 class Code(enum.IntEnum):
@@ -16,16 +23,24 @@ class Code(enum.IntEnum):
 
 
 class Flags:
+    CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
     CU_CTX_SCHED_SPIN = 1
     CU_STREAM_NON_BLOCKING = 1
     CU_STREAM_WAIT_VALUE_GEQ = 0
 
 
 class FakeDriver:
-    """Answers as cuda-bindings does, `(code, value…)`; `fail` maps a call to the code it returns; `calls` records their names."""
+    """Answers as cuda-bindings does, `(code, value…)`; `fail` maps a call to the code it returns; `calls` records their names.
+
+    Work on a stream happens at once, or, while the stream is captured, when the graph is launched: `enqueue` is where a fake
+    library puts its own.
+    """
 
     CU_MEMHOSTALLOC_DEVICEMAP = 2
-    CUctx_flags = CUstream_flags = CUstreamWaitValue_flags = Flags
+    CUctx_flags = CUstream_flags = CUstreamWaitValue_flags = CUstreamCaptureMode = CUdevice_attribute = Flags
+    CUstream = CUdeviceptr = int
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -33,6 +48,15 @@ class FakeDriver:
         self.memory: dict[int, Any] = {}
         self.waits: list[tuple[int, int]] = []
         self.gpus = 1
+        self.capability = {75: 9, 76: 0}
+        self.capturing: list[Callable[[], None]] | None = None
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+
+    def enqueue(self, work: Callable[[], None]) -> None:
+        if self.capturing is None:
+            work()
+        else:
+            self.capturing.append(work)
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("cu"):
@@ -59,6 +83,12 @@ class FakeDriver:
     def _cuDeviceGetName(self, length: int, handle: int) -> tuple[bytes]:  # noqa: N802
         return (b"Fake GPU\0\0\0",)
 
+    def _cuDeviceGetAttribute(self, attribute: int, handle: int) -> tuple[int]:  # noqa: N802
+        return (self.capability[attribute],)
+
+    def _cuDriverGetVersion(self) -> tuple[int]:  # noqa: N802
+        return (13000,)
+
     def _cuDevicePrimaryCtxGetState(self, handle: int) -> tuple[int, int]:  # noqa: N802
         return (1, 1)
 
@@ -83,10 +113,37 @@ class FakeDriver:
     _cuMemFreeHost = _cuMemFree  # noqa: N815
 
     def _copy(self, target: int, source: int, size: int, stream: int) -> tuple[()]:
-        ctypes.memmove(target, source, size)
+        self.enqueue(lambda: ctypes.memmove(target, source, size))
         return ()
 
     _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy  # noqa: N815
+
+    def _cuStreamBeginCapture(self, stream: int, mode: int) -> tuple[()]:  # noqa: N802
+        assert self.capturing is None
+        assert mode == Flags.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.capturing = []
+        return ()
+
+    def _cuStreamEndCapture(self, stream: int) -> tuple[list[Callable[[], None]]]:  # noqa: N802
+        assert self.capturing is not None
+        graph, self.capturing = self.capturing, None
+        return (graph,)
+
+    def _cuGraphGetNodes(self, graph: list[Callable[[], None]]) -> tuple[list[Any], int]:  # noqa: N802
+        return ([], len(graph))
+
+    def _cuGraphInstantiate(self, graph: list[Callable[[], None]], flags: int) -> tuple[int]:  # noqa: N802
+        self.graphs[id(graph)] = graph
+        return (id(graph),)
+
+    def _cuGraphLaunch(self, executable: int, stream: int) -> tuple[()]:  # noqa: N802
+        for work in self.graphs[executable]:
+            work()
+        return ()
+
+    def _cuGraphExecDestroy(self, executable: int) -> tuple[()]:  # noqa: N802
+        del self.graphs[executable]
+        return ()
 
     def _cuStreamWaitValue32(self, stream: int, address: int, value: int, flags: int) -> tuple[()]:  # noqa: N802
         self.waits.append((ctypes.c_uint32.from_address(address).value, value))
@@ -100,3 +157,18 @@ class FakeCore:
         def __init__(self, index: int) -> None: ...
 
         def set_current(self) -> None: ...
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[FakeDriver]:
+    """A FakeDriver in the place of the real one."""
+    fake = FakeDriver()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "bindings", lambda: fake)
+        patch.setattr(driver, "require", lambda module, extra: FakeCore)
+        patch.setattr(stream, "_WAITS", {})
+        driver._prepared.cache_clear()
+        yield fake
+        # What an exception's frames still hold is given back to this driver, and not to the next one.
+        gc.collect()
+        driver._prepared.cache_clear()

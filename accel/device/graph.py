@@ -1,0 +1,115 @@
+"""CUDA graphs through cuda-bindings: what a stream would do is captured once and launched as one piece ever after."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from accel.device import driver
+from accel.types import Binding, DeviceArray
+
+
+class Graph:
+    """An instantiated graph, made by `capture`; it is destroyed by close, or when it is forgotten.
+
+    Attributes:
+        executable: the driver's CUgraphExec.
+        nodes: how many nodes were captured.
+        stream: the stream that it was captured on, uploaded to and is launched on.
+    """
+
+    def __init__(self, executable: Any, nodes: int, stream: int, device: str) -> None:
+        self.nodes, self.stream = nodes, stream
+        self.executable = executable
+        self.close = weakref.finalize(self, _destroy, executable, device)
+        # At exit the driver frees everything itself, and may be gone before a finaliser runs.
+        self.close.atexit = False
+
+    def launch(self) -> None:
+        """Enqueue the graph; not waited for."""
+        driver.check(driver.bindings().cuGraphLaunch(self.executable, self.stream), "launching a CUDA graph")
+
+    def replay(self) -> Callable[[Binding], None]:
+        """A function for `Runtime.enqueue`: the copies of `binding.native` (see `copies`), then one launch, all on the stream.
+
+        Every name is bound and every handle is made here, because the call is what `host_us` times: it costs what a loop
+        over cuda-bindings costs.
+        """
+        cuda = driver.bindings()
+        copy, launch, check = cuda.cuMemcpyDtoDAsync, cuda.cuGraphLaunch, driver.check
+        executable, stream = self.executable, cuda.CUstream(self.stream)
+
+        def enqueue(binding: Binding) -> None:
+            for target, source, size in binding.native:
+                result = copy(target, source, size, stream)
+                if result[0]:
+                    check(result, "copying an input on the GPU")
+            result = launch(executable, stream)
+            if result[0]:
+                check(result, "launching a CUDA graph")
+
+        return enqueue
+
+
+def copies(home: Mapping[str, DeviceArray], given: Mapping[str, DeviceArray]) -> tuple[tuple[Any, Any, int], ...]:
+    """For `Graph.replay`: (target, source, bytes) of every array of `given` that is not at its place in `home` already."""
+    cuda = driver.bindings()
+    return tuple(
+        (cuda.CUdeviceptr(home[name].ptr), cuda.CUdeviceptr(array.ptr), array.nbytes)
+        for name, array in given.items()
+        if array.ptr != home[name].ptr
+    )
+
+
+def copier(stream: int) -> Callable[[Iterable[tuple[Any, Any, int]]], None]:
+    """A function that enqueues `copies` on `stream`, for what launches its graph by another way than `Graph.replay`."""
+    cuda = driver.bindings()
+    copy, check, handle = cuda.cuMemcpyDtoDAsync, driver.check, cuda.CUstream(stream)
+
+    def enqueue(copies: Iterable[tuple[Any, Any, int]]) -> None:
+        for target, source, size in copies:
+            result = copy(target, source, size, handle)
+            if result[0]:
+                check(result, "copying an input on the GPU")
+
+    return enqueue
+
+
+def capture(device: str, stream: int, enqueue: Callable[[], None]) -> Graph:
+    """Capture what `enqueue` puts on `stream`, in thread-local mode, and upload it.
+
+    Run `enqueue` once and wait for it beforehand: what a first call loads, allocates or chooses cannot be captured.
+
+    Args:
+        device: `cuda:N`, current on this thread.
+        stream: not the default stream; nothing else may use it meanwhile.
+
+    Raises:
+        AccelError: something in it cannot be captured; the CUDA error is named. What `enqueue` raises goes through.
+    """
+    cuda = driver.bindings()
+    mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    driver.check(cuda.cuStreamBeginCapture(stream, mode), "beginning a capture")
+    try:
+        enqueue()
+    except BaseException:
+        # Whatever it was, a stream that is left capturing can do nothing else any more.
+        code, *captured = cuda.cuStreamEndCapture(stream)
+        if not code:
+            cuda.cuGraphDestroy(captured[0])
+        raise
+    graph = driver.check(cuda.cuStreamEndCapture(stream), "ending a capture")
+    try:
+        _, nodes = driver.check(cuda.cuGraphGetNodes(graph), "counting the nodes of a CUDA graph")
+        executable = driver.check(cuda.cuGraphInstantiate(graph, 0), "instantiating a CUDA graph")
+    finally:
+        cuda.cuGraphDestroy(graph)
+    found = Graph(executable, int(nodes), stream, device)
+    driver.check(cuda.cuGraphUpload(executable, stream), "uploading a CUDA graph")
+    return found
+
+
+def _destroy(executable: Any, device: str) -> None:
+    driver.activate(device)
+    driver.check(driver.bindings().cuGraphExecDestroy(executable), "freeing a CUDA graph")
