@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from accel.cli.options import DEFAULT_MODEL, CsvOption, DeviceOption, ExportArgument, Format, FormatOption
+from accel.cli.options import DEFAULT_MODEL, CsvOption, DeviceOption, Format, FormatOption, ModelArgument
 
 COLUMNS = ("engine", "status", "opset", "size_mb", "parity", "max_rel_err", "limit", "built_s", "file")
 
 
 def export(
-    model: ExportArgument = DEFAULT_MODEL,
+    model: ModelArgument = DEFAULT_MODEL,
     to: Annotated[list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript, aoti, trt; may be repeated.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="The same as --precision fp16.")] = False,

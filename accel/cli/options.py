@@ -22,8 +22,7 @@ VARIANTS_HELP = "all, a runtime (onnxruntime) or a variant (onnxruntime:fp16); m
 FormatOption = Annotated[Format, typer.Option("--format", help="How results are printed on stdout.")]
 CsvOption = Annotated[Path | None, typer.Option("--export-csv", metavar="FILE", help="Also write the rows to FILE as CSV.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A shipped name, a checkpoint, or package.module:factory.")]
-ExportArgument = Annotated[
+ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A shipped name, a checkpoint, a bundle, an ONNX file, or package.module:factory.")
 ]
 BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder NAME.accel, or the name of a model in the engines folder.")]

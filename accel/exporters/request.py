@@ -28,7 +28,7 @@ class ExportRequest:
     folder: empty; the engine's files are written into it.
     onnx: the file that a format with that source is built from.
     model: how the user named the model, for commands in messages.
-    device: where it is built, `cpu` or `cuda:N`, for formats that are built for one.
+    device: `cpu` or `cuda:N`, for formats that are compiled for one, or built on it.
     options: of formats that are built by an optimiser.
     progress: told how far a long build is.
     """

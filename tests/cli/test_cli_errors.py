@@ -34,7 +34,7 @@ def test_unknown_model(accel_cli: Cli) -> None:
 
 
 def test_unknown_format(accel_cli: Cli) -> None:
-    refused(accel_cli("export", "--to", "tflite"), 2, "no export format called 'tflite'", "onnx, torchscript")
+    refused(accel_cli("export", "--to", "tflite"), 2, "no export format called 'tflite'", "onnx, tensorrt, tensorrt-rtx, torchscript")
 
 
 def test_unknown_option(accel_cli: Cli) -> None:

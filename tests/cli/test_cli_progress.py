@@ -46,3 +46,15 @@ def test_nothing_is_repainted_between_two_calls(monkeypatch: pytest.MonkeyPatch)
     with drawn() as progress:
         progress("bench resnet18", 1, 3)
         assert threading.active_count() == before
+
+
+def test_a_task_of_unknown_length_shows_that_time_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with drawn() as progress:
+        progress("build tensorrt-fp16", 0.0, None)
+        progress("build tensorrt-fp16", 61.0, None)
+    assert "build tensorrt-fp16" in terminal.getvalue()
+    assert "0:00:00" in terminal.getvalue()
