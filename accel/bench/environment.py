@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from accel.device.version import driver_version
 from accel.optional import version_of
 
 _DISTRIBUTIONS = {
@@ -33,7 +34,7 @@ def snapshot(device: str) -> dict[str, Any]:
     return {
         "gpu_name": devices.name(device) if on_gpu else None,
         "gpu_uuid": _gpu_uuid(device) if on_gpu else None,
-        "driver": _driver() if on_gpu else None,
+        "driver": driver_version() if on_gpu else None,
         "cuda": _cuda() if on_gpu else None,
         "cpu_model": cpu_model(),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -81,13 +82,6 @@ def _read(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip() or None
     except OSError:
         return None
-
-
-def _driver() -> str | None:
-    """NVIDIA's driver version from the kernel module: NVML is a later seam."""
-    text = _read("/proc/driver/nvidia/version") or ""
-    match = re.search(r"Kernel Module.*?(\d+\.\d+(?:\.\d+)?)", text)
-    return match.group(1) if match else None
 
 
 def _cuda() -> str:

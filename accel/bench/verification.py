@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from accel.verify.data import Samples
 
 REFERENCE = Variant("eager", "fp32")
+NO_GOLDEN = Failure(
+    "UNVERIFIED",
+    "the bundle has no golden outputs, and no labelled data was named",
+    "name data with --data, or export the ONNX file again with --force where onnxruntime is installed",
+)
 NO_VERIFY = Failure("UNVERIFIED", "verification was not asked for", "leave out --no-verify")
 
 
@@ -153,6 +158,8 @@ class _Session:
         return self._finish(candidate, result, facts, dataset_sha256=samples.sha256)
 
     def _run_parity(self, candidate: Candidate) -> Verification:
+        if not self.job.bundle.golden().outputs:
+            return Verification(candidate, failure=self.absent or NO_GOLDEN)
         request = self.job.request("parity", candidate.variant)
         answer = self.job.launch(request, candidate.python, self.job.folder, self.progress)
         result = accuracy.from_parity(answer["parity"], n_test=len(self.job.bundle.golden()))

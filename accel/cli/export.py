@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from accel.cli.options import DEFAULT_MODEL, CsvOption, DeviceOption, Format, FormatOption, ModelArgument
+from accel.cli.options import DEFAULT_MODEL, CsvOption, DeviceOption, ExportArgument, Format, FormatOption
 
 COLUMNS = ("engine", "status", "opset", "size_mb", "parity", "max_rel_err", "limit", "built_s", "file")
 
 
 def export(
-    model: ModelArgument = DEFAULT_MODEL,
-    to: Annotated[list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx or torchscript; may be repeated.")] = None,
+    model: ExportArgument = DEFAULT_MODEL,
+    to: Annotated[list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript, trt; may be repeated.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="The same as --precision fp16.")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset; 17 where none is given.")] = None,
@@ -24,6 +24,21 @@ def export(
     input: Annotated[str | None, typer.Option(metavar="SHAPE", help="Of a factory: its input, as 1x3x224x224.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the bundle; default the model's.")] = None,
     device: DeviceOption = None,
+    flavor: Annotated[str | None, typer.Option(metavar="rtx", help="Of TensorRT: rtx builds for GeForce and RTX cards.")] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(metavar="X.Y,…", help="RTX: the GPUs that the plan is for, as 8.6,8.9,12.0; default the one here.")
+    ] = None,
+    workspace: Annotated[str | None, typer.Option(metavar="SIZE", help="TensorRT: scratch memory, as 4GiB; default the GPU's.")] = None,
+    optimization_level: Annotated[int | None, typer.Option(metavar="0-5", help="TensorRT: how hard it searches; its default is 3.")] = None,
+    timing_cache: Annotated[str | None, typer.Option(metavar="PATH|off", help="TensorRT: default one a version and GPU.")] = None,
+    version_compatible: Annotated[bool, typer.Option("--version-compatible", help="TensorRT: also for later versions.")] = False,
+    hardware_compatible: Annotated[bool, typer.Option("--hardware-compatible", help="TensorRT: also for other GPUs from 8.0 on.")] = False,
+    tactic_sources: Annotated[str | None, typer.Option(metavar="NAME,…", help="TensorRT: as edge-mask-convolutions.")] = None,
+    builds: Annotated[int, typer.Option(metavar="N", help="TensorRT: build N times, keep the fastest that is right.")] = 1,
+    allow_mixed: Annotated[bool, typer.Option("--allow-mixed", help="TensorRT: keep a plan that is partly in another precision.")] = False,
+    min_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the smallest; 1.")] = None,
+    opt_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the one to be fastest at; 1.")] = None,
+    max_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the largest; 32.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Export anew what is there; replace a bundle of another model.")] = False,
     format: FormatOption = Format.table,
@@ -34,11 +49,27 @@ def export(
     from accel.cli.output import print_rows
     from accel.cli.progress import drawn
     from accel.errors import UsageError
+    from accel.exporters.options import BuildOptions, parse_list, parse_size
 
     if fp16 and precision not in (None, "fp16"):
         raise UsageError(f"--fp16 and --precision {precision} contradict each other", remedy="give one of them")
     what: dict[str, Any] = {"precision": "fp16" if fp16 else precision, "opset": opset, "batch": batch}
+    options = BuildOptions(
+        workspace=None if workspace is None else parse_size(workspace),
+        optimization_level=optimization_level,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        tactic_sources=() if tactic_sources is None else parse_list(tactic_sources),
+        compute_capabilities=() if compute_capability is None else parse_list(compute_capability),
+        builds=builds,
+        allow_mixed=allow_mixed,
+        min_batch=min_batch,
+        opt_batch=opt_batch,
+        max_batch=max_batch,
+    )
+    how: dict[str, Any] = {"flavor": flavor, "options": options, "dry_run": dry_run, "force": force}
     where: dict[str, Any] = {"weights": weights, "input": input, "name": name, "out": out, "device": device}
     with drawn() as progress:
-        done = api.export(model, to or "onnx", **what, **where, dry_run=dry_run, force=force, progress=progress)
+        done = api.export(model, to or "onnx", **what, **where, **how, progress=progress)
     print_rows([item.to_row() for item in done], COLUMNS, format, export_csv)

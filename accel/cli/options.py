@@ -23,6 +23,9 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How results are 
 CsvOption = Annotated[Path | None, typer.Option("--export-csv", metavar="FILE", help="Also write the rows to FILE as CSV.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A shipped name, a checkpoint, or package.module:factory.")]
+ExportArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A shipped name, a checkpoint, a bundle, an ONNX file, or package.module:factory.")
+]
 BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder NAME.accel, or the name of a model in the engines folder.")]
 TrustedOption = Annotated[bool, typer.Option("--trusted", help="Run code-bearing engines of a bundle that somebody else exported.")]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="SPEC", help="cifar10, imagefolder:DIR, npz:FILE or pkg.mod:iterable.")]

@@ -8,7 +8,7 @@ from accel.engines import compat, folding, golden, identity, module, trust, veri
 from accel.engines.bundle import Bundle, batch_of, entry_name
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import CheckpointRecord, Manifest
-from accel.engines.writing import add, create, holds, write_reference
+from accel.engines.writing import add, create, create_bare, holds, write_reference
 
 __all__ = [
     "Bundle",
@@ -20,6 +20,7 @@ __all__ = [
     "batch_of",
     "compat",
     "create",
+    "create_bare",
     "entry_name",
     "folding",
     "golden",

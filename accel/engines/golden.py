@@ -34,7 +34,8 @@ class Golden:
     Attributes:
         images: uint8 M×H×W×C, the pictures behind the first M inputs; None for a model that takes no images.
         inputs: public input name → float32 N×…; the last samples are seeded noise.
-        outputs: public output name → float32 N×…, computed in IEEE FP32 by eager torch on a CPU at batch 1.
+        outputs: public output name → float32 N×…, computed in IEEE FP32 by eager torch on a CPU at batch 1, or by ONNX Runtime
+            for a bundle that was made from an ONNX file; empty where there was nothing to answer with.
     """
 
     images: Array | None
@@ -63,7 +64,7 @@ class Golden:
         inputs = {name.removeprefix(_INPUT): array for name, array in arrays.items() if name.startswith(_INPUT)}
         outputs = {name.removeprefix(_OUTPUT): array for name, array in arrays.items() if name.startswith(_OUTPUT)}
         counts = {array.shape[:1] for array in [*inputs.values(), *outputs.values()]}
-        if not inputs or not outputs or len(counts) != 1 or () in counts:
+        if not inputs or len(counts) != 1 or () in counts:
             raise CorruptArtifact(f"{path} holds no golden samples; it has {', '.join(arrays) or 'nothing'}", remedy=REMEDY)
         return cls(arrays.get(_IMAGES), inputs, outputs)
 

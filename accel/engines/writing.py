@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from accel.checkpoint import write_checkpoint
@@ -25,7 +26,7 @@ from accel.engines.module import source_sha256
 from accel.engines.weights import read_weights
 from accel.errors import BundleMissing, CorruptArtifact, UsageError
 from accel.files import scratch_folder, sha256_file, write_text
-from accel.types import Checkpoint, EngineEntry
+from accel.types import Checkpoint, EngineEntry, TensorSpec
 
 
 def create(path: Path, checkpoint: Checkpoint, golden: Golden, *, replace: bool = False) -> Bundle:
@@ -50,15 +51,30 @@ def create(path: Path, checkpoint: Checkpoint, golden: Golden, *, replace: bool 
                     f"{path} holds another model than {checkpoint.name} with these weights",
                     remedy="choose another folder with --out, or remove this one",
                 )
-        # A link to a bundle stays a link: what it points at is replaced.
-        target = path.resolve()
-        with scratch_folder(target.parent, target.name) as scratch:
-            _write_new(scratch, checkpoint, golden)
-            commit.sync_tree(scratch)
-            try:
-                commit.swap_in(scratch, target)
-            finally:
-                commit.settle(target, target.is_dir)
+        _replace(path, functools.partial(_write_new, checkpoint=checkpoint, golden=golden))
+        return Bundle.open(path)
+
+
+def create_bare(
+    path: Path, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], golden: Golden, *, replace: bool = False
+) -> Bundle:
+    """Make the bundle `path` of a model that has no checkpoint, only engine files; one that is there is opened as it is.
+
+    Args:
+        inputs, outputs: public specs, batch first and dynamic.
+        golden: its outputs may be empty, where nothing could answer.
+        replace: whether a bundle of another model may be replaced, engines, results and all.
+
+    Raises:
+        UsageError: `path` holds something that is no bundle. DiskFull: the disk filled up; what was at `path` is as it was.
+    """
+    path = Path(path)
+    manifest = Manifest(name, None, inputs, outputs, preprocess={}, labels=(), golden_sha256=golden.sha256)
+    with commit.locked(path):
+        known = _open_known(path, replace) if path.exists() else None
+        if known is not None and not replace:
+            return known
+        _replace(path, functools.partial(_write_bare, manifest=manifest, golden=golden))
         return Bundle.open(path)
 
 
@@ -116,6 +132,24 @@ def _open_known(path: Path, replace: bool) -> Bundle | None:
         raise
     except BundleMissing as error:
         raise UsageError(f"{path} exists and is no bundle", remedy="choose another folder with --out, or remove this one") from error
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Put what `write` makes in a scratch folder at `path`, whole or not at all; the caller holds the lock."""
+    # A link to a bundle stays a link: what it points at is replaced.
+    target = path.resolve()
+    with scratch_folder(target.parent, target.name) as scratch:
+        write(scratch)
+        commit.sync_tree(scratch)
+        try:
+            commit.swap_in(scratch, target)
+        finally:
+            commit.settle(target, target.is_dir)
+
+
+def _write_bare(folder: Path, manifest: Manifest, golden: Golden) -> None:
+    golden.write(folder / GOLDEN_FILE)
+    write_text(folder / MANIFEST_FILE, manifest.to_text())
 
 
 def _write_new(folder: Path, checkpoint: Checkpoint, golden: Golden) -> None:

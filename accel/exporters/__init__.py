@@ -13,17 +13,32 @@ from collections.abc import Callable
 from typing import Any
 
 from accel.errors import UnknownName
-from accel.exporters.formats import FORMATS
+from accel.exporters.formats import FORMATS, FormatInfo, resolve
+from accel.exporters.options import BuildOptions
 from accel.exporters.request import ExportPlan, ExportRequest, plan
 from accel.types import EngineEntry
 
 EXPORTERS: dict[str, str] = {
     "onnx": "accel.exporters.onnx:export",
     "torchscript": "accel.exporters.torchscript:export",
+    "tensorrt": "accel.exporters.tensorrt:export",
+    "tensorrt-rtx": "accel.exporters.tensorrt:export_rtx",
 }
 """Format → what writes it: called with an ExportRequest, returns the EngineEntry without its parity."""
 
-__all__ = ["EXPORTERS", "FORMATS", "ExportPlan", "ExportRequest", "export", "get", "plan"]
+__all__ = [
+    "EXPORTERS",
+    "FORMATS",
+    "BuildOptions",
+    "ExportPlan",
+    "ExportRequest",
+    "FormatInfo",
+    "export",
+    "get",
+    "is_current",
+    "plan",
+    "resolve",
+]
 
 
 def get(format: str) -> Callable[[ExportRequest], EngineEntry]:
@@ -34,8 +49,7 @@ def get(format: str) -> Callable[[ExportRequest], EngineEntry]:
     """
     if format not in EXPORTERS:
         raise UnknownName("export format", format, list(EXPORTERS))
-    module, _, name = EXPORTERS[format].partition(":")
-    exporter: Any = getattr(importlib.import_module(module), name)
+    exporter: Any = _imported(EXPORTERS[format])
     return exporter  # type: ignore[no-any-return]
 
 
@@ -53,3 +67,20 @@ def export(format: str, request: ExportRequest) -> EngineEntry:
     exporter = get(format)
     plan(format, request)
     return exporter(request)
+
+
+def is_current(entry: EngineEntry, request: ExportRequest) -> bool:
+    """Whether `entry`, whose files are whole, is what `export` would make of `request` now.
+
+    Raises:
+        AccelError: as `export`, where that cannot be told.
+    """
+    if request.opset not in (None, entry.opset):
+        return False
+    asked = FORMATS[entry.format].current
+    return True if asked is None else bool(_imported(asked)(entry, request))
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -9,6 +9,8 @@ from typing import Any
 from accel.engines import entry_name
 from accel.errors import UnknownName, UsageError
 from accel.exporters.formats import FORMATS, FormatInfo
+from accel.exporters.options import BuildOptions, flag_of
+from accel.progress import Progress, silent
 from accel.types import ITEMSIZE, TensorSpec
 
 DTYPES = {"fp32": "float32", "fp16": "float16"}
@@ -18,12 +20,17 @@ DTYPES = {"fp32": "float32", "fp16": "float16"}
 @dataclasses.dataclass(frozen=True)
 class ExportRequest:
     """Attributes:
-    module: nn.Module in eval mode, FP32, on the CPU, BatchNorm unfolded; it is not changed.
+    module: nn.Module in eval mode, FP32, on the CPU, BatchNorm unfolded; it is not changed. None for a format with a source.
     inputs, outputs: public specs, batch first and dynamic; their names become the engine's.
     precision: a key of DTYPES.
     batch: a fixed batch size, or `dynamic`.
     opset: of the ONNX file; None takes the format's own.
     folder: empty; the engine's files are written into it.
+    onnx: the file that a format with that source is built from.
+    model: how the user named the model, for commands in messages.
+    device: where it is built, `cpu` or `cuda:N`, for formats that are built on a GPU.
+    options: of formats that are built by an optimiser.
+    progress: told how far a long build is.
     """
 
     module: Any
@@ -33,6 +40,11 @@ class ExportRequest:
     folder: Path
     batch: int | str = 1
     opset: int | None = None
+    onnx: Path | None = None
+    model: str = "MODEL"
+    device: str = "cpu"
+    options: BuildOptions = dataclasses.field(default_factory=BuildOptions)
+    progress: Progress = silent
 
     def native(self, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         """`specs` as the engine will have them: floating ones in the precision's dtype, the batch fixed unless dynamic."""
@@ -66,7 +78,7 @@ def plan(format: str, request: ExportRequest) -> ExportPlan:
     """Say what `export` would write, without writing; also what holds the request against the format.
 
     Raises:
-        UnknownName: the format, or a precision that it does not write. UsageError: the batch or the opset.
+        UnknownName: the format, or a precision that it does not write. UsageError: the batch, the opset or a build option.
     """
     if format not in FORMATS:
         raise UnknownName("export format", format, list(FORMATS))
@@ -78,6 +90,7 @@ def plan(format: str, request: ExportRequest) -> ExportPlan:
         raise UsageError(
             f"the batch {batch!r} is neither a positive number nor 'dynamic'", remedy="--batch 1, --batch 8 or --batch dynamic"
         )
+    _check_options(format, info, request)
     name = entry_name(format, request.precision, batch)
     return ExportPlan(
         name=name,
@@ -86,8 +99,25 @@ def plan(format: str, request: ExportRequest) -> ExportPlan:
         batch=batch,
         opset=_opset(format, info, request.opset),
         files=(f"{name}/{info.file}",),
-        size_bytes=sum(weight.numel() for weight in request.module.parameters()) * ITEMSIZE[DTYPES[request.precision]],
+        size_bytes=_size(request),
     )
+
+
+def _check_options(format: str, info: FormatInfo, request: ExportRequest) -> None:
+    for option in request.options.given():
+        if option not in info.options:
+            takers = [name for name, other in FORMATS.items() if option in other.options]
+            raise UsageError(
+                f"{flag_of(option)} does not apply to {format}", remedy=f"leave it out, or use it with --to {' or '.join(takers)} alone"
+            )
+        if option.endswith("_batch") and request.batch != "dynamic":
+            raise UsageError(f"{flag_of(option)} was given, but the batch is fixed at {request.batch}", remedy="add --batch dynamic")
+
+
+def _size(request: ExportRequest) -> int:
+    if request.module is not None:
+        return sum(int(weight.numel()) for weight in request.module.parameters()) * ITEMSIZE[DTYPES[request.precision]]
+    return request.onnx.stat().st_size if request.onnx is not None else 0
 
 
 def _opset(format: str, info: FormatInfo, asked: int | None) -> int | None:

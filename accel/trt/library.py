@@ -40,6 +40,7 @@ class Flavor:
         distributions: packages whose version is the library's.
         extra: of accel-engines, that installs it.
         magic: the first bytes of its plans.
+        ahead_of_time: it builds for GPUs that are named, and needs none; else for the GPU that it builds on.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Flavor:
     distributions: tuple[str, ...]
     extra: str
     magic: bytes
+    ahead_of_time: bool = False
 
 
 FLAVORS = {
@@ -68,6 +70,7 @@ FLAVORS = {
             ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings"),
             "rtx",
             b"vtrt",
+            ahead_of_time=True,
         ),
     )
 }

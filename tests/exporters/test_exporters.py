@@ -148,7 +148,7 @@ def test_the_shipped_architectures_are_exported(tmp_path: Path, name: str) -> No
     pytest.importorskip("torchvision")
     module = importlib.import_module(f"accel.trainers.models.{name}").build(num_classes=4).eval()
     spec = dataclasses.replace(INPUT, shape=("batch", 3, 32, 32))
-    for format in exporters.EXPORTERS:
+    for format in RUNNERS:
         request = request_of(tmp_path / format, module, inputs=(spec,))
         entry = exporters.export(format, request)
         assert_parity(entry, request)

@@ -1,0 +1,119 @@
+"""What is exported: a checkpoint, a bundle that is there, or any ONNX file; each with the bundle that its engines go into."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+from accel import engines
+from accel.api import models, onnx_models
+from accel.engines import Bundle, Golden, module
+from accel.engines.manifest import MANIFEST_FILE
+from accel.errors import UsageError
+from accel.exporters import onnx_file
+from accel.exporters.onnx_file import OnnxFile
+from accel.types import Checkpoint, TensorSpec
+
+ONNX_SUFFIX = ".onnx"
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A model that can be exported.
+
+    Attributes:
+        typed: how the user named it, for commands in messages.
+        name: of the bundle.
+        path: of the bundle; it need not exist.
+        checkpoint: None for an ONNX file, or a bundle that was made from one: there is no PyTorch model then.
+        onnx: the ONNX file that was named, if it lies in no bundle.
+    """
+
+    typed: str
+    name: str
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    checkpoint: Checkpoint | None = None
+    onnx: OnnxFile | None = None
+
+    @functools.cached_property
+    def module(self) -> Any:
+        """The FP32 nn.Module.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if self.checkpoint is None:
+            raise UsageError(
+                f"{self.typed} has no PyTorch model, only an ONNX file",
+                remedy="--to trt builds from that; for other formats name the model",
+            )
+        return module.build_module(self.checkpoint)
+
+    def golden(self) -> Golden:
+        """Samples for a new bundle."""
+        if self.checkpoint is not None:
+            return models.golden_of(self.checkpoint, self.module)
+        if self.onnx is None:
+            raise UsageError(f"{self.typed} is a bundle without a PyTorch model: it cannot be made anew", remedy="leave --force out")
+        return onnx_models.golden_of(self.onnx, self.inputs, self.outputs)
+
+    def holds(self, bundle: Bundle) -> bool:
+        """Whether `bundle` is this model's."""
+        if self.checkpoint is not None:
+            return engines.holds(bundle, self.checkpoint)
+        if self.onnx is None:
+            return bundle.path.resolve() == self.path.resolve()
+        return onnx_models.holds(bundle, self.onnx)
+
+    def create(self, golden: Golden, *, replace: bool) -> Bundle:
+        """Make the bundle, or open the one that is there; raises as `engines.create`."""
+        if self.checkpoint is not None:
+            return engines.create(self.path, self.checkpoint, golden, replace=replace)
+        if self.onnx is None:
+            return Bundle.open(self.path)
+        return engines.create_bare(self.path, self.name, self.inputs, self.outputs, golden, replace=replace)
+
+
+def find(model: str, scratch: Path, engines_dir: Path, *, weights: Path | None, shape: str | None, name: str | None, moved: bool) -> Origin:
+    """What MODEL names.
+
+    Args:
+        scratch: an empty folder, where a user's own module is described.
+        engines_dir: where a new bundle goes.
+        weights, shape, name: as `models.resolve` takes them.
+        moved: `--out` or `--name` was typed: a bundle that was named may be exported into another one.
+
+    Raises:
+        UsageError, UnknownName, BundleMissing, CorruptArtifact: as `models.resolve`; an ONNX file that cannot be a bundle's.
+    """
+    path = Path(model).expanduser()
+    if path.suffix == ONNX_SUFFIX and path.is_file():
+        _refuse_factory_options(model, weights, shape)
+        inside = path.resolve().parent.parent
+        if not (inside / MANIFEST_FILE).is_file():
+            source = onnx_file.read(path)
+            called = name or path.stem
+            inputs, outputs = onnx_models.public_specs(source)
+            return Origin(model, called, engines_dir / f"{called}.accel", inputs, outputs, onnx=source)
+        path = inside
+    if (path / MANIFEST_FILE).is_file() and not (moved and not _same(path, engines_dir, name)):
+        _refuse_factory_options(model, weights, shape)
+        bundle = Bundle.open(path)
+        checkpoint = bundle.checkpoint if bundle.has_checkpoint else None
+        return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint)
+    found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
+    return Origin(model, found.name, engines_dir / f"{found.name}.accel", (found.input,), (found.output,), found)
+
+
+def _same(path: Path, engines_dir: Path, name: str | None) -> bool:
+    """Whether the bundle that would be written is the one that was named."""
+    return (engines_dir / (f"{name}.accel" if name else path.name)).resolve() == path.resolve()
+
+
+def _refuse_factory_options(model: str, weights: Path | None, shape: str | None) -> None:
+    if weights is not None or shape is not None:
+        raise UsageError(f"{model} has its own weights and input", remedy="--weights and --input go with package.module:factory only")

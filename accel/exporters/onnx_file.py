@@ -1,0 +1,266 @@
+"""What an ONNX file says of itself, read from the protobuf's bytes: the `onnx` package is not needed where TensorRT builds.
+
+Field numbers are those of onnx.proto (ONNX 1.x); fields that are not asked for are skipped unread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from accel.errors import CorruptArtifact
+
+ELEMENT_TYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    16: "bfloat16",
+}
+"""TensorProto.DataType → key of types.ITEMSIZE; other types are named `type 17`."""
+
+DEFAULT_DOMAIN = ("", "ai.onnx")
+_EXTERNAL = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxTensor:
+    """An input or output of the graph.
+
+    Attributes:
+        dtype: a value of ELEMENT_TYPES.
+        shape: sizes; a dynamic one is its name, or `?` where it has none; None where the file gives no shape.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxFile:
+    """Attributes:
+    opset: of the default domain.
+    inputs, outputs: of the graph; initialisers are left out of the inputs.
+    nodes: (name, operator) in the file's order.
+    weights: dtype → how many initialisers and constants have it.
+    external: files beside this one that hold weights, as the file names them.
+    """
+
+    path: Path
+    ir_version: int
+    opset: int
+    inputs: tuple[OnnxTensor, ...]
+    outputs: tuple[OnnxTensor, ...]
+    nodes: tuple[tuple[str, str], ...]
+    weights: Mapping[str, int]
+    external: tuple[str, ...]
+
+    @property
+    def precision(self) -> str:
+        """`fp16` if any weight is float16, else `fp32`: what a strongly typed network computes its layers in."""
+        return "fp16" if self.weights.get("float16") else "fp32"
+
+
+def read(path: Path) -> OnnxFile:
+    """Read the file at `path`; its weights are not looked at.
+
+    Raises:
+        CorruptArtifact: absent, truncated, or no ONNX model.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return _model(path, memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+    except OSError as error:
+        raise CorruptArtifact(f"{path} cannot be read: {error.strerror}", remedy="name an ONNX file that exists") from error
+    except (ValueError, IndexError) as error:  # an empty file cannot be mapped; a text read as protobuf breaks off
+        raise CorruptArtifact(f"{path} is no ONNX model: {error}", remedy="export it again, or name another file") from error
+
+
+def _model(path: Path, data: memoryview) -> OnnxFile:
+    ir_version, opset, graph = 0, 0, None
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, int):
+            ir_version = value
+        elif number == 7 and isinstance(value, memoryview):
+            graph = value
+        elif number == 8 and isinstance(value, memoryview):
+            domain, version = _opset(value)
+            opset = version if domain in DEFAULT_DOMAIN else opset
+    if graph is None or not opset:
+        raise ValueError("it has no graph or no opset")
+    reading = _Graph()
+    reading.read(graph)
+    if not reading.outputs:
+        raise ValueError("its graph has no output")
+    return OnnxFile(
+        path=path,
+        ir_version=ir_version,
+        opset=opset,
+        inputs=tuple(tensor for tensor in reading.inputs if tensor.name not in reading.initialisers),
+        outputs=tuple(reading.outputs),
+        nodes=tuple(reading.nodes),
+        weights=dict(reading.weights),
+        external=tuple(dict.fromkeys(reading.external)),
+    )
+
+
+class _Graph:
+    def __init__(self) -> None:
+        self.inputs: list[OnnxTensor] = []
+        self.outputs: list[OnnxTensor] = []
+        self.nodes: list[tuple[str, str]] = []
+        self.initialisers: set[str] = set()
+        self.weights: Counter[str] = Counter()
+        self.external: list[str] = []
+
+    def read(self, data: memoryview) -> None:
+        for number, value in _messages(data):
+            if number == 1:
+                self._node(value, listed=True)
+            elif number == 5:
+                self.initialisers.add(self._tensor(value))
+            elif number == 11:
+                self.inputs.append(_value_info(value))
+            elif number == 12:
+                self.outputs.append(_value_info(value))
+
+    def _node(self, data: memoryview, *, listed: bool) -> None:
+        name = operator = ""
+        for number, value in _messages(data):
+            if number == 3:
+                name = _text(value)
+            elif number == 4:
+                operator = _text(value)
+            elif number == 5:
+                self._attribute(value)
+        if listed:
+            self.nodes.append((name, operator))
+
+    def _attribute(self, data: memoryview) -> None:
+        for number, value in _messages(data):
+            if number == 5:
+                self._tensor(value)
+            elif number == 6:  # the body of an If, Loop or Scan: its weights count, its inputs are not the file's
+                for inner, part in _messages(value):
+                    if inner == 1:
+                        self._node(part, listed=False)
+                    elif inner == 5:
+                        self._tensor(part)
+
+    def _tensor(self, data: memoryview) -> str:
+        """Count the tensor's type; returns its name."""
+        name, dtype, location, place = "", "", 0, ""
+        for number, value in _fields(data):
+            if number == 2 and isinstance(value, int):
+                dtype = _dtype(value)
+            elif number == 8 and isinstance(value, memoryview):
+                name = _text(value)
+            elif number == 13 and isinstance(value, memoryview):
+                entry = {key: _text(text) for key, text in _messages(value)}
+                place = entry.get(2, "") if entry.get(1) == "location" else place
+            elif number == 14 and isinstance(value, int):
+                location = value
+        self.weights[dtype] += 1
+        if location == _EXTERNAL and place:
+            self.external.append(place)
+        return name
+
+
+def _value_info(data: memoryview) -> OnnxTensor:
+    name, dtype, shape = "", "", None
+    for number, value in _messages(data):
+        if number == 1:
+            name = _text(value)
+        elif number == 2:
+            for kind, tensor in _messages(value):
+                if kind != 1:
+                    raise ValueError(f"{name} is no tensor")
+                dtype, shape = _tensor_type(tensor)
+    return OnnxTensor(name, dtype, shape)
+
+
+def _tensor_type(data: memoryview) -> tuple[str, tuple[int | str, ...] | None]:
+    dtype: str = ""
+    shape: tuple[int | str, ...] | None = None
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, int):
+            dtype = _dtype(value)
+        elif number == 2 and isinstance(value, memoryview):
+            shape = tuple(_size(dim) for inner, dim in _messages(value) if inner == 1)
+    return dtype, shape
+
+
+def _size(data: memoryview) -> int | str:
+    size: int | str = "?"
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, int):
+            # Some exporters write -1, which a varint carries as a number of 64 bits, or 0 for "any size".
+            size = value if 1 <= value < 2**63 else "?"
+        elif number == 2 and isinstance(value, memoryview):
+            size = _text(value) or "?"
+    return size
+
+
+def _opset(data: memoryview) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, memoryview):
+            domain = _text(value)
+        elif number == 2 and isinstance(value, int):
+            version = value
+    return domain, version
+
+
+def _dtype(number: int) -> str:
+    return ELEMENT_TYPES.get(number, f"type {number}")
+
+
+def _text(data: memoryview) -> str:
+    return bytes(data).decode("utf-8")
+
+
+def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The length-delimited fields: messages, texts and packed numbers."""
+    return ((number, value) for number, value in _fields(data) if isinstance(value, memoryview))
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Every field of one protobuf message as (number, value); the wire types are those of the protobuf encoding."""
+    at, end = 0, len(data)
+    while at < end:
+        key, at = _varint(data, at)
+        wire = key & 7
+        value: int | memoryview
+        if wire == 0:
+            value, at = _varint(data, at)
+        else:
+            if wire == 2:
+                length, at = _varint(data, at)
+            elif wire in (1, 5):
+                length = 8 if wire == 1 else 4
+            else:
+                raise ValueError(f"wire type {wire} at byte {at}")
+            if at + length > end:
+                raise ValueError(f"it breaks off at byte {at} of a part of {end}")
+            value, at = data[at : at + length], at + length
+        yield key >> 3, value
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+        if shift > 63:
+            raise ValueError(f"no number at byte {at}")

@@ -1,0 +1,99 @@
+"""The list of TensorRT's names is what the code uses, and what the libraries have that can be imported without a GPU."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from accel.exporters import tensorrt_config, tensorrt_macs, tensorrt_network
+from accel.trt import names
+
+ROOT = Path(__file__).resolve().parents[2] / "accel"
+FILES = sorted([*(ROOT / "trt").glob("*.py"), *(ROOT / "exporters").glob("tensorrt*.py"), *(ROOT / "runtimes").glob("tensorrt*.py")])
+OURS = set(importlib.import_module("accel.trt").__all__)
+EVERY = (names.RUNNING, names.BUILDING, names.BUILDING_AHEAD, names.GONE)
+
+
+def root_of(node: ast.expr) -> str:
+    """`self._engine` → `engine`."""
+    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return name.lstrip("_")
+
+
+def used(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """(class, attribute) of every use of TensorRT's API; (class, "") where a class is named."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not node.attr.startswith("__"):
+            if root_of(node.value) == "trt":
+                if node.attr not in OURS:
+                    yield node.attr, ""
+            elif root_of(node.value) in names.VARIABLES:
+                yield names.VARIABLES[root_of(node.value)], node.attr
+            elif isinstance(node.value, ast.Attribute) and root_of(node.value.value) == "trt":
+                yield node.value.attr, node.attr
+        elif isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                if isinstance(base, ast.Attribute) and root_of(base.value) == "trt":
+                    methods = [item.name for item in node.body if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")]
+                    yield from ((base.attr, method) for method in methods if not (base.attr == "ILogger" and method == "listening"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_file_uses_only_listed_names(path: Path) -> None:
+    listed = {(name, attribute) for table in EVERY for name, attributes in table.items() for attribute in ("", *attributes)}
+    missing = set(used(ast.parse(path.read_text(encoding="utf-8")))) - listed
+    assert not missing, f"add to accel/trt/names.py: {sorted(missing)}"
+
+
+def test_the_scan_sees_every_way_of_naming_the_api() -> None:
+    source = """
+flag = trt.BuilderFlag.FP16
+self._engine.get_tensor_mode(name)
+parsed.builder.create_network(0)
+library.trt.Runtime(log)
+class Monitor(trt.IProgressMonitor):
+    def phase_start(self): ...
+"""
+    found = set(used(ast.parse(source)))
+    assert {("BuilderFlag", "FP16"), ("ICudaEngine", "get_tensor_mode"), ("Builder", "create_network")} <= found
+    assert {("Runtime", ""), ("IProgressMonitor", "phase_start"), ("IProgressMonitor", "")} <= found
+
+
+def test_names_that_are_asked_for_as_text_are_listed() -> None:
+    kinds = {*names.BUILDING["NetworkDefinitionCreationFlag"], *names.GONE["NetworkDefinitionCreationFlag"]}
+    assert {tensorrt_network.STRONG, tensorrt_network.WEAK} == kinds
+    assert tensorrt_config.HARDWARE_LEVEL in names.BUILDING["HardwareCompatibilityLevel"]
+    classes = {name for name, _ in tensorrt_macs._KINDS.values()}
+    assert classes <= {*names.BUILDING, *names.GONE}
+    assert {*tensorrt_macs._KINDS} - {"FULLY_CONNECTED"} == {*names.BUILDING["LayerType"]}
+
+
+def absent(module: object, table: Mapping[str, tuple[str, ...]]) -> list[str]:
+    return [f"{name}.{attribute}" for name, attributes in table.items() for attribute in attributes if not has(module, name, attribute)]
+
+
+def has(module: object, name: str, attribute: str) -> bool:
+    return hasattr(getattr(module, name, None), attribute)
+
+
+def test_tensorrt_rtx_has_every_name() -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed", exc_type=ImportError)
+    for table in (names.RUNNING, names.BUILDING, names.BUILDING_AHEAD):
+        assert absent(trt, table) == []
+    assert len(absent(trt, names.GONE)) == len(names.GONE)
+
+
+def test_tensorrt_11_has_every_name_of_a_runtime() -> None:
+    trt = pytest.importorskip("tensorrt_lean_bindings", reason="TensorRT's lean runtime is not installed", exc_type=ImportError)
+    assert trt.__version__.startswith("11.")
+    told = {name: attributes for name, attributes in names.RUNNING.items() if hasattr(trt, name)}
+    assert absent(trt, told) == []
+    # The lean library only runs plans: what it lacks of the list is the inspector and the layout of tensors.
+    assert {*names.RUNNING} - {*told} <= {"EngineInspector", "TensorFormat"}
+    shared = {name: attributes for name, attributes in names.BUILDING.items() if hasattr(trt, name)}
+    assert {"BuilderFlag", "HardwareCompatibilityLevel", "IProgressMonitor", "ITimingCache", "MemoryPoolType", "TacticSource"} <= {*shared}
+    assert absent(trt, shared) == []
