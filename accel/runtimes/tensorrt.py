@@ -182,6 +182,8 @@ def _recorded(entry: EngineEntry, dtypes: Mapping[str, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if entry.precision_proof and dtypes == {spec.name: spec.dtype for spec in (*entry.inputs, *entry.outputs)}:
         facts["precision"] = entry.precision
+    if "flags" in entry.toolchain:
+        facts["tf32_matmul"] = facts["tf32_conv"] = "TF32" in entry.toolchain["flags"].split(",")
     if "tactic_sources" in entry.toolchain:
         facts["tactic_sources"] = entry.toolchain["tactic_sources"]
     return facts
