@@ -69,7 +69,8 @@ class BuildOptions:
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> BuildOptions:
         """The options that `given` wrote down."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(**values)
 
     @property
     def batches(self) -> tuple[int, int, int]:
