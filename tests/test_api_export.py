@@ -155,13 +155,14 @@ def test_a_compiled_engine_is_kept_for_the_device_that_it_was_compiled_for(
 
     from accel.exporters import aoti
 
-    compiled_for = iter(["cuda", "cpu"])
+    compiled_for = iter([{"device": "cuda"}, *[{"device": "cpu"}] * 4])
 
     def compile(program: object, package_path: str, inductor_configs: object) -> None:
         Path(package_path).write_bytes(b"compiled")
 
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compile)
     monkeypatch.setattr(parity, "run", lambda source, golden: {"status": "passed", "reason": ""})
-    monkeypatch.setattr(aoti, "target", lambda torch, device: {"device": next(compiled_for)})
+    monkeypatch.setattr(aoti, "target", lambda torch, device: next(compiled_for))
+    # Compiled, for a GPU; looked at and compiled anew; looked at.
     statuses = [export("nets:build", "aoti", **options)[0].status for _ in range(3)]
     assert statuses == ["added", "added", "kept"]

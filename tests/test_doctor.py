@@ -141,3 +141,30 @@ def test_a_missing_dataset_names_the_command(monkeypatch: pytest.MonkeyPatch, tm
 def test_disk(monkeypatch: pytest.MonkeyPatch, free: float, status: str) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free})())
     assert {line.status for line in doctor.disk()} == {status}
+
+
+def test_tensorrt_is_optional_and_a_broken_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel import trt
+    from accel.trt import library
+
+    library._load.cache_clear()
+    for flavor in trt.FLAVORS.values():
+        for name in flavor.modules:
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(doctor, "version_of", lambda *names: None)
+    lines = {line.name: line for line in doctor.tensorrt()}
+    assert {name: line.status for name, line in lines.items()} == {"tensorrt": WARN, "tensorrt-rtx": WARN}
+    assert lines["tensorrt"].fix == "pip install 'accel-engines[trt]'"
+    monkeypatch.setattr(doctor, "version_of", lambda *names: "8.6.0" if "tensorrt" in names else None)
+    assert {line.name: line.status for line in doctor.tensorrt()} == {"tensorrt": FAIL, "tensorrt-rtx": WARN}
+
+
+def test_a_tensorrt_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from accel.trt import library
+
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.8: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    library._load.cache_clear()
+    line = next(iter(doctor.tensorrt()))
+    assert "is installed but cannot be imported (libnvinfer.so.8" in line.found

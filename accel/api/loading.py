@@ -82,9 +82,10 @@ def load(
             try:
                 return open_choice()
             except IncompatibleArtifact:
-                if not rebuild:
+                misfit = _entry(bundle, choice.variant, place)
+                if not rebuild or misfit is None:
                     raise
-                rebuilding.rebuild(bundle, choice.variant, _size(bundle, choice.variant, place), place)
+                rebuilding.rebuild(bundle, misfit, place, runtimes.version(choice.variant.runtime) or "")
                 return open_choice()
         except (MissingError, IncompatibleArtifact, UntrustedArtifact) as error:
             if ":" in name:
@@ -138,14 +139,9 @@ def _entry(bundle: Bundle, variant: Variant, place: str) -> EngineEntry | None:
     return min(fitting, key=lambda entry: rank[entry.name], default=None)
 
 
-def _size(bundle: Bundle, variant: Variant, place: str) -> int | str:
-    """The batch of the engine that would be opened, or `dynamic`."""
-    entry = _entry(bundle, variant, place)
-    return 1 if entry is None else batch_of(entry)
-
-
 def _batch(bundle: Bundle, variant: Variant, place: str) -> int:
-    size = _size(bundle, variant, place)
+    entry = _entry(bundle, variant, place)
+    size = 1 if entry is None else batch_of(entry)
     return size if isinstance(size, int) else 1
 
 

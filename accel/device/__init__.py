@@ -3,7 +3,7 @@
 from accel.device.driver import gpu_available, spins
 from accel.device.foreign import view
 from accel.device.gate import Gate
-from accel.device.graph import Graph, capture, copier, copies
+from accel.device.graph import Graph, capture, copies, replay
 from accel.device.memory import copy, empty, to_device, to_numpy
 from accel.device.select import Gpu, describe, name, parse
 from accel.device.staging import Staging
@@ -16,7 +16,6 @@ __all__ = [
     "Staging",
     "capture",
     "close_stream",
-    "copier",
     "copies",
     "copy",
     "describe",
@@ -25,6 +24,7 @@ __all__ = [
     "name",
     "open_stream",
     "parse",
+    "replay",
     "spins",
     "synchronize",
     "to_device",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from accel.device import driver
 from accel.types import Binding, DeviceArray
+
+Call = Callable[[], tuple[Any, ...]]
+"""One call of cuda-bindings with its arguments, which answers `(CUresult, …)`."""
 
 
 class Graph:
@@ -30,50 +34,33 @@ class Graph:
         """Enqueue the graph; not waited for."""
         driver.check(driver.bindings().cuGraphLaunch(self.executable, self.stream), "launching a CUDA graph")
 
-    def replay(self) -> Callable[[Binding], None]:
-        """A function for `Runtime.enqueue`: the copies of `binding.native` (see `copies`), then one launch, all on the stream.
+    def calls(self, home: Mapping[str, DeviceArray], given: Mapping[str, DeviceArray]) -> tuple[Call, ...]:
+        """What `replay` calls for a binding of `given`: a copy of every array that is not at its place in `home` already, then the launch.
 
-        Every name is bound and every handle is made here, because the call is what `host_us` times: it costs what a loop
-        over cuda-bindings costs.
+        Every handle is made here, because the call is what `host_us` times: it costs what a loop over cuda-bindings costs.
         """
         cuda = driver.bindings()
-        copy, launch, check = cuda.cuMemcpyDtoDAsync, cuda.cuGraphLaunch, driver.check
-        executable, stream = self.executable, cuda.CUstream(self.stream)
-
-        def enqueue(binding: Binding) -> None:
-            for target, source, size in binding.native:
-                result = copy(target, source, size, stream)
-                if result[0]:
-                    check(result, "copying an input on the GPU")
-            result = launch(executable, stream)
-            if result[0]:
-                check(result, "launching a CUDA graph")
-
-        return enqueue
+        launch = functools.partial(cuda.cuGraphLaunch, self.executable, cuda.CUstream(self.stream))
+        return (*copies(home, given, self.stream), launch)
 
 
-def copies(home: Mapping[str, DeviceArray], given: Mapping[str, DeviceArray]) -> tuple[tuple[Any, Any, int], ...]:
-    """For `Graph.replay`: (target, source, bytes) of every array of `given` that is not at its place in `home` already."""
+def copies(home: Mapping[str, DeviceArray], given: Mapping[str, DeviceArray], stream: int) -> tuple[Call, ...]:
+    """One call for every array of `given` that is not at its place in `home` already: its copy there, on `stream`."""
     cuda = driver.bindings()
+    handle = cuda.CUstream(stream)
     return tuple(
-        (cuda.CUdeviceptr(home[name].ptr), cuda.CUdeviceptr(array.ptr), array.nbytes)
+        functools.partial(cuda.cuMemcpyDtoDAsync, cuda.CUdeviceptr(home[name].ptr), cuda.CUdeviceptr(array.ptr), array.nbytes, handle)
         for name, array in given.items()
         if array.ptr != home[name].ptr
     )
 
 
-def copier(stream: int) -> Callable[[Iterable[tuple[Any, Any, int]]], None]:
-    """A function that enqueues `copies` on `stream`, for what launches its graph by another way than `Graph.replay`."""
-    cuda = driver.bindings()
-    copy, check, handle = cuda.cuMemcpyDtoDAsync, driver.check, cuda.CUstream(stream)
-
-    def enqueue(copies: Iterable[tuple[Any, Any, int]]) -> None:
-        for target, source, size in copies:
-            result = copy(target, source, size, handle)
-            if result[0]:
-                check(result, "copying an input on the GPU")
-
-    return enqueue
+def replay(binding: Binding) -> None:
+    """For `Runtime.enqueue`: the calls of `binding.native`, made by `Graph.calls` or `copies`, one after another; not waited for."""
+    for call in binding.native:
+        result = call()
+        if result[0]:
+            driver.check(result, "replaying a CUDA graph")
 
 
 def capture(device: str, stream: int, enqueue: Callable[[], None]) -> Graph:

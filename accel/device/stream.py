@@ -37,7 +37,6 @@ def synchronize(stream: int | None) -> None:
         AccelError: work on the stream failed; the CUDA error is named.
     """
     if stream is not None:
-        wait = _WAITS.get(stream)
-        result = driver.bindings().cuStreamSynchronize(stream) if wait is None else wait()
+        result = _WAITS[stream]() if stream in _WAITS else driver.bindings().cuStreamSynchronize(stream)
         if result[0]:
             driver.check(result, "waiting for the stream")

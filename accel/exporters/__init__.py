@@ -76,12 +76,10 @@ def is_current(entry: EngineEntry, request: ExportRequest) -> bool:
     Raises:
         AccelError: as `export`, where that cannot be told.
     """
-    info = FORMATS[entry.format]
     if request.opset not in (None, entry.opset):
         return False
-    if info.per_device and entry.target.get("device") != request.device.partition(":")[0]:
-        return False
-    return True if info.current is None else bool(_imported(info.current)(entry, request))
+    asked = FORMATS[entry.format].current
+    return True if asked is None else bool(_imported(asked)(entry, request))
 
 
 def _imported(name: str) -> Any:

@@ -63,6 +63,11 @@ def export(request: ExportRequest) -> EngineEntry:
     )
 
 
+def is_current(entry: EngineEntry, request: ExportRequest) -> bool:
+    """Whether `entry` was compiled for the device of `request`, by this torch, for this processor."""
+    return dict(entry.target) == target(require("torch", extra="train"), request.device)
+
+
 def inductor_settings(device: str) -> dict[str, Any]:
     """What is set against Inductor's defaults, by its own names."""
     # On a CPU its channels-last layout makes every call convert the weights anew: torch.compile took 1.6 times as long with it.

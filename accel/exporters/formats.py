@@ -16,7 +16,7 @@ class FormatInfo:
     opsets: lowest and highest that may be asked for, None where the format has none.
     opset: taken where none is asked for.
     extra: what installs the exporter's packages.
-    per_device: compiled for the kind of device that the export names; one of another kind is exported anew.
+    per_device: compiled by this machine's compiler for the device that the export names; `all` does without it where that fails.
     source: format of the engine that it is built from; None where it is made from the module.
     options: fields of BuildOptions that it takes.
     flavors: `--flavor` → the format that it turns this one into.
@@ -42,7 +42,7 @@ FORMATS: dict[str, FormatInfo] = {
     # 17 is the highest that TensorRT 8.6 parses; 18-23 go through the exporter that is built on torch.export.
     "onnx": FormatInfo("model.onnx", ("fp32", "fp16"), (11, 23), 17, "onnx"),
     "torchscript": FormatInfo("model.ts", ("fp32", "fp16"), None, None, "train"),
-    "aoti": FormatInfo("model.pt2", ("fp32", "fp16"), None, None, "train", per_device=True),
+    "aoti": FormatInfo("model.pt2", ("fp32", "fp16"), None, None, "train", per_device=True, current="accel.exporters.aoti:is_current"),
     "tensorrt": FormatInfo(
         "model.plan",
         ("fp32", "fp16"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from accel.errors import UsageError
@@ -64,6 +65,12 @@ class BuildOptions:
             raise UsageError(
                 f"the batch sizes {small}, {best} and {large} are not in order", remedy="--min-batch 1 --opt-batch 1 --max-batch 32"
             )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> BuildOptions:
+        """The options that `given` wrote down."""
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(**values)
 
     @property
     def batches(self) -> tuple[int, int, int]:

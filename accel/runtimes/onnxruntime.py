@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from accel import device
@@ -53,9 +53,8 @@ class OnnxRuntime:
         self._run_options: Any = None
         self._home: Binding | None = None
         self._results: dict[str, DeviceArray] = {}
-        # With a CUDA graph: the home buffers that it reads, and what copies into them.
-        self._static: Mapping[str, DeviceArray] | None = None
-        self._copy: Callable[[Any], None] | None = None
+        # With a CUDA graph: the home buffers that it reads, and the stream.
+        self._static: tuple[Mapping[str, DeviceArray], int] | None = None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -121,7 +120,7 @@ class OnnxRuntime:
     def _capture(self, ort: Any, stream: int, home: Binding) -> None:
         for call in home.native:
             self._io.bind_input(*call)
-        self._static, self._copy = home.inputs, device.copier(stream)
+        self._static = (home.inputs, stream)
         self._home = self.prepare(home.inputs)
         try:
             # ONNX Runtime records in its second run and replays from then on.
@@ -151,7 +150,7 @@ class OnnxRuntime:
     def prepare(self, inputs: Mapping[str, DeviceArray]) -> Binding:
         check_inputs(self._inputs, inputs, self.source.device)
         if self._static is not None:
-            return Binding(inputs, device.copies(self._static, inputs))
+            return Binding(inputs, device.copies(self._static[0], inputs, self._static[1]))
         calls = tuple(
             (spec.name, self._kind, self._index, storage_dtype(spec.dtype).type, inputs[spec.name].shape, inputs[spec.name].ptr)
             for spec in self._inputs
@@ -159,19 +158,19 @@ class OnnxRuntime:
         return Binding(inputs, calls)
 
     def enqueue(self, binding: Binding) -> None:
-        if self._copy is None:
+        if self._static is None:
             bind = self._io.bind_input
             for call in binding.native:
                 bind(*call)
-        elif binding.native:
-            self._copy(binding.native)
+        else:
+            device.replay(binding)
         self._session.run_with_iobinding(self._io, self._run_options)
 
     def output(self, binding: Binding) -> Mapping[str, DeviceArray]:
         return self._results
 
     def close(self) -> None:
-        self._io = self._run_options = self._session = self._home = self._static = self._copy = None
+        self._io = self._run_options = self._session = self._home = self._static = None
         self._results = {}
 
 

@@ -106,7 +106,7 @@ class TensorRT:
             self.enqueue = eager
         else:
             self.graph = self._capture(lambda: eager(Binding(inputs, ())), stream)
-            self.enqueue = self.graph.replay()
+            self.enqueue = device.replay
         self._home = Binding(inputs, self._native(inputs, inputs))
         self._facts = self._read_back(library)
 
@@ -140,9 +140,9 @@ class TensorRT:
         return Binding(inputs, self._native(self._home.inputs, inputs))
 
     def _native(self, home: Mapping[str, DeviceArray], inputs: Mapping[str, DeviceArray]) -> tuple[Any, ...]:
-        """What `enqueue` does with the inputs: the copies into home, or the addresses to set."""
+        """What `enqueue` does with the inputs: the copies into home and the launch, or the addresses to set."""
         if self.graph is not None:
-            return device.copies(home, inputs)
+            return self.graph.calls(home, inputs)
         return tuple((name, array.ptr) for name, array in inputs.items())
 
     def output(self, binding: Binding) -> Mapping[str, DeviceArray]:
@@ -182,6 +182,8 @@ def _recorded(entry: EngineEntry, dtypes: Mapping[str, str]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if entry.precision_proof and dtypes == {spec.name: spec.dtype for spec in (*entry.inputs, *entry.outputs)}:
         facts["precision"] = entry.precision
+    if "flags" in entry.toolchain:
+        facts["tf32_matmul"] = facts["tf32_conv"] = "TF32" in entry.toolchain["flags"].split(",")
     if "tactic_sources" in entry.toolchain:
         facts["tactic_sources"] = entry.toolchain["tactic_sources"]
     return facts

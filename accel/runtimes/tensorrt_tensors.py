@@ -34,7 +34,10 @@ def fix(library: Library, engine: Any, context: Any, batch: int, layouts: Mappin
             shapes[name] = _fixed(library, engine, name, batch)
             if not context.set_input_shape(name, shapes[name]):
                 raise AccelError(f"{library.title} refused the shape {shapes[name]} for the input {name!r}{said(heard)}")
-        missing = context.infer_shapes()
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise AccelError(f"{library.title} cannot tell the outputs' shapes: {error}{said(heard)}") from error
         if missing:
             raise AccelError(f"{library.title} cannot tell the outputs' shapes without {', '.join(missing)}{said(heard)}")
     for name in names:

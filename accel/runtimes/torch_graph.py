@@ -43,7 +43,7 @@ class CapturedCall:
     """
 
     def __init__(self, torch: Any, device: str, call: Callable[..., Any], home: Binding, stream: int) -> None:
-        self._home, self._copy = home.inputs, devices.copier(stream)
+        self._home, self._stream = home.inputs, stream
         # The template is kept so that its nodes can be counted; a replay launches the instantiated graph either way.
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         # Only this thread's calls can spoil the capture: other threads may be serving meanwhile.
@@ -57,11 +57,13 @@ class CapturedCall:
 
     def copies(self, given: Mapping[str, DeviceArray]) -> tuple[Any, ...]:
         """What a binding of `given` has to copy in each call."""
-        return devices.copies(self._home, given)
+        return devices.copies(self._home, given, self._stream)
 
     def __call__(self, *copies: Any) -> Any:
-        if copies:
-            self._copy(copies)
+        for copy in copies:
+            result = copy()
+            if result[0]:
+                driver.check(result, "copying an input into the graph's buffer")
         self._replay()
         return self._results
 

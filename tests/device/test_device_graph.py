@@ -42,13 +42,16 @@ def test_a_capture_that_fails_leaves_the_stream_usable_and_nothing_behind(fake_d
 def test_a_replay_copies_what_is_not_at_its_place(fake_driver: FakeDriver) -> None:
     home = {name: device.to_device(np.zeros(4), "float32", "cuda:0", 77) for name in "ab"}
     given = {"a": device.to_device(np.full(4, 5), "float32", "cuda:0", 77), "b": home["b"]}
-    native = device.copies(home, given)
-    assert [(int(target), int(source), size) for target, source, size in native] == [(home["a"].ptr, given["a"].ptr, 16)]
     graph = device.capture("cuda:0", 77, lambda: None)
+    binding = Binding(given, graph.calls(home, given))
     fake_driver.calls.clear()
-    graph.replay()(Binding(given, native))
+    device.replay(binding)
     assert fake_driver.calls == ["cuMemcpyDtoDAsync", "cuGraphLaunch"]
     assert device.to_numpy(home["a"], 77).tolist() == [5] * 4
+    assert len(graph.calls(home, home)) == 1
+    fake_driver.fail["cuGraphLaunch"] = Code.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(AccelError, match="replaying a CUDA graph failed: CUDA_ERROR_ILLEGAL_ADDRESS"):
+        device.replay(binding)
     graph.close()
 
 

@@ -66,3 +66,8 @@ def test_trt_is_tensorrt_and_rtx_its_flavor() -> None:
     assert "--to tensorrt --flavor rtx" in str(caught.value)
     with pytest.raises(UnknownName, match="no export format called 'tflite'"):
         exporters.resolve("tflite")
+
+
+def test_options_come_back_from_what_was_written_down() -> None:
+    options = BuildOptions(workspace=1 << 20, tactic_sources=("jit-convolutions",), version_compatible=True)
+    assert BuildOptions.of(options.given()) == options

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_tensorrt import World, world
+from test_runtime_tensorrt import World, world
 
 from accel.types import EngineSource
 

@@ -83,7 +83,7 @@ def test_a_binding_is_copied_into_home_before_the_replay_and_home_itself_is_not(
     captured = CapturedCall(FakeTorch(), "cuda:0", lambda: None, home, STREAM)
     given = {"x": array([5, 6]), "y": home.inputs["y"]}
     copies = captured.copies(given)
-    assert copies == ((home.inputs["x"].ptr, given["x"].ptr, 8),)
+    assert [copy.args for copy in copies] == [(home.inputs["x"].ptr, given["x"].ptr, 8, STREAM)]
     captured(*copies)
     np.testing.assert_array_equal(device.to_numpy(home.inputs["x"], STREAM), [5, 6])
     np.testing.assert_array_equal(device.to_numpy(home.inputs["y"], STREAM), [2, 2])

@@ -138,7 +138,7 @@ def test_compatibility_is_asked_before_the_file_is_touched(monkeypatch: pytest.M
 def test_all_with_plans_is_both_ways_of_running_them_on_a_gpu_and_a_refusal_on_a_cpu() -> None:
     shelf = Shelf(("onnx-fp32", "tensorrt-fp32", "tensorrt-fp16"), has_checkpoint=False)
     assert expand(shelf, ["all"], "cuda:0") == [
-        "onnxruntime:fp32",
+        *(f"onnxruntime:fp32{options}" for options in ORT_ON_A_GPU),
         *("tensorrt:fp32", "tensorrt:fp32-graph", "tensorrt:fp16", "tensorrt:fp16-graph"),
     ]
     on_cpu = expand(shelf, ["all"], "cpu")

@@ -1,6 +1,6 @@
 """The TensorRT that is installed, on a GPU: right answers with and without the graph, from two threads, and every real refusal.
 
-Needs neither torch nor onnx: `python3.10 -m pytest tests/runtimes/test_tensorrt_gpu.py` runs where only TensorRT 8.6 does.
+Needs neither torch nor onnx: `python3.10 -m pytest tests/runtimes/test_runtime_tensorrt_gpu.py` runs where only TensorRT 8.6 does.
 """
 
 from __future__ import annotations

@@ -177,6 +177,16 @@ def test_facts_say_what_ran(world: World) -> None:
     runtime.close()
 
 
+@pytest.mark.parametrize(("flags", "on"), [("FP16", False), ("FP16,TF32", True), ("none", False)])
+def test_tf32_is_on_where_the_builder_was_left_to_use_it(world: World, flags: str, on: bool) -> None:
+    source = world.source()
+    assert source.entry is not None
+    built = dataclasses.replace(source.entry, toolchain={"flags": flags})
+    runtime = world.opened(dataclasses.replace(source, entry=built))
+    assert (runtime.facts["tf32_matmul"], runtime.facts["tf32_conv"]) == (on, on)
+    runtime.close()
+
+
 def test_runtimes_of_one_plan_share_its_engine_and_the_last_frees_it(world: World) -> None:
     source = world.source()
     first, second = world.opened(source), world.opened(dataclasses.replace(source, variant=Variant.parse("trt:fp16-graph")))
