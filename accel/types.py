@@ -284,7 +284,8 @@ class Runtime(Protocol):
         """What really runs, read back from the backend after open, for the record and the refusals.
 
         Keys where they apply: `runtime_version`, `precision` (effective), `tf32_matmul`, `tf32_conv`, `provider`,
-        `gpu_nodes`, `cpu_nodes`, `graph_nodes`, `recompiles`, `build_s`, `options`, `fallback` (a reason, if compile fell back).
+        `gpu_nodes`, `cpu_nodes`, `placement` (nodes by provider), `graph_nodes`, `recompiles`, `build_s`, `options`, `settings`,
+        `provider_options`, `fallback` (a reason, if compile fell back).
         """
 
     def open(self, stream: int | None) -> None:
