@@ -5,6 +5,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# NVIDIA's wheels for the tests that build real plans: TensorRT-RTX builds without a GPU, the lean runtime shows TensorRT 11's names.
+PLANS := $(VENV)/.plans
 # A name on the PATH may be a shim of a version that is not installed: each is asked before it is taken.
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1 && echo $$name && break; done)
@@ -25,7 +27,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/accel demo
 
-test: $(STAMP)
+# They exist for Linux on x86-64; elsewhere the tests that need them are skipped and say so.
+$(PLANS): $(STAMP)
+	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[rtx]' -c constraints.txt \
+			'tensorrt-lean-cu13-libs>=11,<12' 'tensorrt-lean-cu13-bindings>=11,<12'; fi
+	@touch $@
+
+test: $(PLANS)
 	$(BIN)/python -m pytest --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
 
 lint: $(STAMP)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from accel.cli.options import DEFAULT_MODEL, BundleArgument, Format, FormatOption
 
 ENGINE_COLUMNS = ("name", "precision", "opset", "size_mb", "parity", "max_rel_err", "made with", "state")
 VERIFIED_COLUMNS = ("variant", "dataset", "metric", "top1", "top1_reference", "n_flips", "n_test", "passed", "verified_utc")
+
+_VERSION = re.compile(r"\d+(\.\d+)+\S*")
+"""Of a toolchain the table shows the versions; hashes, flags and options of a build are in `--format json`."""
 
 
 def inspect(bundle: BundleArgument = DEFAULT_MODEL, format: FormatOption = Format.table) -> None:
@@ -54,6 +58,6 @@ def _specs(specs: list[dict[str, Any]]) -> str:
 
 
 def _engine_row(entry: dict[str, Any]) -> dict[str, Any]:
-    made = ", ".join(f"{name} {version}" for name, version in entry["toolchain"].items() if name != "exporter")
+    made = ", ".join(f"{name} {value}" for name, value in entry["toolchain"].items() if _VERSION.fullmatch(value))
     parity = {"parity": entry["parity"].get("status"), "max_rel_err": entry["parity"].get("max_rel_err")}
     return {**{key: entry[key] for key in ("name", "precision", "opset", "size_mb", "state")}, **parity, "made with": made}

@@ -96,7 +96,9 @@ def test_verify_and_bench_on_the_cpu(accel_cli: Cli, tiny: Path, tiny_data: str,
 
 
 EVERY_OPTION = {
-    "export": "m --to onnx --precision fp16 --opset 17 --batch 4 --out o --weights w --input 1x3 --name n --device cpu --dry-run --force",
+    "export": "m --to onnx --precision fp16 --opset 17 --batch 4 --out o --weights w --input 1x3 --name n --device cpu --dry-run --force "
+    "--flavor rtx --compute-capability 8.6 --workspace 1G --optimization-level 2 --timing-cache off --version-compatible "
+    "--hardware-compatible --tactic-sources jit-convolutions --builds 2 --allow-mixed --min-batch 1 --opt-batch 2 --max-batch 4",
     "verify": "b --variant v --data d --metric m --max-drop 1 --min-top1 2 --batch 4 --device cpu --trusted --force",
     "bench": "b --runtime r --warmup 1 --iterations 2 --rounds 3 --batch 4 --threads 5 --device cpu --out o --no-verify --no-baseline "
     "--data d --metric m --max-drop 1 --min-top1 2 --trusted",
@@ -120,6 +122,9 @@ def test_every_option_reaches_the_api(command: str, accel_cli: Cli, monkeypatch:
     assert seen.keys() == parameters.keys()
     unchanged = [name for name, value in seen.items() if value == parameters[name].default and name not in ("to", "progress")]
     assert unchanged == []
+    if command == "export":
+        options, fresh = vars(seen["options"]), vars(type(seen["options"])())
+        assert [name for name, value in options.items() if value == fresh[name]] == []
 
 
 def test_data_status_lists_every_split(accel_cli: Cli) -> None:

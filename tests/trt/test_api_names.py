@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import platform
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -97,3 +99,11 @@ def test_tensorrt_11_has_every_name_of_a_runtime() -> None:
     shared = {name: attributes for name, attributes in names.BUILDING.items() if hasattr(trt, name)}
     assert {"BuilderFlag", "HardwareCompatibilityLevel", "IProgressMonitor", "ITimingCache", "MemoryPoolType", "TacticSource"} <= {*shared}
     assert absent(trt, shared) == []
+
+
+def test_the_wheels_that_make_test_installs_can_be_imported() -> None:
+    """Where `make test` has put them, a wheel that does not import is a failure and no reason to skip."""
+    if not (Path(sys.prefix) / ".plans").is_file() or (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        pytest.skip("not an environment of `make test` on Linux x86-64")
+    for module in ("tensorrt_rtx_bindings", "tensorrt_lean_bindings"):
+        importlib.import_module(module)
