@@ -13,6 +13,7 @@ from accel.errors import AccelError, RuntimeUnavailable, UsageError
 from accel.optional import require
 from accel.runtimes import ort_session
 from accel.runtimes.inputs import check_inputs, static_inputs
+from accel.runtimes.state import OpenState
 from accel.types import Binding, DeviceArray, EngineSource, TensorSpec
 
 _DTYPES = {
@@ -33,7 +34,7 @@ _CAPTURE = threading.Lock()
 """ONNX Runtime's own rule: one session of a process records its graph at a time."""
 
 
-class OnnxRuntime:
+class OnnxRuntime(OpenState):
     """The Runtime protocol by IO binding: inputs are bound by address in each call, outputs once to buffers of our own.
 
     Options: `graph` (the CUDA provider records its kernels as one CUDA graph, which reads the home buffers: a call copies its inputs
@@ -43,36 +44,14 @@ class OnnxRuntime:
     """
 
     def __init__(self, source: EngineSource) -> None:
-        self.source = source
+        super().__init__(source)
         self._kind, self._index = ("cpu", 0) if source.device == "cpu" else ("cuda", driver.index_of(source.device))
-        self._inputs: tuple[TensorSpec, ...] = ()
-        self._outputs: tuple[TensorSpec, ...] = ()
-        self._facts: dict[str, Any] = {}
         self._session: Any = None
         self._io: Any = None
         self._run_options: Any = None
-        self._home: Binding | None = None
         self._results: dict[str, DeviceArray] = {}
         # With a CUDA graph: the home buffers that it reads, and the stream.
         self._static: tuple[Mapping[str, DeviceArray], int] | None = None
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._outputs
-
-    @property
-    def home(self) -> Binding:
-        if self._home is None:
-            raise UsageError("the runtime is not open", remedy="call open(stream) first")
-        return self._home
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return self._facts
 
     def open(self, stream: int | None) -> None:
         if self._session is not None:

@@ -10,14 +10,15 @@ from accel import device, trt
 from accel.device import driver
 from accel.errors import AccelError, DeviceUnavailable, RuntimeUnavailable, UsageError
 from accel.runtimes.inputs import check_inputs, static_inputs
+from accel.runtimes.state import OpenState, not_open
 from accel.runtimes.tensorrt_engines import leased, plan_of, said
 from accel.runtimes.tensorrt_tensors import fix
-from accel.types import Binding, DeviceArray, EngineEntry, EngineSource, TensorSpec
+from accel.types import Binding, DeviceArray, EngineEntry, EngineSource
 
 Enqueue = Callable[[Binding], None]
 
 
-class TensorRT:
+class TensorRT(OpenState):
     """The Runtime protocol. Option: `-graph`, which enqueues through TensorRT in every call instead of replaying a graph.
 
     With the graph, inputs are copied to their place in `home` inside the call, unless they are there already; without it their
@@ -29,34 +30,12 @@ class TensorRT:
     """
 
     def __init__(self, source: EngineSource) -> None:
-        self.source = source
+        super().__init__(source)
         self.enqueue: Enqueue = _closed
-        self._inputs: tuple[TensorSpec, ...] = ()
-        self._outputs: tuple[TensorSpec, ...] = ()
-        self._facts: dict[str, Any] = {}
         self._held = contextlib.ExitStack()
         self._context: Any = None
         self.graph: device.Graph | None = None
-        self._home: Binding | None = None
         self._results: dict[str, DeviceArray] = {}
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._outputs
-
-    @property
-    def home(self) -> Binding:
-        if self._home is None:
-            raise _not_open()
-        return self._home
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return self._facts
 
     def open(self, stream: int | None) -> None:
         """Also captures the graph; see Runtime.
@@ -135,7 +114,7 @@ class TensorRT:
 
     def prepare(self, inputs: Mapping[str, DeviceArray]) -> Binding:
         if self._home is None:
-            raise _not_open()
+            raise not_open()
         check_inputs(self._inputs, inputs, self.source.device)
         return Binding(inputs, self._native(self._home.inputs, inputs))
 
@@ -190,8 +169,4 @@ def _recorded(entry: EngineEntry, dtypes: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _closed(_: Binding) -> None:
-    raise _not_open()
-
-
-def _not_open() -> UsageError:
-    return UsageError("the runtime is not open", remedy="call open(stream) first")
+    raise not_open()

@@ -13,6 +13,7 @@ from accel.errors import AccelError, RuntimeUnavailable, UsageError
 from accel.optional import require
 from accel.runtimes import torch_process
 from accel.runtimes.inputs import check_inputs, native_inputs, static_inputs
+from accel.runtimes.state import OpenState, not_open
 from accel.runtimes.torch_arrays import as_device_array, as_tensor, dtype_name
 from accel.runtimes.torch_graph import CapturedCall, demand_main_thread
 from accel.runtimes.torch_module import under_autocast
@@ -22,7 +23,7 @@ from accel.types import Binding, DeviceArray, EngineSource, TensorSpec
 _PRECISION_OF = {"float16": "fp16", "bfloat16": "bf16"}
 
 
-class TorchRuntime(abc.ABC):
+class TorchRuntime(OpenState, abc.ABC):
     """The Runtime protocol; a subclass loads the module in `_load`.
 
     With the option `graph` the calls of the warm-up are recorded once and replayed from then on: a call copies its inputs into the
@@ -38,13 +39,10 @@ class TorchRuntime(abc.ABC):
     """How to ask for the same without CUDA graphs, for an error's remedy."""
 
     def __init__(self, source: EngineSource) -> None:
-        self.source = source
+        super().__init__(source)
         self._inputs = native_inputs(source)
-        self._outputs: tuple[TensorSpec, ...] = ()
-        self._facts: dict[str, Any] = {}
         self._scope: ThreadScope | None = None
         self._leases = contextlib.ExitStack()
-        self._home: Binding | None = None
         self._torch: Any = None
         self._call: Callable[..., Any] = _closed
         self._captured: CapturedCall | None = None
@@ -54,24 +52,6 @@ class TorchRuntime(abc.ABC):
     def captures(self) -> bool:
         """Whether torch records a CUDA graph in open."""
         return "graph" in self.source.variant.options
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._outputs
-
-    @property
-    def home(self) -> Binding:
-        if self._home is None:
-            raise _not_open()
-        return self._home
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        return self._facts
 
     def open(self, stream: int | None) -> None:
         if self._home is not None:
@@ -161,7 +141,7 @@ class TorchRuntime(abc.ABC):
     def prepare(self, inputs: Mapping[str, DeviceArray]) -> Binding:
         check_inputs(self._inputs, inputs, self.source.device)
         if self._torch is None:
-            raise _not_open()
+            raise not_open()
         if self._captured is not None:
             return Binding(inputs, self._captured.copies(inputs))
         return Binding(inputs, tuple(as_tensor(self._torch, inputs[spec.name]) for spec in self._inputs))
@@ -187,7 +167,7 @@ class TorchRuntime(abc.ABC):
     def entered(self) -> Iterator[None]:
         """Our stream and inference mode on this thread for the duration, for a service that suspended them after open."""
         if self._scope is None:
-            raise _not_open()
+            raise not_open()
         self._scope.enter()
         try:
             yield
@@ -211,8 +191,4 @@ class TorchRuntime(abc.ABC):
 
 
 def _closed(*_: Any) -> Any:
-    raise _not_open()
-
-
-def _not_open() -> UsageError:
-    return UsageError("the runtime is not open", remedy="call open(stream) first")
+    raise not_open()
