@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pytest
 from accel import device, runtimes, trt
 from accel.errors import AccelError, CorruptArtifact, IncompatibleArtifact, UsageError
 from accel.runtimes import gpu_call, tensorrt_engines
+from accel.runtimes.given import on_gpu as given_on_gpu
 from accel.runtimes.session import Session
 from accel.types import EngineSource, Runtime
 
@@ -173,6 +174,28 @@ def test_torch_tensors_are_taken_by_dlpack_too(source: EngineSource) -> None:
     given = {name: Elsewhere(torch.from_numpy(array).to("cuda:0", dtype)) for name, array in (("a", a), ("b", b))}
     np.testing.assert_array_equal(device.to_numpy(gpu_call.run_arrays(session, given, 1)["sum"], None), a + b)
     session.close()
+
+
+@pytest.mark.parametrize("library_name", ["pycuda", "cupy"])
+def test_arrays_of_other_libraries_are_read_in_place_and_the_result_is_theirs_to_wrap(source: EngineSource, library_name: str) -> None:
+    to_gpu = gpu_arrays_of(library_name)
+    session = Session(source)
+    dtype = np.dtype(session.runtime.inputs[0].dtype)
+    a, b = whole(1, 2), whole(2, 2)
+    given = {name: to_gpu(array.astype(dtype)) for name, array in (("a", a), ("b", b))}
+    assert all(given_on_gpu(array) for array in given.values())
+    found = gpu_call.run_arrays(session, given, 2)
+    np.testing.assert_array_equal(device.to_numpy(found["twice"], None), 2 * (a + b))
+    session.close()
+
+
+def gpu_arrays_of(library_name: str) -> Callable[[np.ndarray], Any]:
+    """A function that makes a GPU array of that library, on the device's primary context."""
+    if library_name == "pycuda":
+        # Never pycuda.autoinit: it makes a context of its own, whose memory nobody else can read.
+        pytest.importorskip("pycuda.autoprimaryctx", reason="PyCUDA is not installed")
+        return pytest.importorskip("pycuda.gpuarray").to_gpu
+    return pytest.importorskip("cupy", reason="CuPy is not installed").asarray
 
 
 def test_a_doctored_version_is_refused_and_damaged_weights_are_tensorrts_own_error(library: trt.Library, tmp_path: Path) -> None:
