@@ -11,6 +11,7 @@ from accel.device.select import describe
 from accel.errors import RuntimeUnavailable, UnknownName, UnsupportedOperator, UsageError
 from accel.exporters.options import BuildOptions
 from accel.exporters.request import ExportRequest
+from accel.exporters.tensorrt_macs import multiplies
 from accel.exporters.tensorrt_network import Network
 from accel.trt import Library
 
@@ -44,6 +45,8 @@ def configure(parsed: Network, request: ExportRequest) -> Config:
         config.max_aux_streams = 0  # at batch 1 the hand-over between streams costs more than it hides
     if request.precision == "fp16" and not parsed.strong:
         config.set_flag(trt.BuilderFlag.FP16)
+        if not options.allow_mixed:
+            _demand_half(parsed, config)
     if request.precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
         config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means IEEE single
     _apply(parsed.library, config, options)
@@ -93,6 +96,20 @@ def aim(library: Library, config: Any, wanted: tuple[str, ...]) -> None:
     for index, text in enumerate(wanted):
         if not config.set_compute_capability(getattr(trt.ComputeCapability, "SM" + text.replace(".", "")), index):
             raise UnsupportedOperator(f"{library.title} refuses to build for {', '.join(wanted)}", remedy="name fewer of them")
+
+
+def _demand_half(parsed: Network, config: Any) -> None:
+    """Tie every layer that multiplies to FP16: the flag alone lets the builder take FP32 wherever that ran faster while it built."""
+    trt, network = parsed.library.trt, parsed.network
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if multiplies(layer):
+            layer.precision = trt.DataType.HALF
+            for number in range(layer.num_outputs):
+                # What a network gives out keeps the type that its ONNX file promises.
+                if not layer.get_output(number).is_network_output:
+                    layer.set_output_type(number, trt.DataType.HALF)
 
 
 def _apply(library: Library, config: Any, options: BuildOptions) -> None:

@@ -36,15 +36,20 @@ def onnx_nodes(metadata: str) -> list[str]:
     return _NODE.findall(metadata)
 
 
+def multiplies(layer: Any) -> bool:
+    """Whether a layer of a network is one that `measure` counts."""
+    return _kind(layer) in _KINDS
+
+
 def measure(library: Library, network: Any, batch: int) -> list[Work]:
     """Every layer that multiplies; a dynamic batch dimension counts as `batch`."""
     return [work for index in range(network.num_layers) for work in _work(library, network.get_layer(index), batch)]
 
 
 def _work(library: Library, layer: Any, batch: int) -> Iterator[Work]:
-    kind = str(layer.type).rpartition(".")[2]
-    if kind not in _KINDS:
+    if not multiplies(layer):
         return
+    kind = _kind(layer)
     class_name, count = _KINDS[kind]
     tensors = [layer.get_input(index) for index in range(layer.num_inputs)]
     results = [layer.get_output(index) for index in range(layer.num_outputs)]
@@ -56,6 +61,10 @@ def _work(library: Library, layer: Any, batch: int) -> Iterator[Work]:
     layer.__class__ = getattr(library.trt, class_name)
     macs = count(layer, shapes, [_shape(tensor, batch) for tensor in tensors if tensor is not None])
     yield Work(name, frozenset([name, *onnx_nodes(metadata)]), kind, macs, dtypes)
+
+
+def _kind(layer: Any) -> str:
+    return str(layer.type).rpartition(".")[2]
 
 
 def _shape(tensor: Any, batch: int) -> tuple[int, ...]:

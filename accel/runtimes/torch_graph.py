@@ -52,8 +52,9 @@ class CapturedCall:
         graph.instantiate()
         self.nodes = count_nodes(graph.raw_cuda_graph())
         self._graph, self._replay = graph, graph.replay
-        # The tensors over home's buffers, and home itself, live as long as the graph that reads them.
-        self._inputs = home.native
+        # The graph holds bare addresses. Whatever it reads lives as long as it does: the tensors over home's buffers, and the callable
+        # with its weights, which nothing else may hold.
+        self._reads = (home.native, call)
 
     def copies(self, given: Mapping[str, DeviceArray]) -> tuple[Any, ...]:
         """What a binding of `given` has to copy in each call."""

@@ -80,7 +80,7 @@ BUILDING: dict[str, tuple[str, ...]] = {
     "INetworkDefinition": ("get_input", "get_layer", "get_output", "num_inputs", "num_layers", "num_outputs"),
     "IOptimizationProfile": ("set_shape",),
     "IProgressMonitor": ("phase_finish", "phase_start", "step_complete"),
-    "ITensor": ("dtype", "name", "shape"),
+    "ITensor": ("dtype", "is_network_output", "name", "shape"),
     "ITimingCache": ("serialize",),
     "LayerType": ("CONVOLUTION", "DECONVOLUTION", "EINSUM", "MATRIX_MULTIPLY"),
     "MatrixOperation": ("TRANSPOSE",),
@@ -100,8 +100,9 @@ BUILDING_AHEAD: dict[str, tuple[str, ...]] = {
 """Class → what only TensorRT-RTX has."""
 
 GONE: dict[str, tuple[str, ...]] = {
-    "BuilderFlag": ("FP16",),
+    "BuilderFlag": ("FP16", "OBEY_PRECISION_CONSTRAINTS"),
     "IFullyConnectedLayer": ("num_output_channels",),
+    "ILayer": ("precision", "set_output_type"),
     "NetworkDefinitionCreationFlag": ("EXPLICIT_BATCH",),
 }
 """Class → what older versions have (8.6, some of it 10) and 11 has not: used only after asking, or where the version is known."""

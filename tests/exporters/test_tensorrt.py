@@ -80,7 +80,11 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize(
     ("version", "creation", "flags"),
-    [("8.6.0", ["EXPLICIT_BATCH"], "FP16,TF32"), ("10.13.0", ["STRONGLY_TYPED"], "TF32"), ("11.4.0", ["STRONGLY_TYPED"], "TF32")],
+    [
+        ("8.6.0", ["EXPLICIT_BATCH"], "FP16,OBEY_PRECISION_CONSTRAINTS,TF32"),
+        ("10.13.0", ["STRONGLY_TYPED"], "TF32"),
+        ("11.4.0", ["STRONGLY_TYPED"], "TF32"),
+    ],
 )
 def test_fp16_is_a_flag_on_8_and_the_files_types_from_10_on(build: Any, version: str, creation: list[str], flags: str) -> None:
     world = world_of(version)
@@ -88,6 +92,27 @@ def test_fp16_is_a_flag_on_8_and_the_files_types_from_10_on(build: Any, version:
     assert world.called("create_network") == [creation]
     assert set(entry.toolchain["flags"].split(",")) == set(flags.split(","))
     assert entry.toolchain["typing"] == ("weak" if version == "8.6.0" else "strong")
+
+
+def test_on_8_every_layer_that_multiplies_is_tied_to_fp16(build: Any) -> None:
+    # Seen on an H200: with the flag alone TensorRT 8.6 built a small convolution in FP32, because that ran faster while it built.
+    world = world_of("8.6.0")
+    world.layers[-1].outputs[0].is_network_output = True
+    build(world)
+    half = DATA_TYPE.HALF
+    tied = {layer.kind: (layer.precision, layer.output_types) for layer in world.layers}
+    assert tied == {"CONVOLUTION": (half, {0: half}), "ACTIVATION": (None, {}), "FULLY_CONNECTED": (half, {})}
+    free = world_of("8.6.0")
+    build(free, options=BuildOptions(allow_mixed=True))
+    assert "OBEY_PRECISION_CONSTRAINTS" not in free.flags
+    assert {layer.precision for layer in free.layers} == {None}
+
+
+@pytest.mark.parametrize("version", ["10.13.0", "11.4.0"])
+def test_a_typed_network_is_tied_to_nothing(build: Any, version: str) -> None:
+    world = world_of(version)
+    build(world)
+    assert {layer.precision for layer in world.layers} == {None}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -111,6 +111,20 @@ def test_bindings_can_be_rotated(opened: Opened) -> None:
         np.testing.assert_allclose(logits.astype(np.float32), expected(images), atol=limit_of(opened), rtol=0)
 
 
+def test_what_others_allocate_later_changes_no_answer(opened: Opened) -> None:
+    images = some_images(seed=4)
+    opened.infer(images)
+    if opened.source.device != "cpu":
+        torch = pytest.importorskip("torch")
+        # What was given back to torch and to the driver is taken and filled: a graph that still reads it answers wrongly now.
+        taken = [torch.full((1 << size,), float("nan"), device=opened.source.device) for size in range(6, 21) for _ in range(4)]
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        arrays = [device.to_device(np.full(1 << size, np.nan), "float32", opened.source.device, None) for size in range(6, 21)]
+        assert len(taken) == 4 * len(arrays)
+    np.testing.assert_allclose(opened.infer(images), expected(images), atol=limit_of(opened), rtol=0)
+
+
 def test_specs_name_native_dtypes_and_fixed_shapes(opened: Opened) -> None:
     precision = opened.source.variant.precision
     native = {"fp16": "float16", "bf16": "bfloat16"}.get(precision, "float32")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,6 +63,13 @@ class FakeTorch:
         self.cuda = types.SimpleNamespace(CUDAGraph=CUDAGraph, graph=graph, current_stream=lambda device: f"ours of {device}")
 
 
+class Weights:
+    """A callable that owns what its kernels read."""
+
+    def __call__(self, *tensors: Any) -> str:
+        return "static result"
+
+
 def array(values: list[float]) -> DeviceArray:
     return device.to_device(np.array(values, np.float32), "float32", "cuda:0", STREAM)
 
@@ -115,3 +124,16 @@ def test_off_the_main_thread_a_capture_is_refused_with_what_can_be_loaded_instea
     assert "main thread only" in caught[0].message
     assert "without the option graph" in str(caught[0].remedy)
     demand_main_thread(Variant.parse("eager:fp16+graph"), "")
+
+
+def test_what_the_graph_reads_lives_as_long_as_the_graph(memory: FakeDriver) -> None:
+    # Seen on an H200: the weights of a captured AOTInductor package were freed after open, and the next arrays took their memory.
+    weights = Weights()
+    alive = weakref.ref(weights)
+    captured = CapturedCall(FakeTorch(), "cuda:0", weights, Binding({"x": array([1, 1])}, ("home tensor",)), STREAM)
+    del weights
+    gc.collect()
+    assert alive() is not None
+    del captured
+    gc.collect()
+    assert alive() is None

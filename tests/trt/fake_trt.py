@@ -36,6 +36,7 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: Any = DATA_TYPE.FLOAT
+    is_network_output: bool = False
 
 
 @dataclasses.dataclass
@@ -52,6 +53,11 @@ class Layer:
     equation: str = ""
     op0: Any = "MatrixOperation.NONE"
     metadata: str = ""
+    precision: Any = None
+    output_types: dict[int, Any] = dataclasses.field(default_factory=dict)
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        self.output_types[index] = dtype
 
     @property
     def type(self) -> str:
@@ -122,7 +128,7 @@ def make(world: World) -> Any:
     trt = types.SimpleNamespace()
     trt.DataType = DATA_TYPE
     trt.ILogger = type("ILogger", (), {"Severity": _enum("Severity", "INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")})
-    flags = ["TF32", "VERSION_COMPATIBLE", "REFIT"] + (["FP16", "INT8"] if world.major <= 10 else [])
+    flags = ["TF32", "VERSION_COMPATIBLE", "REFIT"] + (["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"] if world.major <= 10 else [])
     trt.BuilderFlag = _enum("BuilderFlag", *flags)
     creation = {8: ["EXPLICIT_BATCH"], 10: ["EXPLICIT_BATCH", "STRONGLY_TYPED"], 11: ["STRONGLY_TYPED"]}[world.major]
     trt.NetworkDefinitionCreationFlag = _enum("NetworkDefinitionCreationFlag", *creation)
