@@ -2,7 +2,8 @@
 
 What the inspector tells differs by version: 8.6 names fused layers `Conv_0 + Relu_1` and gives `Format/Datatype`, as `Half` or
 `Channel major FP16 format where channel % 8 == 0`; from 10 on layers of the compiler backend carry `Metadata` with the ONNX nodes and
-a `Datatype` of their own.
+a `Datatype` of their own. With a dynamic batch 8.6 tells no formats, whatever context the inspector is given (seen on an H200); then the
+type of a layer's weights stands for it, and the proof says so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ LIMIT = 0.95
 """Least share of the multiply-accumulates in the precision that was asked for."""
 
 INSPECTED, NETWORK = "engine inspector", "types of the parsed network"
+WEIGHTS = "engine inspector, types of the weights: it tells no formats of dynamic shapes"
 WANTED = {"fp16": "half", "fp32": "float"}
 
 _TYPES = (  # the first that is found decides: bf16 contains f16
@@ -45,7 +47,7 @@ class Proof:
     """What was found.
 
     Attributes:
-        method: INSPECTED or NETWORK.
+        method: INSPECTED, WEIGHTS or NETWORK.
         share: of the multiply-accumulates; None for a network that has none.
         types: `half`, `float`, `narrow`, `mixed`, … → layers.
         unproven: the layers that are not in the precision asked for or could not be found, the heaviest first.
@@ -109,7 +111,9 @@ def inspect(works: Sequence[Work], layers: Sequence[Layer], precision: str) -> P
         if not _IDLE.search(str(item.get("LayerType", ""))):
             for name in names_in(item):
                 by_node.setdefault(name, []).append(item)
-    return _judge(INSPECTED, [(work, _type_of(_matching(work, by_node))) for work in works], precision)
+    matched = [(work, _matching(work, by_node)) for work in works]
+    untold = any(_is_untold(item) for _, items in matched for item in items)
+    return _judge(WEIGHTS if untold else INSPECTED, [(work, _type_of(items)) for work, items in matched], precision)
 
 
 def read_network(works: Sequence[Work], precision: str) -> Proof:
@@ -160,9 +164,23 @@ def _matching(work: Work, by_node: Mapping[str, list[Layer]]) -> list[Layer]:
 
 def _type_of(layers: Sequence[Layer]) -> str:
     """The one floating type of everything that the layers read and write; `mixed` for several, `unknown` if any is not told."""
-    kinds = {classify(_text_of(part)) for item in layers for part in _tensors(item)}
+    kinds = {kind for item in layers for kind in _kinds_of(item)}
     complete = all(item.get("Inputs") and item.get("Outputs") for item in layers)
     return _common(kinds - {"other"}) if layers and complete else "unknown"
+
+
+def _kinds_of(item: Layer) -> Iterator[str]:
+    if _is_untold(item):
+        weights = item.get("Weights")
+        yield classify(str(weights.get("Type", ""))) if isinstance(weights, dict) else "unknown"
+    else:
+        yield from (classify(_text_of(part)) for part in _tensors(item))
+
+
+def _is_untold(item: Layer) -> bool:
+    """Whether the inspector keeps the formats of everything around this layer to itself: `N/A due to dynamic shapes`."""
+    texts = [_text_of(part) for part in _tensors(item)]
+    return bool(texts) and all(text.startswith("N/A") for text in texts)
 
 
 def _common(kinds: set[str]) -> str:

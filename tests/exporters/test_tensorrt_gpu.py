@@ -50,7 +50,7 @@ def test_a_plan_is_in_the_precision_asked_for(tmp_path: Path, monkeypatch: pytes
     assert exporters.is_current(entry, request)
 
 
-def test_the_formats_of_a_dynamic_plan_are_read_at_its_best_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dynamic_plan_is_proven_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "cache"))
     options = BuildOptions(tactic_sources=SOURCES, optimization_level=1, opt_batch=4, max_batch=8)
     entry = exporters.export("tensorrt", request_of(tmp_path, "fp16", {"batch": "N"}, batch="dynamic", options=options))

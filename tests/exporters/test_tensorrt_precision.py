@@ -111,6 +111,14 @@ def test_half_means_in_and_out(into: str, out: str, kind: str) -> None:
     assert proof.types == {kind: 1}
 
 
+@pytest.mark.parametrize(("weights", "kind"), [({"Type": "Half", "Count": 216}, "half"), ({"Type": "Float"}, "float"), (None, "unknown")])
+def test_where_no_formats_are_told_the_weights_stand_for_them(weights: dict[str, Any] | None, kind: str) -> None:
+    untold = "N/A due to dynamic shapes"
+    layer = {**old("/conv/Conv + /relu/Relu", "CaskConvolution", untold, untold), **({} if weights is None else {"Weights": weights})}
+    proof = precision.inspect([work("/conv/Conv", 7)], [layer], "fp16")
+    assert (proof.types, proof.method) == ({kind: 1}, precision.WEIGHTS)
+
+
 def test_what_cannot_be_found_is_not_proven() -> None:
     works = [work("Conv_0", 94), work("MatMul_7", 6)]
     layers = [old("Conv_0", "CaskConvolution", HALF, HALF), old("{ForeignNode[MatMul_7...Softmax_9]}", "Myelin", HALF, HALF)]
