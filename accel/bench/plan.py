@@ -48,7 +48,7 @@ class MeasurementPlan:
     @classmethod
     def cpu_quick(cls, **changes: Any) -> MeasurementPlan:
         """What a machine without a GPU gets by default: a few minutes instead of half an hour."""
-        return cls(**{"warmup": 20, "iterations": 200, "name": "CPU quick plan", **changes})
+        return cls(**{"warmup": 20, "iterations": 200, "discard": 5, "name": "CPU quick plan", **changes})
 
     @classmethod
     def default(cls, device: str, **changes: Any) -> MeasurementPlan:
