@@ -4,6 +4,7 @@ from accel.device.driver import gpu_available, spins
 from accel.device.foreign import view
 from accel.device.gate import Gate
 from accel.device.graph import Graph, capture, copies, replay
+from accel.device.l2 import L2Flush
 from accel.device.memory import copy, empty, to_device, to_numpy
 from accel.device.select import Gpu, describe, name, parse
 from accel.device.staging import Staging
@@ -13,6 +14,7 @@ __all__ = [
     "Gate",
     "Gpu",
     "Graph",
+    "L2Flush",
     "Staging",
     "capture",
     "close_stream",
