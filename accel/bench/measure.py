@@ -21,6 +21,8 @@ ENQUEUE_BLOCKED = "ENQUEUE_BLOCKED"
 """The call waited for the GPU (or filled the launch queue, about 1,000 launches): the watchdog had to open the gate."""
 INPUT_DEPENDENT = "INPUT_DEPENDENT"
 """The same input again and again takes another time than inputs in turn."""
+FOREIGN_STREAM = "FOREIGN_STREAM"
+"""The call leaves work on a stream that neither the events nor the wait knew of: its latencies are those of a part."""
 
 DIAGNOSTIC = 200
 """The most samples of a diagnostic latency."""
@@ -80,6 +82,8 @@ def measure(engine: OpenEngine, inputs: Sequence[Mapping[str, Array]], plan: Mea
         preheat(_busy(subject, instruments), now)
     result.warmup_n, warm = warm_up(host, plan.warmup)
     result.flags += () if warm else (NOT_WARM,)
+    if instruments.synchronize_device is not None and _leaves_work(subject, instruments, instruments.synchronize_device):
+        result.flags += (FOREIGN_STREAM,)
     try:
         for item in _passes(subject, instruments, plan, result):
             begin = now()
@@ -125,6 +129,21 @@ def _busy(subject: Subject, instruments: Instruments) -> Callable[[int], None]:
         instruments.synchronize(stream)
 
     return calls
+
+
+def _leaves_work(subject: Subject, instruments: Instruments, synchronize_device: Callable[[], None], calls: int = 5) -> bool:
+    """Whether the device still works, in most of some calls, when the stream is done."""
+    engine, now = subject.engine, instruments.clock.now_ns
+    found = []
+    for index in range(calls):
+        synchronize_device()
+        begin = now()
+        engine.runtime.enqueue(subject.bindings[index % len(subject.bindings)])
+        instruments.synchronize(engine.stream)
+        taken = now() - begin
+        missed = passes.work_after_ns(instruments.clock, lambda: instruments.synchronize(engine.stream), synchronize_device)
+        found.append(passes.is_elsewhere(missed, taken))
+    return sum(found) > calls // 2
 
 
 def _depends_on_input(subject: Subject, instruments: Instruments, plan: MeasurementPlan, rotated: Array) -> bool:

@@ -49,6 +49,7 @@ class Instruments:
     """What measures: the host's clock, how to wait for the stream, and on a GPU the events and the gate.
 
     Attributes:
+        synchronize_device: waits for every stream; with it a call that leaves work on another stream is found out.
         flush: puts other data into the GPU's L2 cache before a sample; None leaves it as the last call did.
     """
 
@@ -56,6 +57,7 @@ class Instruments:
     synchronize: Callable[[int | None], None]
     timer: DeviceTimer | None = None
     gate: HoldingGate | None = None
+    synchronize_device: Callable[[], None] | None = None
     flush: Callable[[], None] | None = None
 
     def close(self) -> None:
@@ -208,6 +210,19 @@ def event_floor(timer: DeviceTimer, gate: HoldingGate | None, synchronize: Calla
         synchronize()
         samples[index] = timer.elapsed_ns()
     return int(np.median(samples))
+
+
+def work_after_ns(clock: Clock, synchronize: Callable[[], None], synchronize_device: Callable[[], None]) -> int:
+    """How long the device goes on after the stream is done."""
+    synchronize()
+    begin = clock.now_ns()
+    synchronize_device()
+    return clock.now_ns() - begin
+
+
+def is_elsewhere(missed_ns: float, call_ns: float, least_ns: float = 20_000) -> bool:
+    """Whether what the stream's events bracket is not all of a call's work: more than a tenth of it, and than a wait costs, came after."""
+    return missed_ns > max(least_ns, 0.1 * call_ns)
 
 
 def _cooler(subject: Subject, instruments: Instruments) -> Callable[[], None] | None:

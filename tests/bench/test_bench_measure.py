@@ -9,7 +9,7 @@ import pytest
 
 from accel.bench import inputs as rotation
 from accel.bench import passes
-from accel.bench.measure import ENQUEUE_BLOCKED, INPUT_DEPENDENT, first_call, measure
+from accel.bench.measure import ENQUEUE_BLOCKED, FOREIGN_STREAM, INPUT_DEPENDENT, first_call, measure
 from accel.bench.passes import Instruments
 from accel.bench.plan import MeasurementPlan
 from accel.bench.warming import NOT_WARM, agree, preheat, warm_up
@@ -290,3 +290,10 @@ def test_a_gpu_is_kept_busy_for_a_second_first(script):
     preheat(lambda count: (calls.append(count), script.clock.advance_us(count * 1000)), script.clock.now_ns)
 
     assert calls == [50] * 20
+
+
+@pytest.mark.parametrize(("left_us", "flags"), [(0, ()), (15, ()), (60, (FOREIGN_STREAM,))])
+def test_work_that_is_left_on_another_stream_is_found_out(script, engine, batches, left_us, flags):
+    result = measure(engine, batches, PLAN, beside_a_gpu(script, synchronize_device=lambda: script.clock.advance_us(left_us)))
+
+    assert result.flags == flags
