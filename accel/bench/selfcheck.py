@@ -26,9 +26,12 @@ FLOOR_CALLS = 1000
 class Rig(Protocol):
     """What the checks are made on: a stream, its clocks, and work of a known length."""
 
-    clock: Clock
-    timer: DeviceTimer
-    gate: HoldingGate
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def timer(self) -> DeviceTimer: ...
+    @property
+    def gate(self) -> HoldingGate: ...
 
     def spin(self, us: float) -> None:
         """Enqueue work of `us` microseconds on the stream."""
@@ -64,8 +67,29 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a worker measured on its rig: all but the comparison is judged already.
+
+    Attributes:
+        floors_us: medians in microseconds; `launch` is a graph of one empty kernel.
+        runs_us: `A`, `B` and `A again` → the p50 of each round.
+    """
+
+    checks: tuple[Check, ...]
+    floors_us: dict[str, float]
+    runs_us: dict[str, list[float]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Measured:
+        return cls(tuple(Check(**check) for check in data["checks"]), data["floors_us"], data["runs_us"])
+
+
+@dataclasses.dataclass(frozen=True)
 class SelfCheck:
-    """All checks, and the floors of this machine in microseconds (`launch` is a graph of one empty kernel)."""
+    """All seven checks, and the floors of this machine."""
 
     checks: tuple[Check, ...]
     floors_us: dict[str, float]
@@ -74,17 +98,27 @@ class SelfCheck:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    @property
+    def failures(self) -> str:
+        """What failed, in a sentence for an error."""
+        return "; ".join(check.said for check in self.checks if not check.passed)
+
     def to_dict(self) -> dict[str, Any]:
         return {"passed": self.passed, **dataclasses.asdict(self)}
 
 
-def run(rig: Rig, compare: Compare, seed: int = 0) -> SelfCheck:
+def measure(rig: Rig, seed: int = 0) -> Measured:
     """Make every check on `rig`; a failure is reported, not raised."""
     rig.spin(LENGTHS_US[-1])  # loads what the first call loads
     rig.synchronize()
     floors = measure_floors(rig)
-    clocks = (linear(rig), constant_offset(rig), needs_sync(rig))
-    return SelfCheck((*clocks, tail(rig, seed), told_apart(rig, compare), measured(floors), bracketed(rig)), floors)
+    checks = (linear(rig), constant_offset(rig), needs_sync(rig), tail(rig, seed), ordered_floors(floors), bracketed(rig))
+    return Measured(checks, floors, paired_runs(rig))
+
+
+def judge(found: Measured, compare: Compare) -> SelfCheck:
+    """Add the check of the comparison, which needs what a worker has not."""
+    return SelfCheck((*found.checks, told_apart(found.runs_us, compare)), found.floors_us)
 
 
 def linear(rig: Rig) -> Check:
@@ -131,13 +165,18 @@ def tail(rig: Rig, seed: int) -> Check:
     return Check("tail", all(abs(ratio - 1) <= TAIL for ratio in ratios.values()), f"{said} of what they must be, within {TAIL:.0%}")
 
 
-def told_apart(rig: Rig, compare: Compare) -> Check:
-    """3 % slower is found slower, and the same is not."""
+def paired_runs(rig: Rig) -> dict[str, list[float]]:
+    """The p50 of some rounds, in microseconds: A, what takes SLOWER_BY times as long, and A again."""
     runs: dict[str, list[float]] = {"A": [], "B": [], "A again": []}
     for number in range(ROUNDS):
         for name in sorted(runs, reverse=bool(number % 2)):
             length = PAIR_US * (SLOWER_BY if name == "B" else 1.0)
             runs[name].append(float(np.median([device_ns(rig, length) for _ in range(RUN)])) / 1e3)
+    return runs
+
+
+def told_apart(runs: dict[str, list[float]], compare: Compare) -> Check:
+    """3 % slower is found slower, and the same is not."""
     verdict, low, high = compare(runs["A"], runs["B"])
     same, *_ = compare(runs["A"], runs["A again"])
     # The sleep itself is exact to some cycles, so its own ratio may lie a hair outside a very narrow interval.
@@ -145,7 +184,7 @@ def told_apart(rig: Rig, compare: Compare) -> Check:
     return Check("compare", found, f"{SLOWER_BY:.2f} times as long is {verdict} ({low:.4f} to {high:.4f}), the same is {same}")
 
 
-def measured(floors: dict[str, float]) -> Check:
+def ordered_floors(floors: dict[str, float]) -> Check:
     """The floors are there, and in the order that they must have."""
     right = all(value >= 0 for value in floors.values()) and floors["sync_host"] <= floors["launch_host"]
     return Check("floors", right, ", ".join(f"{name} {value:.2f} µs" for name, value in floors.items()))

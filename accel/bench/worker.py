@@ -8,6 +8,7 @@ Request: `mode`, `bundle`, `variant`, `device`, `batch`, `threads`, `plan`, `dat
 | identify | refusal, runtime_version, device_name, identity, entry | |
 | parity | parity (an EngineEntry's dict), facts | |
 | verify | n_test, facts | outputs (float32, one row a sample) |
+| selfcheck | checks, floors_us, runs_us (accel.bench.selfcheck.Measured) | |
 | measure | facts, build_s, first_call_ms, flags, warmup_n, event_floor_us, wall_s, blocks, input_sha256, … | latency kind → nanoseconds |
 
 An AccelError becomes `{"error": {"type", "message", "remedy", "exit_code"}}`; anything else is a crash with its traceback on stderr.
@@ -101,6 +102,20 @@ def verify(request: Request, progress: Progress, clock: Clock) -> Reply:
     return {"n_test": len(outputs), "facts": facts}, {"outputs": outputs}
 
 
+def selfcheck(request: Request, progress: Progress, clock: Clock) -> Reply:
+    """On a GPU needs torch, whose sleep is counted in clock cycles; on a CPU the simulated rig is checked."""
+    from accel.bench import rigs
+    from accel.bench.selfcheck import measure as check
+
+    if request["device"] == "cpu":
+        return check(rigs.SimulatedRig()).to_dict(), {}
+    rig = rigs.GpuRig(request["device"])
+    try:
+        return check(rig).to_dict(), {}
+    finally:
+        rig.close()
+
+
 def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
     from accel import device
     from accel.bench import inputs as rotation
@@ -166,6 +181,7 @@ MODES: dict[str, Callable[[Request, Progress, Clock], Reply]] = {
     "identify": identify,
     "parity": parity,
     "verify": verify,
+    "selfcheck": selfcheck,
     "measure": measure,
 }
 
