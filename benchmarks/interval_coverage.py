@@ -116,6 +116,7 @@ def autoregressive(draw: np.random.Generator, rho: float) -> Array:
         return noise
     from scipy.signal import lfilter
 
+    # The first number has the variance of all; what is added to each later one keeps it so.
     noise[1:] *= math.sqrt(1 - rho * rho)
     return np.asarray(lfilter([1.0], [1.0, -rho], noise))
 

@@ -26,7 +26,8 @@ class Compared:
     Attributes:
         rows: one mapping a pair, those of one precision first: `model`, `variant` (B), `against` (A), `precisions`, `rounds`, `p50_us`
             and `against_p50_us` (medians of the rounds), `ratio` (B over A) with `ratio_lo` and `ratio_hi` (95 %), `p_holm`, `floor_pct`,
-            `verdict`, `flags`, `differs` (what was not the same machine, driver or input), `latency_kind`, `set_id`, `against_set_id`.
+            `verdict`, `flags` (divided by spaces), `differs` (what was not the same machine, driver or input), `latency_kind`,
+            `set_id` and `against_set_id`.
         notes: what was left out and why, which rounds had no partner, what differs.
         problem: the error to end with if a limit was crossed.
     """
@@ -142,7 +143,7 @@ def _row(pair: Pair, found: Judged, kind: str) -> dict[str, Any]:
         "p_holm": found.p_holm,
         "floor_pct": 100 * math.expm1(found.floor),
         "verdict": found.verdict,
-        "flags": list(pair.flags),
+        "flags": " ".join(pair.flags),
         "differs": pair.differences(),
         "latency_kind": kind,
         "set_id": second["set_id"],

@@ -141,9 +141,9 @@ def aa_floor(log_ratios: Sequence[float], rounds: int, seed: int = 0) -> float:
             remedy=f"accel bench BUNDLE --runtime VARIANT --no-baseline --rounds {2 * FEWEST_AA_PAIRS}",
         )
     draw = np.random.default_rng(seed)
-    shape = (_RESAMPLES, rounds)
-    drawn = draw.choice(np.asarray(log_ratios, dtype=np.float64), size=shape) * draw.choice([-1.0, 1.0], size=shape)
-    return float(np.quantile(np.abs(drawn.mean(axis=1)), 0.95))
+    either = np.concatenate([np.asarray(log_ratios), -np.asarray(log_ratios)])
+    drawn = either[draw.integers(0, len(either), size=(rounds, _RESAMPLES))]
+    return float(np.quantile(np.abs(drawn.mean(axis=0)), 0.95))
 
 
 def _verdict(item: Estimate, p: float | None, least: float) -> str:

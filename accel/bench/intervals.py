@@ -83,14 +83,15 @@ def blocked(samples: Array, percents: tuple[int, ...], seed: int = 0) -> dict[in
     n = len(samples)
     whole, rest = divmod(n, BLOCK)
     places = n - BLOCK + 1
-    starts = np.random.default_rng(seed).integers(0, places, size=(RESAMPLES, whole + 1))
+    # One row a place in the series, so that the sums run along whole rows; the last row is of the shorter block.
+    starts = np.random.default_rng(seed).integers(0, places, size=(whole + 1, RESAMPLES))
     ordered = np.unique(samples)
 
     def share(index: int, percent: int) -> float:
         """The part of the resamples whose percentile is at most `ordered[index]`."""
-        sums = np.concatenate([[0], np.cumsum(samples <= ordered[index])])
-        counts = (sums[BLOCK:] - sums[:places])[starts[:, :whole]].sum(axis=1)
-        counts += (sums[rest : rest + places] - sums[:places])[starts[:, whole]]
+        sums = np.concatenate([[0], np.cumsum(samples <= ordered[index], dtype=np.int32)])
+        counts = (sums[BLOCK:] - sums[:places]).take(starts[:whole]).sum(axis=0)
+        counts += (sums[rest : rest + places] - sums[:places]).take(starts[whole])
         return float(np.mean(counts >= rank(n, percent)))
 
     def end(part: float, percent: int) -> float:

@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
+from accel.bench import stability
 from accel.bench.columns import VERDICTS
 from accel.bench.results import Row
 from accel.errors import CorruptArtifact, UsageError
@@ -62,9 +63,12 @@ class Pair:
 
     @property
     def flags(self) -> tuple[str, ...]:
+        """CLOCKS_DIFFER, and what `stability` says of either side's runs; sorted."""
+        unsteady = {flag for side in (self.a, self.b) for flag in stability.run_flags(stability.of_runs(list(side.runs.values())))}
         clocks = self.a.middle("sm_clock_mean_mhz"), self.b.middle("sm_clock_mean_mhz")
         known = [clock for clock in clocks if clock]
-        return (CLOCKS_DIFFER,) if len(known) == 2 and max(known) / min(known) > CLOCKS_WITHIN else ()
+        apart = len(known) == 2 and max(known) / min(known) > CLOCKS_WITHIN
+        return tuple(sorted(unsteady | ({CLOCKS_DIFFER} if apart else set())))
 
     def differences(self) -> list[str]:
         """What makes the two incomparable: `driver: 580.159 | 590.44`, the values of A and those of B."""

@@ -12,7 +12,7 @@ from accel.cli.options import CsvOption, Format, FormatOption
 
 COLUMNS = (
     *("model", "variant", "against", "precisions", "rounds", "p50_us", "against_p50_us", "ratio", "ratio_lo", "ratio_hi"),
-    *("p_holm", "floor_pct", "verdict"),
+    *("p_holm", "floor_pct", "verdict", "flags"),
 )
 
 FAIL_IF_HELP = "Exit 3 if this holds: 'p50>+5%', 'p95>+20us', 'p50>500us', 'top1<-0.1'; may be repeated."

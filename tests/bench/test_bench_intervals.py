@@ -38,7 +38,7 @@ def test_few_or_constant_samples_have_no_autocorrelation():
 
 def pasted(samples, percent, n):
     """The same bootstrap spelled out: every series is built and sorted."""
-    starts = np.random.default_rng(0).integers(0, n - 49, size=(1000, n // 50 + 1))
+    starts = np.random.default_rng(0).integers(0, n - 49, size=(n // 50 + 1, 1000)).T
     index = (starts[:, :, None] + np.arange(50)).reshape(1000, -1)[:, :n]
     found = np.sort(np.sort(samples[index], axis=1)[:, intervals.rank(n, percent) - 1])
     return found[24], found[974]

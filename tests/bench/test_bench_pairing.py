@@ -121,6 +121,11 @@ def test_clocks_more_than_two_percent_apart_are_flagged(clock, flags):
     assert pair.flags == flags
 
 
+def test_runs_that_do_not_agree_are_flagged_on_either_side():
+    assert Pair(*good(runs("a:fp32", [100, 103]), runs("b:fp32", [100, 100])).values()).flags == ("NOISY",)
+    assert Pair(*good(runs("a:fp32", [100, 103]), runs("b:fp32", [100, 107])).values()).flags == ("NOISY", "UNSTABLE")
+
+
 def test_consecutive_rounds_of_one_variant_are_aa_pairs():
     found = aa_log_ratios([*runs("a:fp32", [100, 101, 100, 99, 100]), *runs("b:fp32", [10, 20])], "host_us")
     assert found == pytest.approx([math.log(1.01), math.log(0.99), math.log(2)])
