@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from accel import device as devices
 from accel import locking
 from accel.bench.candidates import Failure, Job
 from accel.bench.clock import utc_now
@@ -76,8 +77,12 @@ def run_set(
 
 
 def device_lock(device: str) -> Path:
-    """The lock file that keeps a second benchmark of this user off `device`."""
-    return cache_dir() / "locks" / f"bench-{device.replace(':', '')}.lock"
+    """The lock file that keeps a second benchmark of this user off `device`.
+
+    A GPU is known by its UUID: under CUDA_VISIBLE_DEVICES one GPU has several ordinals, and one ordinal means several GPUs.
+    """
+    name = device if device == "cpu" else devices.uuid(device)
+    return cache_dir() / "locks" / f"bench-{name}.lock"
 
 
 def set_key(bundle: Bundle, variants: Sequence[Variant], plan: MeasurementPlan, device: str) -> str:
