@@ -102,7 +102,8 @@ class Watch:
             # Passes shorter than a period have the samples just before and after them.
             slack = max(0, round(PERIOD_S * 1e9) - (end - begin))
             return [sample for sample in self.samples if begin - slack <= sample.at_ns <= end + slack]
-        own = [sample for sample in self.samples if sample.own] or self.samples
+        # The first and the last were taken outside the worker's life.
+        own = [sample for sample in self.samples if sample.own] or self.samples[1:-1] or self.samples
         return [sample for sample in own if sample.reading.utilisation_pct] or own
 
 

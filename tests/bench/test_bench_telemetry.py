@@ -263,6 +263,12 @@ def test_without_a_window_the_workers_busy_samples_stand_for_it():
     assert watch.columns()["sm_clock_min_mhz"] == 1980
 
 
+def test_where_the_worker_is_hidden_the_samples_of_its_life_stand_for_it():
+    readings = [sample(at, own=False, utilisation_pct=90, reasons=mask) for at, mask in ((0, 0x8), (100, 0x4), (200, 0x20), (300, 0x40))]
+
+    assert Watch(readings).columns()["throttle_mask"] == 0x24
+
+
 def test_a_window_without_a_sample_says_nothing():
     found = Watch([sample(0, sm_clock_mhz=1000, reasons=8)]).columns((900_000_000, 1_900_000_000))
 
