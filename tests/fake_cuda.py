@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import enum
 import gc
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -83,6 +84,12 @@ class FakeDriver:
 
     def _cuDeviceGetName(self, length: int, handle: int) -> tuple[bytes]:  # noqa: N802
         return (b"Fake GPU\0\0\0",)
+
+    def _cuDeviceGetPCIBusId(self, length: int, handle: int) -> tuple[bytes]:  # noqa: N802
+        return (f"0000:{0x1B + handle:02X}:00.0\0\0".encode(),)
+
+    def _cuDeviceGetUuid(self, handle: int) -> tuple[Any]:  # noqa: N802
+        return (types.SimpleNamespace(bytes=bytes([handle, *range(1, 16)])),)
 
     def _cuDeviceGetAttribute(self, attribute: int, handle: int) -> tuple[int]:  # noqa: N802
         return (self.capability[attribute],)

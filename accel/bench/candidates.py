@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accel.bench import worker
+from accel.bench import flags, worker
+from accel.bench.flags import Refused
 from accel.bench.launch import Answer, Launcher, Request, interpreter
 from accel.bench.settings import BenchSettings
 from accel.engines import Bundle
@@ -49,12 +50,18 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a variant is not run, or not to its end: a row's verdict, reason, remedy and exit code."""
+    """Why a variant is not run, or not to its end: a row's verdict, reason, remedy, exit code and the names of its refusals."""
 
     verdict: str
     reason: str
     remedy: str | None = None
     exit_code: int = 4
+    refusals: tuple[str, ...] = ()
+
+    @classmethod
+    def refused(cls, found: Sequence[Refused]) -> Failure:
+        """INVALID: what was held against it, at least one refusal."""
+        return cls(**{**flags.invalid(found), "refusals": tuple(item.name for item in found)})
 
     @classmethod
     def of(cls, error: AccelError) -> Failure:

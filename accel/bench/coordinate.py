@@ -13,15 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from accel import device as devices
 from accel import locking
 from accel.bench.candidates import Failure, Job
 from accel.bench.clock import utc_now
 from accel.bench.environment import snapshot
 from accel.bench.launch import ARRAYS, Launcher, spawn
 from accel.bench.plan import MeasurementPlan, order
-from accel.bench.results import JSONL, SET, ResultSet, read_rows
+from accel.bench.results import JSONL, SET, ResultSet, Row, read_rows
 from accel.bench.rows import RowMaker
 from accel.bench.settings import BenchSettings
+from accel.bench.telemetry import Telemetry
 from accel.bench.verification import Verification, verify_variants
 from accel.engines import Bundle
 from accel.errors import AccelError
@@ -65,17 +67,24 @@ def run_set(
         result = open_set(bundle, variants, plan, device, Path(out_folder), settings)
         job = Job(bundle, device, plan.batch, threads, settings, result.folder / "work", launch)
         verifications = {str(item.candidate.variant): item for item in verify_variants(job, variants, progress, verify=verify)}
-        maker = RowMaker(job, plan, result.description["set_id"], snapshot(device))
+        machine = snapshot(device)
+        maker = RowMaker(job, plan, result.description["set_id"], machine, result.description.get("self_check_failed") or "")
         _record_not_run(result, maker, verifications.values())
-        _run_rounds(result, maker, verifications, progress)
+        with Telemetry(machine["gpu_uuid"]) as telemetry:
+            _run_rounds(result, maker, verifications, telemetry, progress)
+            result.describe(environment={**result.description["environment"], "nvml": telemetry.describe()})
         result.describe(state="finished", finished_utc=utc_now())
         shutil.rmtree(job.folder, ignore_errors=True)
     return result
 
 
 def device_lock(device: str) -> Path:
-    """The lock file that keeps a second benchmark of this user off `device`."""
-    return cache_dir() / "locks" / f"bench-{device.replace(':', '')}.lock"
+    """The lock file that keeps a second benchmark of this user off `device`.
+
+    A GPU is known by its UUID: under CUDA_VISIBLE_DEVICES one GPU has several ordinals, and one ordinal means several GPUs.
+    """
+    name = device if device == "cpu" else devices.uuid(device)
+    return cache_dir() / "locks" / f"bench-{name}.lock"
 
 
 def set_key(bundle: Bundle, variants: Sequence[Variant], plan: MeasurementPlan, device: str) -> str:
@@ -127,7 +136,9 @@ def _record_not_run(result: ResultSet, maker: RowMaker, verifications: Any) -> N
             result.append([maker.not_run(item)], {})
 
 
-def _run_rounds(result: ResultSet, maker: RowMaker, verifications: dict[str, Verification], progress: Progress) -> None:
+def _run_rounds(
+    result: ResultSet, maker: RowMaker, verifications: dict[str, Verification], telemetry: Telemetry, progress: Progress
+) -> None:
     runnable = [name for name, item in verifications.items() if item.runnable]
     total, done = len(runnable) * maker.plan.rounds, 0
     recorded = result.recorded()
@@ -135,20 +146,24 @@ def _run_rounds(result: ResultSet, maker: RowMaker, verifications: dict[str, Ver
         for order_index, name in enumerate(order(runnable, round_index, maker.plan.seed)):
             if (name, round_index) not in recorded:
                 progress(f"bench {maker.job.bundle.name} {name}", done, total)
-                result.append(*_run_once(maker, verifications[name], round_index, order_index))
+                first = next((row for row in result.rows if row["latency_kind"] is not None), None)
+                result.append(*_run_once(maker, verifications[name], round_index, order_index, telemetry, first))
             done += 1
     if total:
         progress(f"bench {maker.job.bundle.name}", done, total)
 
 
-def _run_once(maker: RowMaker, verification: Verification, round_index: int, order_index: int) -> tuple[list[Any], dict[str, Array]]:
+def _run_once(
+    maker: RowMaker, verification: Verification, round_index: int, order_index: int, telemetry: Telemetry, first: Row | None
+) -> tuple[list[Row], dict[str, Array]]:
     job, candidate = maker.job, verification.candidate
     request = job.request("measure", candidate.variant, plan=maker.plan.to_dict())
     try:
-        answer = job.launch(request, candidate.python, job.folder, silent)
+        with telemetry.watching() as watch:
+            answer = job.launch(request, candidate.python, job.folder, silent)
     except AccelError as error:
         failed = dataclasses.replace(verification, failure=Failure.of(error))
         return [maker.failed(failed, round_index, order_index)], {}
     with np.load(job.folder / ARRAYS, allow_pickle=False) as arrays:
         samples = {kind: arrays[kind] for kind in arrays.files}
-    return maker.measured(verification, round_index, order_index, answer, samples)
+    return maker.measured(verification, round_index, order_index, answer, samples, watch, first)

@@ -33,7 +33,7 @@ def snapshot(device: str) -> dict[str, Any]:
     on_gpu = device != "cpu"
     return {
         "gpu_name": devices.name(device) if on_gpu else None,
-        "gpu_uuid": _gpu_uuid(device) if on_gpu else None,
+        "gpu_uuid": devices.uuid(device) if on_gpu else None,
         "driver": driver_version() if on_gpu else None,
         "cuda": _cuda() if on_gpu else None,
         "cpu_model": cpu_model(),
@@ -88,15 +88,6 @@ def _cuda() -> str:
     from accel.device import driver
 
     return driver.cuda_version()
-
-
-def _gpu_uuid(device: str) -> str:
-    """As nvidia-smi prints it: `GPU-xxxxxxxx-xxxx-…`."""
-    from accel.device import driver
-
-    uuid = driver.check(driver.bindings().cuDeviceGetUuid(driver.handle_of(device)), f"reading the UUID of {device}")
-    raw = bytes(uuid.bytes).hex()
-    return f"GPU-{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
 
 
 def _git() -> dict[str, Any]:

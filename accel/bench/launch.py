@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accel import errors
+from accel.bench import affinity
 from accel.errors import AccelError, RuntimeUnavailable
 from accel.files import cache_dir
 from accel.progress import Progress, silent
@@ -40,7 +41,8 @@ def interpreter(runtime: str, chosen: Mapping[str, str]) -> str:
 def spawn(request: Request, python: str, folder: Path, progress: Progress = silent) -> Answer:
     """Run `python -m accel.bench.worker` on `request` and read its answer.
 
-    Only a request that asks for progress is polled: while a run is timed the coordinator sleeps in one wait.
+    Only a request that asks for progress is polled: while a run is timed the coordinator sleeps in one wait. A worker that times on a
+    GPU gets the CPUs of the GPU's NUMA node.
 
     Raises:
         AccelError: the one that the worker reported, or a description of how it died.
@@ -64,9 +66,10 @@ def spawn(request: Request, python: str, folder: Path, progress: Progress = sile
         try:
             # stdin is a leash: it closes when this process dies in any way, and the worker then ends itself. Its own session keeps
             # the terminal's Ctrl-C from it, so that only we decide how it stops.
-            process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, env=environment, start_new_session=True
-            )
+            with affinity.inherited(affinity.near(request["device"]) if request["mode"] == "measure" else None):
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, env=environment, start_new_session=True
+                )
         except OSError as error:
             raise RuntimeUnavailable(
                 f"the interpreter {python!r} of {request.get('variant', 'the worker')} cannot be started: {error}",

@@ -42,7 +42,8 @@ class Measurement:
         blocks: how many blocks a pass of `plan.iterations` had.
         warmup_n: calls thrown away before the first sample.
         event_floor_ns: latency kind → what its pair of events reads around nothing.
-        flags: from the closed list of flags.
+        timed_ns: the clock when the first timed pass began and when the last ended.
+        flags: from the closed lists of flags and refusals.
     """
 
     samples_ns: dict[str, Array]
@@ -50,6 +51,7 @@ class Measurement:
     blocks: int
     warmup_n: int = 0
     event_floor_ns: dict[str, int] = dataclasses.field(default_factory=dict)
+    timed_ns: tuple[int, int] = (0, 0)
     flags: tuple[str, ...] = ()
 
 
@@ -84,6 +86,7 @@ def measure(engine: OpenEngine, inputs: Sequence[Mapping[str, Array]], plan: Mea
     result.flags += () if warm else (NOT_WARM,)
     if instruments.synchronize_device is not None and _leaves_work(subject, instruments, instruments.synchronize_device):
         result.flags += (FOREIGN_STREAM,)
+    first = now()
     try:
         for item in _passes(subject, instruments, plan, result):
             begin = now()
@@ -93,6 +96,7 @@ def measure(engine: OpenEngine, inputs: Sequence[Mapping[str, Array]], plan: Mea
                 result.flags += (ENQUEUE_BLOCKED,)
                 continue
             result.wall_s[item.kind] = (now() - begin) / 1e9
+        result.timed_ns = (first, now())
         if instruments.timer is not None and _depends_on_input(subject, instruments, plan, result.samples_ns["host_us"]):
             result.flags += (INPUT_DEPENDENT,)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from accel.bench.flags import Refused
 from accel.types import Variant
 
 _ON = {True: True, "tf32": True, False: False, "ieee": False, "none": False, "": False}
@@ -15,23 +16,31 @@ def tf32(value: Any) -> bool | None:
     return _ON.get(value)
 
 
-def mismatch(facts: Mapping[str, Any], variant: Variant, device: str) -> str:
-    """Why the run is INVALID, or an empty string. A fact that the backend does not tell is not held against it."""
+def mismatches(facts: Mapping[str, Any], variant: Variant, device: str) -> list[Refused]:
+    """How what ran is not what was asked for. A fact that the backend does not tell is not held against it."""
+    found = []
+    wrong = _wrong_precision(facts, variant, device)
+    if wrong:
+        found.append(Refused("PRECISION", wrong))
+    if device.startswith("cuda") and facts.get("cpu_nodes"):
+        said = f"{facts['cpu_nodes']} nodes of the graph ran on the CPU although {device} was asked for"
+        found.append(Refused("CPU_NODES", said))
+    return found
+
+
+def recompiled(facts: Mapping[str, Any]) -> list[Refused]:
+    """What is held against a timed run although it computed the right thing."""
+    count = facts.get("recompiles")
+    return [Refused("RECOMPILED", f"the model was compiled again {count} times while it was timed")] if count else []
+
+
+def _wrong_precision(facts: Mapping[str, Any], variant: Variant, device: str) -> str:
     effective = facts.get("precision")
     if effective is not None and effective != variant.precision:
         return f"{variant.precision} was asked for and {effective} was computed"
-    if not device.startswith("cuda"):
-        return ""
-    for key in ("tf32_matmul", "tf32_conv"):
+    # TF32 exists on a GPU alone.
+    for key in ("tf32_matmul", "tf32_conv") if device.startswith("cuda") else ():
         found = tf32(facts.get(key))
         if variant.precision in ("fp32", "tf32") and found is not None and found != (variant.precision == "tf32"):
             return f"{variant.precision} was asked for and {key} is {'on' if found else 'off'}"
-    if facts.get("cpu_nodes"):
-        return f"{facts['cpu_nodes']} nodes of the graph ran on the CPU although {device} was asked for"
     return ""
-
-
-def recompiled(facts: Mapping[str, Any]) -> str:
-    """Why a timed run is INVALID although it computed the right thing, or an empty string."""
-    count = facts.get("recompiles")
-    return f"the model was compiled again {count} times while it was timed" if count else ""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accel.bench import columns
+from accel.bench.flags import FLAGS
 from accel.bench.results import ResultSet, Row
 from accel.bench.stats import ENOUGH
 from accel.bench.summary import Latency, Line, lines
@@ -61,12 +62,10 @@ def remarks(found: Sequence[Line]) -> list[str]:
             said = line.reason or columns.VERDICTS[line.verdict]
             grouped.setdefault((said, line.remedy or ""), []).append(f"{line.variant} {line.verdict}")
         for flag in line.flags:
-            if flag in _FLAGS:
-                grouped.setdefault((_FLAGS[flag], ""), []).append(f"{line.variant} {flag}")
+            # The verdict of that name has said it, with its own reason.
+            if flag in FLAGS and flag != line.verdict:
+                grouped.setdefault((FLAGS[flag].meaning, FLAGS[flag].remedy), []).append(f"{line.variant} {flag}")
     return [f"{', '.join(who)}: {said}" + (f"; to mend it: {remedy}" if remedy else "") for (said, remedy), who in grouped.items()]
-
-
-_FLAGS = {"ENQUEUE_BLOCKED": "the call waits for the GPU itself (or made over about 1,000 launches): device_us cannot be gated"}
 
 
 def table(results: Sequence[ResultSet], width: int) -> RenderableType:
@@ -148,7 +147,7 @@ def _p(line: Line) -> str | None:
 
 
 def _verdict(line: Line) -> str:
-    return "*".join([line.verdict, *([""] if set(line.flags) & _FLAGS.keys() else [])])
+    return line.verdict + ("*" if (set(line.flags) & FLAGS.keys()) - {line.verdict} else "")
 
 
 def _top1(line: Line) -> str | None:

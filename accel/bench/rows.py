@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accel.bench import model, proof, stability
+from accel.bench import flags, model, proof
 from accel.bench.candidates import Job
 from accel.bench.clock import utc_now
 from accel.bench.columns import LATENCY_KINDS
@@ -15,6 +15,7 @@ from accel.bench.launch import Answer
 from accel.bench.plan import MeasurementPlan
 from accel.bench.results import SAMPLES, Row, row
 from accel.bench.stats import summarise
+from accel.bench.telemetry import Watch
 from accel.bench.verification import Verification
 from accel.types import Array
 
@@ -27,14 +28,28 @@ def _settings(facts: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in facts.get("settings", {}).items()]
 
 
+def _flags(made: Row, answer: Answer, watch: Watch) -> list[str]:
+    """The flags of a measured row: what its columns bear out, what its worker said, and what was hidden from us."""
+    found = {*made["flags"], *flags.flags(made), *(name for name in answer["flags"] if name not in flags.REFUSALS)}
+    if watch.pids_hidden and "NVML_UNAVAILABLE" not in found:
+        found.add("PIDS_HIDDEN")
+    return sorted(found)
+
+
 @dataclasses.dataclass(frozen=True)
 class RowMaker:
-    """All that the rows of one set share."""
+    """All that the rows of one set share.
+
+    Attributes:
+        machine: what `environment.snapshot` found.
+        self_check: why the harness failed its self-check on this machine; empty if it passed, or was not asked.
+    """
 
     job: Job
     plan: MeasurementPlan
     set_id: str
     machine: Mapping[str, Any]
+    self_check: str = ""
 
     def not_run(self, verification: Verification) -> Row:
         """The one row of a variant that is not timed."""
@@ -45,15 +60,28 @@ class RowMaker:
         return self.not_run(verification) | self._place(verification, round_index, order_index)
 
     def measured(
-        self, verification: Verification, round_index: int, order_index: int, answer: Answer, samples: Mapping[str, Array]
+        self,
+        verification: Verification,
+        round_index: int,
+        order_index: int,
+        answer: Answer,
+        samples: Mapping[str, Array],
+        watch: Watch,
+        first: Row | None = None,
     ) -> tuple[list[Row], dict[str, Array]]:
-        """One row per latency kind, and the samples under the keys that the rows name."""
+        """One row per latency kind, and the samples under the keys that the rows name.
+
+        Args:
+            answer: the worker's; `timed_ns`, if it has one, is when its passes began and ended on the host's clock.
+            watch: what was seen of the GPU meanwhile.
+            first: the first measured row of the set: what is compared with it must have had its inputs, GPU and driver.
+        """
         facts: Mapping[str, Any] = answer["facts"]
         common = {**self._common(verification), **self._place(verification, round_index, order_index)}
         common |= {key: facts.get(key) for key in _FACTS}
         for key in ("tf32_matmul", "tf32_conv"):
             common[key] = proof.tf32(facts.get(key))
-        common |= self._outcome(verification, facts)
+        common |= watch.columns(answer.get("timed_ns"))
         common |= {
             "options_json": [*verification.candidate.variant.options, *_settings(facts)],
             "runtime_version": facts.get("runtime_version") or verification.candidate.runtime_version,
@@ -62,21 +90,23 @@ class RowMaker:
             "input_sha256": answer["input_sha256"],
             "input_shape": answer["input_shape"],
             "load1": answer["load1"],
+            "warmup_n": answer["warmup_n"],
             "cpu_affinity": answer["cpu_affinity"],
             "python": answer["python"],
             "interpreter": answer["executable"],
             "versions_json": answer["versions"],
-            "flags": sorted({*common["flags"], *answer["flags"]}),
         }
+        common |= self._outcome(verification, facts, answer["flags"], row(**common), first)
         rows, kept = [], {}
         for kind in (kind for kind in LATENCY_KINDS if kind in samples):
             key = f"{common['variant']}/{common['run_id']}/{kind}"
             kept[key] = samples[kind]
             statistics = dataclasses.asdict(summarise(samples[kind]))
             wall = round(answer["wall_s"][kind], 4)
-            flags = sorted({*common["flags"], *stability.marks(statistics)})
             place = {"latency_kind": kind, "blocks": answer["blocks"], "timed_wall_s": wall, "raw_path": f"{SAMPLES}#{key}"}
-            rows.append(row(**{**common, "flags": flags}, **statistics, **place))
+            place["event_floor_us"] = answer["event_floor_us"].get(kind)
+            made = row(**{**common, **statistics, **place})
+            rows.append(made | {"flags": _flags(made, answer, watch)})
         return rows, kept
 
     def _place(self, verification: Verification, round_index: int, order_index: int) -> dict[str, Any]:
@@ -106,8 +136,7 @@ class RowMaker:
             "precision": variant.precision,
             "options_json": list(variant.options),
             "sync_mode": "spin" if on_gpu else None,
-            "l2_mode": "hot" if on_gpu else None,
-            "warmup_n": self.plan.warmup,
+            "l2_mode": self.plan.l2 if on_gpu else None,
             "threads": job.threads,
             "device": job.device,
             "plan": self.plan.describe(),
@@ -119,15 +148,23 @@ class RowMaker:
             "reason": failure.reason if failure else None,
             "remedy": failure.remedy if failure else None,
             "exit_code": failure.exit_code if failure else 0,
+            "refusals": list(failure.refusals) if failure else [],
         }
 
-    def _outcome(self, verification: Verification, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """What the facts of this very run change in the verdict."""
+    def _outcome(
+        self, verification: Verification, facts: Mapping[str, Any], seen: Sequence[str], found: Row, first: Row | None
+    ) -> dict[str, Any]:
+        """What this very run changes in the verdict."""
         fallback = facts.get("fallback") or None
-        reason = proof.mismatch(facts, verification.candidate.variant, self.job.device) or proof.recompiled(facts)
-        if reason:
-            remedy = "run `accel doctor`, or choose another variant"
-            return {"verdict": "INVALID", "reason": reason, "remedy": remedy, "exit_code": 3, "fallback": fallback}
+        variant = verification.candidate.variant
+        refused = [*proof.mismatches(facts, variant, self.job.device), *proof.recompiled(facts), *flags.disturbed(found)]
+        refused += [flags.Refused(name, flags.REFUSALS[name].meaning) for name in seen if name in flags.REFUSALS]
+        if first is not None:
+            refused += flags.differences(found, first)
+        if self.self_check:
+            refused.append(flags.Refused("SELF_CHECK", self.self_check))
+        if refused:
+            return {**flags.invalid(refused), "fallback": fallback}
         if fallback:
             remedy = "run `accel doctor`: it says what is missing"
             return {"verdict": "FALLBACK", "reason": fallback, "remedy": remedy, "fallback": fallback}

@@ -1,22 +1,16 @@
-"""Whether a variant's runs agree with one another, and what is odd about the samples of one run. The thresholds are measurement.md's."""
+"""Whether a variant's runs agree with one another, by the thresholds of measurement.md."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from accel.bench.intervals import AUTOCORRELATED
-
-AUTOCORR, DRIFT, NOISY, SPREAD, UNSTABLE = "AUTOCORR", "DRIFT", "NOISY", "SPREAD", "UNSTABLE"
-"""The flags that this module gives. NOISY: the standard deviation of a run is large, or its runs differ; SPREAD: the quartiles of a run
-lie far apart; UNSTABLE: the runs differ by more than NOISY allows."""
+NOISY, UNSTABLE = "NOISY", "UNSTABLE"
+"""The flags that this module gives; what one run alone shows is flagged in `accel.bench.flags`."""
 
 STABLE = "STABLE"
 LIMITS = {"p50_us": (1.02, 1.05), "p95_us": (1.05, 1.10), "p99_us": (1.10, 1.20)}
 """Statistic → the largest max/min over the runs that is STABLE, and the largest that is NOISY."""
-
-MARKS = {"cov_pct": (2.5, NOISY), "iqr_rel_pct": (10.0, SPREAD), "drift_pct": (1.0, DRIFT), "rho1": (AUTOCORRELATED, AUTOCORR)}
-"""Statistic of one run → the value above which it is flagged, and with what; drift counts in either direction."""
 
 _ORDER = (STABLE, NOISY, UNSTABLE)
 
@@ -45,17 +39,6 @@ def spread(values: Sequence[float | None]) -> float | None:
 def run_flags(stability: str | None) -> tuple[str, ...]:
     """The flags of a variant whose runs are `stability`."""
     return (stability,) if stability in (NOISY, UNSTABLE) else ()
-
-
-def marks(statistics: Mapping[str, Any]) -> tuple[str, ...]:
-    """The flags of one run by its own statistics (`accel.bench.stats.Statistics` as a mapping), sorted."""
-    exceeded = {flag for name, (limit, flag) in MARKS.items() if statistics[name] is not None and _size(name, statistics[name]) > limit}
-    return tuple(sorted(exceeded))
-
-
-def _size(name: str, value: float) -> float:
-    # Samples that alternate (a negative rho1) tell more about the median than independent ones do: no reason for a flag.
-    return abs(value) if name == "drift_pct" else value
 
 
 def _rated(ratio: float, limits: tuple[float, float]) -> str:

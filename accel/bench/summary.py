@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from accel.bench.flags import clocks_differ
 from accel.bench.results import Row
 from accel.bench.stats import percentiles
 from accel.types import Array
@@ -80,7 +81,7 @@ def lines(rows: Iterable[Row], samples: Mapping[str, Array]) -> list[Line]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["model"], row["variant"]), []).append(row)
-    made = [_line(group, samples) for group in groups.values()]
+    made = _with_clocks([_line(group, samples) for group in groups.values()], list(groups.values()))
     models = list(dict.fromkeys(line.model for line in made))
 
     def place(line: Line) -> tuple[int, bool, float]:
@@ -88,6 +89,21 @@ def lines(rows: Iterable[Row], samples: Mapping[str, Array]) -> list[Line]:
         return models.index(line.model), line.verdict != "OK", host.p50_us if host and host.p50_us is not None else float("inf")
 
     return sorted(made, key=place)
+
+
+def _with_clocks(made: Sequence[Line], groups: Sequence[Sequence[Row]]) -> list[Line]:
+    """Flag what ran at a lower clock than another variant of its model: the faster clock is not the faster engine."""
+    clocks = [_mean([row["sm_clock_mean_mhz"] for row in group if row["sm_clock_mean_mhz"] is not None]) for group in groups]
+    found = []
+    for line, clock in zip(made, clocks, strict=True):
+        others = [other for candidate, other in zip(made, clocks, strict=True) if candidate.model == line.model and other is not None]
+        behind = clock is not None and clock < max(others) and clocks_differ(clock, max(others))
+        found.append(dataclasses.replace(line, flags=tuple(sorted({*line.flags, "CLOCKS_DIFFER"}))) if behind else line)
+    return found
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
 
 
 def _line(rows: Sequence[Row], samples: Mapping[str, Array]) -> Line:

@@ -12,6 +12,7 @@ from accel.bench import proof
 from accel.bench.candidates import Candidate, Failure, Job, resolve
 from accel.bench.clock import utc_now
 from accel.bench.fetching import Outputs, fetch_together, outputs_of, together
+from accel.bench.flags import Refused
 from accel.bench.launch import interpreter
 from accel.engines import Reference, verified, write_reference
 from accel.errors import AccelError, DatasetMissing, MissingError, UsageError
@@ -181,11 +182,11 @@ class _Session:
         return self._verdict(candidate, result)
 
     def _misfit(self, candidate: Candidate, facts: Mapping[str, Any]) -> Failure | None:
-        reason = proof.mismatch(facts, candidate.variant, self.job.device)
-        return Failure("INVALID", reason, "run `accel doctor`, or choose another variant", 3) if reason else None
+        found = proof.mismatches(facts, candidate.variant, self.job.device)
+        return Failure.refused(found) if found else None
 
     def _verdict(self, candidate: Candidate, result: VerifyResult, *, cached: bool = False) -> Verification:
-        failure = None if result.passed else Failure("INVALID", result.reason, "export it again, or in a wider precision", 3)
+        failure = None if result.passed else Failure.refused([Refused("CORRECTNESS", result.reason)])
         return Verification(candidate, result, failure, cached)
 
     def _reference(self, asked_by: Candidate) -> Array:
@@ -202,9 +203,9 @@ class _Session:
             variant, job = Variant("onnxruntime", "fp32"), dataclasses.replace(self.job, device="cpu")
         python = asked_by.python if variant == asked_by.variant else interpreter(variant.runtime, job.settings.python)
         outputs, facts = self._outputs(variant, python, job)
-        reason = proof.mismatch(facts, variant, job.device)
-        if reason:
-            raise AccelError(f"the reference {variant} cannot be trusted: {reason}", remedy="run `accel doctor`")
+        wrong = proof.mismatches(facts, variant, job.device)
+        if wrong:
+            raise AccelError(f"the reference {variant} cannot be trusted: {wrong[0].reason}", remedy="run `accel doctor`")
         self.reference = outputs.reshape(len(outputs), -1)
         digest = bundle.checkpoint.sha256 if bundle.has_checkpoint else next(iter(bundle.entry("onnx", "fp32", job.batch).files.values()))
         if samples is not None:

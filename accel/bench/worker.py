@@ -152,6 +152,7 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         "build_s": (opened - began) / 1e9,
         "first_call_ms": called / 1e6,
         "flags": list(result.flags),
+        "timed_ns": list(result.timed_ns),
         "warmup_n": result.warmup_n,
         "event_floor_us": {kind: floor / 1e3 for kind, floor in result.event_floor_ns.items()},
         "wall_s": result.wall_s,

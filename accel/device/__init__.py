@@ -6,7 +6,7 @@ from accel.device.gate import Gate
 from accel.device.graph import Graph, capture, copies, replay
 from accel.device.l2 import L2Flush
 from accel.device.memory import copy, empty, to_device, to_numpy
-from accel.device.select import Gpu, describe, name, parse
+from accel.device.select import Gpu, describe, name, parse, pci_bus_id, uuid
 from accel.device.staging import Staging
 from accel.device.stream import close_stream, open_stream, synchronize, synchronize_device
 
@@ -26,11 +26,13 @@ __all__ = [
     "name",
     "open_stream",
     "parse",
+    "pci_bus_id",
     "replay",
     "spins",
     "synchronize",
     "synchronize_device",
     "to_device",
     "to_numpy",
+    "uuid",
     "view",
 ]

@@ -69,6 +69,27 @@ def name(device: str) -> str:
     return raw.split(b"\0")[0].decode()
 
 
+def pci_bus_id(device: str) -> str:
+    """Where `cuda:N` is plugged in, as `0000:1b:00.0`; makes no context.
+
+    Raises:
+        DeviceUnavailable: there is no such GPU.
+    """
+    raw: bytes = driver.check(driver.bindings().cuDeviceGetPCIBusId(32, driver.handle_of(device)), f"finding {device} on the PCI bus")
+    return raw.split(b"\0")[0].decode().lower()
+
+
+def uuid(device: str) -> str:
+    """The GPU's own number, as nvidia-smi prints it: `GPU-xxxxxxxx-xxxx-…`; makes no context.
+
+    Raises:
+        DeviceUnavailable: there is no such GPU.
+    """
+    found = driver.check(driver.bindings().cuDeviceGetUuid(driver.handle_of(device)), f"reading the UUID of {device}")
+    raw = bytes(found.bytes).hex()
+    return f"GPU-{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
+
+
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

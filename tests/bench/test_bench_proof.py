@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from accel.bench.proof import mismatch
+from accel.bench.proof import mismatches, recompiled
 from accel.types import Variant
 
 RIGHT = {"precision": "fp32", "tf32_matmul": "ieee", "tf32_conv": "ieee", "cpu_nodes": 0}
@@ -23,11 +23,19 @@ RIGHT = {"precision": "fp32", "tf32_matmul": "ieee", "tf32_conv": "ieee", "cpu_n
     ],
 )
 def test_what_ran_must_be_what_was_asked_for(asked, facts, reason):
-    found = mismatch(facts, Variant.parse(asked), "cuda:0")
+    found = mismatches(facts, Variant.parse(asked), "cuda:0")
 
-    assert reason in found
-    assert bool(found) is bool(reason)
+    assert len(found) == bool(reason)
+    assert all(reason in item.reason for item in found)
 
 
 def test_on_a_cpu_every_node_is_on_the_cpu():
-    assert mismatch({"precision": "fp32", "cpu_nodes": 20}, Variant.parse("onnxruntime:fp32"), "cpu") == ""
+    assert mismatches({"precision": "fp32", "cpu_nodes": 20}, Variant.parse("onnxruntime:fp32"), "cpu") == []
+
+
+def test_both_misdeeds_of_one_run_are_named():
+    facts = {"precision": "fp32", "cpu_nodes": 3, "recompiles": 0}
+
+    assert [item.name for item in mismatches(facts, Variant.parse("onnxruntime:fp16"), "cuda:0")] == ["PRECISION", "CPU_NODES"]
+    assert not recompiled(facts)
+    assert [item.name for item in recompiled({"recompiles": 1})] == ["RECOMPILED"]

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from accel.bench.flags import FLAGS
 from accel.bench.report import fitting, header, remarks, render, rows_csv, summary
 from accel.bench.results import ResultSet, row, write_samples
 from accel.bench.stats import summarise
@@ -155,6 +156,49 @@ def test_a_blocked_enqueue_is_explained(tmp_path):
     results = [result_set(tmp_path, {"eager:fp32": {"host_us": 500, "flags": ["ENQUEUE_BLOCKED"]}})]
 
     assert "device_us cannot be gated" in " ".join(render(results).split())
+
+
+def test_every_flag_is_explained_with_its_remedy_and_marks_the_verdict(tmp_path):
+    names = sorted(FLAGS.keys() - {"UNVERIFIED"})
+    results = [result_set(tmp_path, {"eager:fp32": {"host_us": 500, "flags": names}})]
+
+    said = remarks(summary(results))
+
+    assert said == [f"eager:fp32 {name}: {FLAGS[name].meaning}; to mend it: {FLAGS[name].remedy}" for name in names]
+    assert "OK*" in render(results)
+
+
+def test_the_flag_of_a_verdict_is_not_said_twice(tmp_path):
+    values = {"host_us": 500, "verdict": "UNVERIFIED", "flags": ["UNVERIFIED"], "reason": "no data", "remedy": "name some"}
+    results = [result_set(tmp_path, {"eager:fp32": values})]
+
+    assert remarks(summary(results)) == ["eager:fp32 UNVERIFIED: no data; to mend it: name some"]
+    assert "UNVERIFIED*" not in render(results)
+
+
+def test_a_variant_that_ran_at_a_lower_clock_than_another_is_flagged(tmp_path):
+    clocks = {"eager:fp32": 1980.0, "compile:fp32": 1941.0, "onnxruntime:fp32": 1900.0, "torchscript:fp32": None}
+    results = [result_set(tmp_path, {name: {"host_us": 500, "sm_clock_mean_mhz": mhz} for name, mhz in clocks.items()})]
+
+    assert {line.variant: line.flags for line in summary(results) if line.flags} == {"onnxruntime:fp32": ("CLOCKS_DIFFER",)}
+
+
+def test_models_on_clocks_of_their_own_are_not_compared(tmp_path):
+    first = result_set(tmp_path, {"eager:fp32": {"host_us": 500, "sm_clock_mean_mhz": 1980.0}})
+    (tmp_path / "b").mkdir()
+    second = result_set(tmp_path / "b", {"eager:fp32": {"host_us": 500, "sm_clock_mean_mhz": 900.0, "model": "other"}})
+
+    assert not any(line.flags for line in summary([first, second]))
+
+
+@pytest.mark.parametrize("verdict", ["OK", "INVALID"])
+def test_an_invalid_round_takes_the_variant_out_of_the_ranking(tmp_path, verdict):
+    results = result_set(tmp_path, {"eager:fp32": {"host_us": 100}, "compile:fp32": {"host_us": 300}})
+    results.rows[0] |= {"verdict": verdict, "refusals": [] if verdict == "OK" else ["HW_SLOWDOWN"]}
+
+    (first, *_) = summary([results])
+
+    assert first.variant == ("eager:fp32" if verdict == "OK" else "compile:fp32")
 
 
 def test_too_few_samples_for_a_tail_are_said(tmp_path):

@@ -8,13 +8,15 @@ import sys
 import threading
 
 import bench_scripted
+import fake_nvml
 import numpy as np
 import pytest
 
-from accel.bench import fetching
+from accel.bench import coordinate, fetching
 from accel.bench.columns import COLUMNS, STANDARD
 from accel.bench.coordinate import run_set
-from accel.bench.plan import MeasurementPlan
+from accel.bench.flags import NVML_COLUMNS
+from accel.bench.plan import MeasurementPlan, order
 from accel.bench.results import read_rows
 from accel.bench.settings import BenchSettings
 from accel.bench.stats import summarise
@@ -23,6 +25,7 @@ from accel.errors import CorruptArtifact, MissingExtra, RuntimeUnavailable
 from accel.types import Variant
 
 PLAN = MeasurementPlan(warmup=2, iterations=12, rounds=2, discard=1, name="test plan")
+FIRST_IS_EAGER = next(seed for seed in range(20) if order(["eager:fp32", "other:fp32"], 0, seed)[0] == "eager:fp32")
 EAGER, OTHER = Variant("eager", "fp32"), Variant("other", "fp32")
 
 
@@ -196,7 +199,8 @@ def test_the_references_pass_is_not_run_twice_and_a_second_set_verifies_nothing(
 def test_the_reference_is_made_even_when_eager_is_not_asked_for(bench, script):
     result = bench(OTHER)
 
-    assert [variant for mode, variant, _ in script.launched if mode == "verify"] == ["eager:fp32", "other:fp32"]
+    # Side by side, in either order.
+    assert sorted(variant for mode, variant, _ in script.launched if mode == "verify") == ["eager:fp32", "other:fp32"]
     assert {row["variant"] for row in result.rows} == {"other:fp32"}
 
 
@@ -322,6 +326,79 @@ def test_what_ran_is_held_against_what_was_asked(bench, script, facts, verdict, 
     assert reason in rows[0]["reason"]
 
 
+def test_what_is_seen_of_the_gpu_is_in_the_rows_and_the_description(bench, script, monkeypatch):
+    real = coordinate.snapshot
+    monkeypatch.setattr(coordinate, "snapshot", lambda device: real(device) | {"gpu_uuid": fake_nvml.UUID})
+    with fake_nvml.installed() as nvml:
+        nvml.fail["nvmlDeviceGetPowerUsage"] = fake_nvml.NOT_SUPPORTED
+        scripted, patience = script.launch, threading.Event()
+
+        def launch(request, *rest):
+            nvml.mask = 0x48 if request["variant"] == "other:fp32" else 0x4
+            sampled = nvml.calls["nvmlDeviceGetMemoryInfo"]
+            for _ in range(1000 if request["mode"] == "measure" else 0):
+                if nvml.calls["nvmlDeviceGetMemoryInfo"] >= sampled + 2:
+                    break
+                patience.wait(0.01)
+            nvml.mask = 0x80 if request["mode"] == "verify" else 0
+            answer = scripted(request, *rest)
+            answer.pop("timed_ns", None)  # the scripted clock's time is not that of the samples
+            return answer
+
+        monkeypatch.setattr(script, "launch", launch)
+        result = bench()
+
+    assert nvml.calls["nvmlInit"] == nvml.calls["nvmlShutdown"] == 1
+    assert {row["sm_clock_mean_mhz"] for row in result.rows} == {1980}
+    assert {row["power_mean_w"] for row in result.rows} == {None}
+    assert json.loads((result.folder / "set.json").read_text())["environment"]["nvml"] == {"period_s": 0.1, "unreadable": ["power"]}
+    slowed = {row["variant"] for row in result.rows if row["verdict"] == "INVALID"}
+    assert slowed == {row["variant"] for row in result.failed_gates} == {"other:fp32"}
+    flagged = {(row["variant"], *row["flags"]) for row in result.rows}
+    assert flagged == {("eager:fp32", "PIDS_HIDDEN", "SW_POWER_CAP"), ("other:fp32", "PIDS_HIDDEN")}
+
+
+def test_on_a_cpu_nvml_is_not_touched_and_every_column_of_a_gpu_is_none(bench):
+    with fake_nvml.installed() as nvml:
+        result = bench()
+
+    assert not nvml.calls
+    assert {row[name] for row in result.rows for name in ("gpu_uuid", "driver", *NVML_COLUMNS)} == {None}
+    assert {tuple(row["flags"]) for row in result.rows} == {()}
+    assert result.description["environment"]["nvml"] is None
+
+
+def test_a_set_that_goes_on_with_another_driver_refuses_what_it_adds(bench, script, monkeypatch):
+    script.fail["measure", "other:fp32"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        bench(plan=dataclasses.replace(PLAN, seed=FIRST_IS_EAGER))
+    script.fail.clear()
+    real = coordinate.snapshot
+    monkeypatch.setattr(coordinate, "snapshot", lambda device: real(device) | {"driver": "590.2"})
+
+    result = bench(plan=dataclasses.replace(PLAN, seed=FIRST_IS_EAGER))
+
+    assert {(row["driver"], row["verdict"], *row["refusals"]) for row in result.rows} == {
+        (None, "OK"),
+        ("590.2", "INVALID", "DRIVER_DIFFERS"),
+    }
+
+
+def test_a_failed_self_check_refuses_every_row(bench, script, tmp_path):
+    script.fail["measure", "other:fp32"] = script.fail["measure", "eager:fp32"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+    (path,) = (tmp_path / "out").glob("*/set.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "self_check_failed": "the sleep is not linear"}))
+    script.fail.clear()
+
+    result = bench()
+
+    assert {(row["verdict"], row["reason"], *row["refusals"]) for row in result.rows} == {
+        ("INVALID", "the sleep is not linear", "SELF_CHECK")
+    }
+
+
 def test_what_a_runtime_set_by_itself_is_among_the_options(bench, script):
     script.facts["other:fp32"] = {"settings": {"layout_optimization": False}}
 
@@ -439,7 +516,7 @@ def test_a_row_carries_the_marks_of_its_own_samples(bench, script):
 
     result = bench(EAGER)
 
-    assert {tuple(row["flags"]) for row in result.rows} == {("NOISY", "SPREAD")}
+    assert {tuple(row["flags"]) for row in result.rows} == {("COV", "WIDE_IQR")}
     assert {(row["iqr_rel_pct"], row["ci_method"], row["n_outliers"]) for row in result.rows} == {(100.0, "order-statistic", 4)}
 
 

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from accel.bench.stability import marks, of_runs, run_flags, spread
-from accel.bench.stats import summarise
+from accel.bench.stability import of_runs, run_flags, spread
 
 
 def runs(p50, p95=(100, 100), p99=(100, 100)):
@@ -48,31 +46,3 @@ def test_only_what_is_not_stable_is_a_flag():
 def test_zeros_are_no_division():
     assert spread([0, 0]) == 1
     assert spread([0, 1]) == float("inf")
-
-
-QUIET = {"cov_pct": 2.5, "iqr_rel_pct": 10.0, "drift_pct": -1.0, "rho1": 0.1}
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "flag"),
-    [
-        ("cov_pct", 2.51, "NOISY"),
-        ("iqr_rel_pct", 10.1, "SPREAD"),
-        ("drift_pct", 1.01, "DRIFT"),
-        ("drift_pct", -1.01, "DRIFT"),
-        ("rho1", 0.11, "AUTOCORR"),
-    ],
-)
-def test_each_mark_fires_on_its_case_and_no_other(name, value, flag):
-    assert marks(QUIET) == ()
-    assert marks({**QUIET, name: value}) == (flag,)
-
-
-def test_what_is_not_known_or_alternates_is_not_marked():
-    assert marks(dict.fromkeys(QUIET)) == ()
-    assert marks({**QUIET, "rho1": -0.9}) == ()
-
-
-def test_samples_that_grow_are_drifting_and_autocorrelated():
-    # 1000 … 1030 µs: a line from end to end, 3 % long.
-    assert marks(vars(summarise(np.linspace(1_000_000, 1_030_000, 2000)))) == ("AUTOCORR", "DRIFT")
