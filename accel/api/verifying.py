@@ -77,7 +77,11 @@ def verify(
     # What was only looked up may lie on a disk that cannot be written.
     if not all(item.cached or item.result is None for item in found):
         settings.save(opened.path)
-    faults = [outcome.Fault(str(item.candidate.variant), **dataclasses.asdict(item.failure)) for item in found if item.failure is not None]
+    faults = [
+        outcome.Fault(str(item.candidate.variant), item.failure.verdict, item.failure.reason, item.failure.remedy, item.failure.exit_code)
+        for item in found
+        if item.failure is not None
+    ]
     return Verified(tuple(_row(item) for item in found), outcome.error_of(faults, names))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from accel import device as devices
 from accel import locking
+from accel.bench import checking, flags
 from accel.bench.candidates import Failure, Job
 from accel.bench.clock import utc_now
 from accel.bench.environment import snapshot
@@ -26,7 +27,7 @@ from accel.bench.settings import BenchSettings
 from accel.bench.telemetry import Telemetry
 from accel.bench.verification import Verification, verify_variants
 from accel.engines import Bundle
-from accel.errors import AccelError
+from accel.errors import AccelError, MissingError
 from accel.files import cache_dir
 from accel.optional import require
 from accel.progress import Progress, silent
@@ -68,7 +69,12 @@ def run_set(
         job = Job(bundle, device, plan.batch, threads, settings, result.folder / "work", launch)
         verifications = {str(item.candidate.variant): item for item in verify_variants(job, variants, progress, verify=verify)}
         machine = snapshot(device)
-        maker = RowMaker(job, plan, result.description["set_id"], machine, result.description.get("self_check_failed") or "")
+        checked = _self_check(result, job, progress)
+        if checked["passed"] is False:
+            # Nothing that this harness measured here could be believed: no variant is timed.
+            refused = Failure.refused([flags.Refused("SELF_CHECK", f"the harness failed its self-check: {checked['failures']}")])
+            verifications = {name: dataclasses.replace(item, failure=refused) for name, item in verifications.items()}
+        maker = RowMaker(job, plan, result.description["set_id"], machine, checked["floors_us"])
         _record_not_run(result, maker, verifications.values())
         with Telemetry(machine["gpu_uuid"]) as telemetry:
             _run_rounds(result, maker, verifications, telemetry, progress)
@@ -127,6 +133,25 @@ def open_set(
         settings=dict(settings.resolved),
     )
     return result
+
+
+def _self_check(result: ResultSet, job: Job, progress: Progress) -> dict[str, Any]:
+    """The self-check of this set, made once and kept in its description; `passed` is None where it cannot be made.
+
+    Its floors are the machine's only where a machine was checked: the simulated rig of a CPU has none.
+    """
+    known: dict[str, Any] | None = result.description.get("self_check")
+    if known is None:
+        try:
+            progress(f"self-check of the harness on {job.device}", 0.0, None)
+            found = checking.check(job.device, job.settings.python, job.folder, job.launch)
+            known = {**found.to_dict(), "failures": found.failures}
+        except MissingError as error:
+            known = {"passed": None, "failures": "", "not_run": error.message, "floors_us": {}}
+        if job.device == "cpu":
+            known["floors_us"] = {}
+        result.describe(self_check=known)
+    return known
 
 
 def _record_not_run(result: ResultSet, maker: RowMaker, verifications: Any) -> None:

@@ -23,6 +23,10 @@ _FACTS = ("tf32_matmul", "tf32_conv", "graph_nodes", "cpu_nodes", "recompiles")
 _MACHINE = ("git_sha", "dirty", "gpu_name", "gpu_uuid", "driver", "cuda", "cpu_model", "governor", "load1", "kernel", "cpu_affinity")
 
 
+_FLOOR = {"host_us": "launch_host", "paced_us": "launch_host", "device_us": "launch_device", "span_us": "launch_device"}
+"""Latency kind → the floor of the self-check that it is to be held against."""
+
+
 def _settings(facts: Mapping[str, Any]) -> list[str]:
     """What the runtime set by itself against its library's defaults, as `name=value`."""
     return [f"{name}={json.dumps(value)}" for name, value in facts.get("settings", {}).items()]
@@ -42,14 +46,14 @@ class RowMaker:
 
     Attributes:
         machine: what `environment.snapshot` found.
-        self_check: why the harness failed its self-check on this machine; empty if it passed, or was not asked.
+        floors_us: of the self-check; `launch_host` and `launch_device` are a CUDA graph of one empty kernel. Empty where none was made.
     """
 
     job: Job
     plan: MeasurementPlan
     set_id: str
     machine: Mapping[str, Any]
-    self_check: str = ""
+    floors_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def not_run(self, verification: Verification) -> Row:
         """The one row of a variant that is not timed."""
@@ -105,6 +109,7 @@ class RowMaker:
             wall = round(answer["wall_s"][kind], 4)
             place = {"latency_kind": kind, "blocks": answer["blocks"], "timed_wall_s": wall, "raw_path": f"{SAMPLES}#{key}"}
             place["event_floor_us"] = answer["event_floor_us"].get(kind)
+            place["launch_floor_us"] = self.floors_us.get(_FLOOR.get(kind, ""))
             made = row(**{**common, **statistics, **place})
             rows.append(made | {"flags": _flags(made, answer, watch)})
         return rows, kept
@@ -161,8 +166,6 @@ class RowMaker:
         refused += [flags.Refused(name, flags.REFUSALS[name].meaning) for name in seen if name in flags.REFUSALS]
         if first is not None:
             refused += flags.differences(found, first)
-        if self.self_check:
-            refused.append(flags.Refused("SELF_CHECK", self.self_check))
         if refused:
             return {**flags.invalid(refused), "fallback": fallback}
         if fallback:

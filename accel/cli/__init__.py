@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from accel.cli import bench, compare, config, data, demo, doctor, export, inspect, train, verify, version
+from accel.cli import bench, compare, config, data, demo, doctor, export, inspect, selfcheck, train, verify, version
 from accel.errors import AccelError, DiskFull
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect.inspect,
     "config": config.config,
     "doctor": doctor.doctor,
+    "selfcheck": selfcheck.selfcheck,
     "demo": demo.demo,
     "version": version.version,
 }

@@ -48,10 +48,10 @@ def watched(mask: int = 0, others: tuple[int, ...] = (), own: bool = True) -> Wa
 def measured(bundle, tmp_path):
     """One row of a run on a GPU, without its time stamp."""
 
-    def make(facts=None, watch=None, first=None, told=(), failure=None, self_check="", device="cuda:0", input_sha256="abc", **machine):
+    def make(facts=None, watch=None, first=None, told=(), failure=None, device="cuda:0", input_sha256="abc", **machine):
         variant = Variant("eager", "fp32")
         job = Job(bundle, device, 1, 1, BenchSettings(), tmp_path, launch=lambda *_: {})
-        maker = RowMaker(job, MeasurementPlan(), "set", {**MACHINE, **machine}, self_check)
+        maker = RowMaker(job, MeasurementPlan(), "set", {**MACHINE, **machine})
         answer = {**ANSWER, "facts": {**FACTS, **(facts or {})}, "flags": list(told), "input_sha256": input_sha256}
         verification = Verification(Candidate(variant, "/python", "1.0", "identity"), failure=failure)
         samples = {"host_us": np.full(200, 100_000)}
@@ -71,7 +71,6 @@ RUNS = {
     "HW_SLOWDOWN by heat": ({"watch": watched(0x40)}, {"throttle_mask": 0x40}),
     "HW_SLOWDOWN by the power supply": ({"watch": watched(0x81)}, {"throttle_mask": 0x81}),
     "FOREIGN_STREAM": ({"told": ["FOREIGN_STREAM"]}, {}),
-    "SELF_CHECK": ({"self_check": "linear: R² is 0.98"}, {}),
     "INPUTS_DIFFER": ({"first": {"input_sha256": "xyz"}}, {}),
     "GPU_DIFFERS": ({"first": {"gpu_uuid": "GPU-2"}}, {}),
     "DRIVER_DIFFERS": ({"first": {"driver": "590.2"}}, {}),
@@ -94,8 +93,8 @@ def test_each_refusal_fires_on_its_case_alone_and_changes_nothing_else_in_the_ro
 
 
 def test_every_refusal_of_a_run_has_its_case():
-    # The one left is found before anything is timed.
-    assert {case.partition(" ")[0] for case in RUNS} | {"CORRECTNESS"} == REFUSALS.keys()
+    # The two left are found before anything is timed.
+    assert {case.partition(" ")[0] for case in RUNS} | {"CORRECTNESS", "SELF_CHECK"} == REFUSALS.keys()
 
 
 def test_a_clean_run_has_neither_flag_nor_refusal(measured):

@@ -12,7 +12,7 @@ import fake_nvml
 import numpy as np
 import pytest
 
-from accel.bench import coordinate, fetching
+from accel.bench import checking, coordinate, fetching
 from accel.bench.columns import COLUMNS, STANDARD
 from accel.bench.coordinate import run_set
 from accel.bench.flags import NVML_COLUMNS
@@ -384,21 +384,6 @@ def test_a_set_that_goes_on_with_another_driver_refuses_what_it_adds(bench, scri
     }
 
 
-def test_a_failed_self_check_refuses_every_row(bench, script, tmp_path):
-    script.fail["measure", "other:fp32"] = script.fail["measure", "eager:fp32"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        bench()
-    (path,) = (tmp_path / "out").glob("*/set.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "self_check_failed": "the sleep is not linear"}))
-    script.fail.clear()
-
-    result = bench()
-
-    assert {(row["verdict"], row["reason"], *row["refusals"]) for row in result.rows} == {
-        ("INVALID", "the sleep is not linear", "SELF_CHECK")
-    }
-
-
 def test_what_a_runtime_set_by_itself_is_among_the_options(bench, script):
     script.facts["other:fp32"] = {"settings": {"layout_optimization": False}}
 
@@ -526,3 +511,45 @@ def test_without_scipy_nothing_is_measured(bench, script, monkeypatch):
     with pytest.raises(MissingExtra, match=r"scipy\.stats is not installed"):
         bench()
     assert script.launched == []
+
+
+def test_a_set_keeps_its_self_check_and_makes_it_once(bench, monkeypatch):
+    made = []
+    real = checking.simulated
+    monkeypatch.setattr(checking, "simulated", lambda: (made.append(1), real())[1])
+
+    result = bench()
+
+    assert result.description["self_check"]["passed"] is True
+    assert len(result.description["self_check"]["checks"]) == 7
+    # The simulated floors are no machine's.
+    assert {row["launch_floor_us"] for row in result.rows} == {None}
+    assert len(made) == 1
+
+
+def test_a_failed_self_check_refuses_the_set(bench, script, monkeypatch):
+    found = checking.simulated()
+    bad = dataclasses.replace(found.checks[0], passed=False, said="R² 0.98, at least 0.9999")
+    monkeypatch.setattr(checking, "simulated", lambda: dataclasses.replace(found, checks=(bad, *found.checks[1:])))
+
+    result = bench()
+
+    assert script.count("measure") == 0
+    assert {(row["variant"], row["verdict"], row["exit_code"]) for row in result.rows} == {
+        ("eager:fp32", "INVALID", 3),
+        ("other:fp32", "INVALID", 3),
+    }
+    assert result.rows[0]["refusals"] == ["SELF_CHECK"]
+    assert "R² 0.98, at least 0.9999" in result.rows[0]["reason"]
+
+
+def test_a_self_check_that_cannot_be_made_is_said_and_refuses_nothing(bench, monkeypatch):
+    def absent():
+        raise MissingExtra("torch", "train")
+
+    monkeypatch.setattr(checking, "simulated", absent)
+
+    result = bench()
+
+    assert (result.description["self_check"]["passed"], result.description["self_check"]["not_run"]) == (None, "torch is not installed")
+    assert {row["verdict"] for row in result.rows} == {"OK"}

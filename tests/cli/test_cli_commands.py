@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import inspect
 import io
 import json
@@ -151,3 +152,17 @@ def test_train_hands_the_options_on(accel_cli: Cli, tmp_path: Path, monkeypatch:
     assert seen["overrides"] == {"epochs": 2, "amp": "off"}
     assert (seen["recipe"].lr, seen["recipe"].epochs) == (0.1, 2)
     assert json.loads((tmp_path / "runs/resnet18/settings.json").read_text())["train.lr"]["source"] == "ACCEL_TRAIN_LR"
+
+
+def test_selfcheck_prints_seven_checks_and_fails_if_one_does(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.bench import checking
+
+    ran = accel_cli("selfcheck", "--device", "cpu", "--format", "json")
+    rows = json.loads(ran.out)
+    assert (ran.code, len(rows), {row["result"] for row in rows}) == (0, 7, {"ok"})
+    found = checking.simulated()
+    bad = dataclasses.replace(found.checks[3], passed=False)
+    monkeypatch.setattr(checking, "simulated", lambda: dataclasses.replace(found, checks=(bad,)))
+    ran = accel_cli("selfcheck", "--device", "cpu")
+    assert ran.code == 3
+    assert "FAILED" in ran.out
