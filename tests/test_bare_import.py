@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "cuda", "PIL", "scipy", "matplotlib", "pynvml"]
+HEAVY = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "cuda", "PIL", "scipy", "matplotlib", "jinja2", "pynvml"]
 
 BLOCKER = f"""
 import sys

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from accel.api.benching import bench
     from accel.api.exporting import Exported, export
     from accel.api.loading import load
+    from accel.api.reporting import report
     from accel.api.tour import demo
     from accel.api.training import train
     from accel.api.verifying import verify
@@ -19,11 +20,12 @@ _HOMES = {
     "demo": "accel.api.tour",
     "export": "accel.api.exporting",
     "load": "accel.api.loading",
+    "report": "accel.api.reporting",
     "train": "accel.api.training",
     "verify": "accel.api.verifying",
 }
 
-__all__ = ["Exported", "bench", "demo", "export", "load", "train", "verify"]
+__all__ = ["Exported", "bench", "demo", "export", "load", "report", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:
