@@ -64,6 +64,8 @@ def report(
         wanted[Path(markdown)] = document
     if html is not None:
         wanted[Path(html)] = pages.page(sections)
+    if len(wanted) < sum(given is not None for given in (html, markdown, update)):
+        raise UsageError("one file was named for two purposes", remedy="give --html, --markdown and --update a file each")
     # All texts are made before the first is written: an error leaves every file as it was.
     changed = tuple(path for path, text in wanted.items() if _text(path) != text)
     for path in () if check else changed:
@@ -74,7 +76,12 @@ def report(
 
 def _text(path: Path) -> str | None:
     """What the file says, its line ends as they are; None if it is not there."""
-    return path.read_bytes().decode("utf-8") if path.is_file() else None
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", remedy="name a file")
+    try:
+        return path.read_bytes().decode("utf-8") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8 ({error.reason})", remedy="name a text file") from error
 
 
 def _existing(path: Path) -> str:

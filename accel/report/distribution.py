@@ -90,7 +90,7 @@ def over_time(section: Section, name: str, order: Sequence[str]) -> str | None:
         strips[-1].yaxis.set_major_formatter(lambda value, _: f"{100 * (value - 1):+.0f} %" if abs(value - 1) > 1e-9 else "0")
         strips[-1].yaxis.get_major_locator().set_params(nbins=3)
 
-    return svg.drawn(name, paint, height=0.5 + 0.62 * len(shown))
+    return svg.drawn(name, paint, height=0.5 + 0.64 * len(shown))
 
 
 def _strip(axes: Axes, section: Section, variant: str, number: int) -> tuple[float, float, int]:
@@ -109,5 +109,5 @@ def _strip(axes: Axes, section: Section, variant: str, number: int) -> tuple[flo
     axes.axhline(1, color=svg.GRID, linewidth=0.8)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="x", length=0)
-    axes.set_title(variant, loc="left", fontsize=8, pad=2)
+    axes.set_title(variant, loc="left", fontsize=9, pad=2)
     return lowest, highest, len(rounds)

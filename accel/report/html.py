@@ -50,10 +50,18 @@ def page(sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["tight"] = tight
     shown = [_shown(section, f"set{number}") for number, section in enumerate(sections, start=1)]
     title = "accel: " + ", ".join(dict.fromkeys(section.model for section in sections))
     text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown, units=UNITS)
     return text.rstrip() + "\n"
+
+
+def tight(text: str) -> str:
+    """No line ends between a number and its unit."""
+    for pair in (" %", " µs", " ms", " s ", "p = ", " calls"):
+        text = text.replace(pair, pair.replace(" ", "\N{NO-BREAK SPACE}") if pair != " s " else "\N{NO-BREAK SPACE}s ")
+    return text
 
 
 def _shown(section: Section, name: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def body(section: Section) -> str:
     out.append("")
     shared: dict[tuple[str, str, str | None], list[str]] = {}
     for line in lines:
-        if line.reason:
+        if line.reason and line.verdict != "OK":
             shared.setdefault((line.verdict, line.reason, line.remedy), []).append(code(line.variant))
     for (verdict, reason, remedy), variants in shared.items():
         mended = f"; to mend it: {escaped(remedy)}" if remedy else ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from accel.bench.results import JSONL, ResultSet, Row, read_rows
+from accel.bench.results import JSONL, SAMPLES, ResultSet, Row, read_rows
 from accel.bench.summary import Line, lines
-from accel.errors import UsageError
+from accel.errors import CorruptArtifact, UsageError
 from accel.types import Array
 
 HOST = "host_us"
@@ -84,6 +86,10 @@ def _section(folder: Path, rows: list[Row], alone: bool) -> Section:
     # A file of several sets (`accel demo` writes one) lies beside the sets' own folders, which keep the samples.
     set_id = str(rows[0]["set_id"])
     own = folder if alone or not (folder / set_id / JSONL).is_file() else folder / set_id
-    samples = ResultSet(own, {}, rows).samples()
+    try:
+        samples = ResultSet(own, {}, rows).samples()
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
+        what = f"{own / SAMPLES} is damaged ({error})"
+        raise CorruptArtifact(what, remedy="restore the file, or remove it to report without raw samples") from error
     name = own.name if alone or own != folder else set_id
     return Section(name, tuple(rows), tuple(lines(rows, samples)), samples)

@@ -54,15 +54,17 @@ def pay_back(found: BreakEven) -> str:
         return f"{found.variant} never pays back against {BASELINE}: it is not faster"
     saved = f"{found.saved_us:,.1f} µs saved a call"
     if found.calls == 0:
-        return f"{found.variant} pays back at once against {BASELINE}: it is ready {_seconds(-found.extra_s)} sooner, {saved}"
+        ready = f"ready {_seconds(-found.extra_s)} sooner" if found.extra_s < 0 else "ready as soon"
+        return f"{found.variant} pays back at once against {BASELINE}: it is {ready}, {saved}"
     calls = f"{found.calls:,} call{'' if found.calls == 1 else 's'}"
     return f"{found.variant} pays back after {calls} against {BASELINE}: {_seconds(found.extra_s)} longer to build, {saved}"
 
 
 def pay_backs(section: Section) -> list[str]:
     """A sentence a ranked variant; one that says why there are none, where there are none."""
-    if baseline(section) is None:
-        return [f"no break-even: {_absent(section)}"]
+    refused = rank(section).refused
+    if refused or baseline(section) is None:
+        return [f"no break-even: {refused or _absent(section)}"]
     return [pay_back(found) for found in break_evens(section)]
 
 

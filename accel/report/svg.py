@@ -24,7 +24,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9.0,
+    "font.size": 10.0,
     "text.parse_math": False,
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -42,7 +42,7 @@ _STYLE = {
 }
 
 
-def drawn(name: str, paint: Callable[[Figure], None], *, width: float = 5.0, height: float = 3.2) -> str:
+def drawn(name: str, paint: Callable[[Figure], None], *, width: float = 4.6, height: float = 3.2) -> str:
     """What `paint` draws, as one `<svg>` element.
 
     Args:

@@ -16,7 +16,7 @@ ABSENT = "–"
 
 @dataclasses.dataclass(frozen=True)
 class TableLine:
-    """`cells` belongs to the headings of `headings`; `reason` and `remedy` are None for an OK line without a remark."""
+    """`cells` belongs to the headings of `headings`; `reason` is None for an OK line without a flag."""
 
     variant: str
     cells: tuple[str, ...]
@@ -56,5 +56,5 @@ def _cell(section: Section, line: Line, name: str) -> str:
 
 def _outcome(line: Line) -> tuple[str, str | None, str | None]:
     if line.verdict == "OK":
-        return line.verdict, line.reason, line.remedy
+        return line.verdict, f"flagged {', '.join(line.flags)}" if line.flags else None, None
     return line.verdict, line.reason or columns.VERDICTS[line.verdict], line.remedy

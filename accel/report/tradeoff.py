@@ -45,7 +45,15 @@ def pareto(section: Section, name: str, order: Sequence[str]) -> str | None:
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         best = front(shown)
-        axes.step([p50(line) or 0.0 for line in best], [line.top1 or 0.0 for line in best], where="post", color=svg.TEXT, alpha=0.45, linewidth=1.0, zorder=1)
+        axes.step(
+            [p50(line) or 0.0 for line in best],
+            [line.top1 or 0.0 for line in best],
+            where="post",
+            color=svg.TEXT,
+            alpha=0.45,
+            linewidth=1.0,
+            zorder=1,
+        )
         ends: list[float] = []
         for line in shown:
             x, y, number = p50(line) or 0.0, line.top1 or 0.0, order.index(line.variant)
@@ -56,7 +64,13 @@ def pareto(section: Section, name: str, order: Sequence[str]) -> str | None:
             whisker = None if wide is None else [[max(0.0, x - wide[0])], [max(0.0, wide[1] - x)]]
             tall = None if high_low is None else [[y - high_low[0]], [high_low[1] - y]]
             filled = svg.colour(number) if number < len(svg.SERIES) else "none"
-            style: dict[str, Any] = {"color": svg.colour(number), "markerfacecolor": filled, "elinewidth": 0.8, "capsize": 2, "markersize": 5}
+            style: dict[str, Any] = {
+                "color": svg.colour(number),
+                "markerfacecolor": filled,
+                "elinewidth": 0.8,
+                "capsize": 2,
+                "markersize": 5,
+            }
             axes.errorbar(x, y, xerr=whisker, yerr=tall, fmt="o", **style)
             ends += [x, *(wide or ())]
         svg.log_axis(axes, "x", min(ends) / 1.15, max(ends) * 1.15)
@@ -83,14 +97,14 @@ def bars(section: Section, name: str, order: Sequence[str]) -> str | None:
             axes.barh(places, [value or 0.0 for value in values], height=0.34, color=[svg.colour(order.index(i.variant)) for i in found])
             for place, value in zip(places, values, strict=True):
                 said = "not measured" if value is None else form.format(value)
-                axes.annotate(said, (value or 0.0, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
-            axes.set_xlim(0, 1.22 * max([value for value in values if value], default=1.0))
-            axes.set_title(title, loc="left", fontsize=9)
+                axes.annotate(said, (value or 0.0, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=9)
+            axes.set_xlim(0, 1.3 * max([value for value in values if value], default=1.0))
+            axes.set_title(title, loc="left", fontsize=10)
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.xaxis.get_major_locator().set_params(nbins=4)
         for place, item in zip(places, found, strict=True):
-            left.annotate(item.variant, (0, place - 0.24), va="bottom", fontsize=8)
+            left.annotate(item.variant, (0, place - 0.24), va="bottom", fontsize=9)
         left.set_ylim(len(found) - 0.6, -0.75)
 
-    return svg.drawn(name, paint, height=0.7 + 0.36 * len(found))
+    return svg.drawn(name, paint, height=0.7 + 0.4 * len(found))
