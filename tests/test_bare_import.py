@@ -50,7 +50,9 @@ print(json.dumps(failed))
     assert json.loads(done.stdout.splitlines()[-1]) == {}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["config"], ["version"], ["export", "--help"], ["bench", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["config"], ["version"], ["export", "--help"], ["bench", "--help"], ["report", "--help"]]
+)
 def test_the_command_line_answers_without_the_heavy_packages(arguments: list[str]) -> None:
     done = bare(f"from accel.cli import main\nsys.exit(main({arguments!r}))")
     assert done.returncode == 0, done.stderr

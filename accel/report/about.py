@@ -12,32 +12,37 @@ from accel.report.sections import Section
 
 @dataclasses.dataclass(frozen=True)
 class Flagged:
-    """One flag, the variants that carry it, and what mends it (None: no remedy is known)."""
+    """One flag, the variants that carry it, what it means and what to do about it (empty: not known)."""
 
     flag: str
     variants: tuple[str, ...]
-    remedy: str | None
+    meaning: str = ""
+    remedy: str = ""
 
 
-_REMEDIES = {
-    "ENQUEUE_BLOCKED": "none in the harness: the runtime waits for the GPU itself, or the call makes over about 1,000 launches; "
-    "compare host_us and e2e_us, which do not need the gate",
-    "UNVERIFIED": f"{VERDICTS['UNVERIFIED']}: bench again without --no-verify",
+Advice = Callable[[str], "tuple[str, str] | None"]
+
+_KNOWN = {
+    "ENQUEUE_BLOCKED": (
+        "the call waits for the GPU itself (or made over about 1,000 launches): device_us cannot be gated",
+        "use span_us, which has no gate",
+    ),
+    "UNVERIFIED": (VERDICTS["UNVERIFIED"], "name data with --data, or leave out --no-verify"),
 }
 
 
-def remedy(flag: str) -> str | None:
-    """What mends `flag`; None for one that has no known remedy. The one place that a list of flags is asked through."""
-    return _REMEDIES.get(flag)
+def advice(flag: str) -> tuple[str, str] | None:
+    """Meaning and remedy of `flag`, None for an unknown one: the one place that a list of flags is asked through."""
+    return _KNOWN.get(flag)
 
 
-def flags(section: Section, remedy_of: Callable[[str], str | None] = remedy) -> list[Flagged]:
+def flags(section: Section, advice_of: Advice = advice) -> list[Flagged]:
     """Every flag of the set, by name."""
     found: dict[str, list[str]] = {}
     for line in section.lines:
         for flag in line.flags:
             found.setdefault(flag, []).append(line.variant)
-    return [Flagged(flag, tuple(found[flag]), remedy_of(flag)) for flag in sorted(found)]
+    return [Flagged(flag, tuple(found[flag]), *(advice_of(flag) or ())) for flag in sorted(found)]
 
 
 def environment(section: Section) -> dict[str, str]:

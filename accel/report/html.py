@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from accel.bench.report import UNITS
 from accel.optional import require
 from accel.report import about, distribution, sentences, svg, tradeoff
 from accel.report import table as tables
@@ -53,15 +53,14 @@ def page(sections: Sequence[Section]) -> str:
     environment.filters["tight"] = tight
     shown = [_shown(section, f"set{number}") for number, section in enumerate(sections, start=1)]
     title = "accel: " + ", ".join(dict.fromkeys(section.model for section in sections))
-    text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown, units=UNITS)
+    text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown, units=tables.UNITS)
     return text.rstrip() + "\n"
 
 
 def tight(text: str) -> str:
-    """No line ends between a number and its unit."""
-    for pair in (" %", " µs", " ms", " s ", "p = ", " calls"):
-        text = text.replace(pair, pair.replace(" ", "\N{NO-BREAK SPACE}") if pair != " s " else "\N{NO-BREAK SPACE}s ")
-    return text
+    """No line ends between a number and its unit, nor inside `p = …` and `top-1`."""
+    text = re.sub(r"(?<=\d) (?=(?:%|µs|ms|s|calls?)\b|%)", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"\bp ([=<]) ", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text).replace("top-1", "top\N{NON-BREAKING HYPHEN}1")
 
 
 def _shown(section: Section, name: str) -> dict[str, Any]:

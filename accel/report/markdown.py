@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from accel.bench.report import UNITS
 from accel.report import about, sentences
 from accel.report import table as tables
 from accel.report.sections import Section
@@ -33,8 +32,9 @@ def body(section: Section) -> str:
         out.append(f"* {', '.join(variants)} {verdict}: {escaped(reason)}{mended}")
     for item in about.flags(section):
         who = ", ".join(code(variant) for variant in item.variants)
-        out.append(f"* {item.flag} ({who})" + (f": {escaped(item.remedy)}" if item.remedy else ""))
-    out += [*([""] if out[-1] else []), f"{UNITS[0].upper()}{UNITS[1:]}.", ""]
+        mended = f"; to mend it: {escaped(item.remedy)}" if item.remedy else ""
+        out.append(f"* {escaped(item.flag)} ({who})" + (f": {escaped(item.meaning)}" if item.meaning else "") + mended)
+    out += [*([""] if out[-1] else []), tables.UNITS, ""]
     out += [f"* {name}: {escaped(text)}" for name, text in about.environment(section).items()]
     command = about.command(section)
     if command is not None:

@@ -136,13 +136,14 @@ def test_the_conditions_and_the_flag_with_its_remedy_are_there(made: tuple[Any, 
     assert facts["commit"] == "0123abc (with changes that are not committed)"
     assert facts["plan"].startswith("quick plan")
     assert "ENQUEUE_BLOCKED" in seen.within("strong")
-    assert "which do not need the gate" in made[1]
+    assert "(onnxruntime:fp16): the call waits for the GPU itself (or made over about 1,000 launches)" in made[1]
+    assert "; to mend it: use span_us, which has no gate</li>" in made[1]
 
 
 def test_a_flag_without_a_remedy_is_shown_plainly(tmp_path: Path) -> None:
     one = section(tmp_path / "s", {"eager:fp32": {"host_us": 100, "flags": ["SOMETHING_NEW"]}})
-    assert about.flags(one) == [about.Flagged("SOMETHING_NEW", ("eager:fp32",), None)]
-    assert about.flags(one, {"SOMETHING_NEW": "wait"}.get)[0].remedy == "wait"
+    assert about.flags(one) == [about.Flagged("SOMETHING_NEW", ("eager:fp32",))]
+    assert about.flags(one, {"SOMETHING_NEW": ("it is new", "wait")}.get)[0].remedy == "wait"
     assert "<strong>SOMETHING_NEW</strong> (eager:fp32)</li>" in page([one])
 
 
@@ -225,8 +226,8 @@ def test_a_course_keeps_the_order_of_the_calls_and_the_worst_of_them() -> None:
 
 
 def test_a_number_keeps_its_unit_on_the_line() -> None:
-    assert tight("303.6 µs, 95.7 %, p = 1.0, 8.0 s longer, 9 calls") == (
-        "303.6\xa0µs, 95.7\xa0%, p\xa0=\xa01.0, 8.0\xa0s longer, 9\xa0calls"
+    assert tight("303.6 µs, top-1 95.7 %, p = 1.0, 8.0 s longer, 9 calls, 2 sets") == (
+        "303.6\xa0µs, top\u20111 95.7\xa0%, p\xa0=\xa01.0, 8.0\xa0s longer, 9\xa0calls, 2 sets"
     )
 
 
