@@ -10,7 +10,7 @@ import typer
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Set folders or results.jsonl files of `accel bench`.")],
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS", help="Set folders or results.jsonl files of `accel bench`.")],
     html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write one self-contained page.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="F", help="Write Markdown.")] = None,
     update: Annotated[

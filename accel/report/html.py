@@ -29,9 +29,10 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A variant's entry in the key of all figures: the class of its colour, and whether its curve is broken."""
+    """A variant's entry in the key of all figures: its verdict, the class of its colour, and whether its curve is broken."""
 
     variant: str
+    verdict: str
     colour: int
     broken: int
 
@@ -65,7 +66,6 @@ def tight(text: str) -> str:
 
 def _shown(section: Section, name: str) -> dict[str, Any]:
     order = [line.variant for line in section.lines]
-    drawn = {line.variant for line in section.lines if line.latency or line.build_s is not None}
     return {
         "id": name,
         "section": section,
@@ -75,7 +75,7 @@ def _shown(section: Section, name: str) -> dict[str, Any]:
         "lines": tables.table(section),
         "has_reason": any(line.reason for line in tables.table(section)),
         "has_interval": tables.INTERVAL in tables.headings(section),
-        "key": [Key(variant, at % len(svg.SERIES) + 1, at // len(svg.SERIES)) for at, variant in enumerate(order) if variant in drawn],
+        "key": _key(section),
         "figures": [_figure(section, name, order, *given) for given in FIGURES],
         "pay_backs": sentences.pay_backs(section),
         "environment": about.environment(section),
@@ -85,9 +85,19 @@ def _shown(section: Section, name: str) -> dict[str, Any]:
     }
 
 
+def _key(section: Section) -> list[Key]:
+    """Of the variants that a figure may show. A colour belongs to a place in the table, so that it is the same in all figures."""
+    size = len(svg.SERIES)
+    return [
+        Key(line.variant, line.verdict, at % size + 1, at // size % len(svg.DASHES))
+        for at, line in enumerate(section.lines)
+        if line.latency or line.build_s is not None
+    ]
+
+
 Draw = Callable[[Section, str, Sequence[str]], "str | None"]
 
-_NO_SAMPLES = "The raw samples of this set were not kept."
+_NO_SAMPLES = "There are no raw samples of this set."
 FIGURES: tuple[tuple[str, Draw, str, str, str], ...] = (
     (
         "ecdf",

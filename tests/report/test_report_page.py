@@ -122,6 +122,22 @@ def test_the_figures_say_the_numbers_of_the_rows(made: tuple[Any, str]) -> None:
     assert "tensorrt:fp16" not in seen.within("text")
 
 
+def test_the_key_names_every_drawn_variant_and_says_which_may_not_be_used(made: tuple[Any, str]) -> None:
+    key = made[1].split('<ul class="key">')[1].split("</ul>")[0]
+    names = ["compile:fp16", "onnxruntime:fp16", "eager:fp16", "eager:fp32", "torchscript:fp16"]
+    assert Seen(key).within("li") == names
+    assert Seen(key).within("span") == ["INVALID"]
+
+
+def test_more_variants_than_colours_differ_in_their_dashes(tmp_path: Path) -> None:
+    text = page([section(tmp_path / "s", {f"r{number}:fp32": {"host_us": 100 + number} for number in range(9)}, rounds=1)])
+    assert '<i class="c8 b0"></i>r7:fp32' in text
+    assert '<i class="c1 b1"></i>r8:fp32' in text
+    curves = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)[0]
+    # Grid and axes are solid: the ninth curve alone is broken, in the first one's colour.
+    assert re.findall(r'stroke-dasharray[^"]*?stroke: ([^;]*);', curves) == ["var(--s1)"]
+
+
 def test_the_raw_rows_come_back_as_json(made: tuple[Any, str]) -> None:
     one, text = made
     raw = "".join(Seen(text[text.index('<pre class="raw">') : text.index("</details>")]).within("pre"))
@@ -164,7 +180,7 @@ def test_the_interval_stands_beside_the_median_where_every_round_has_one(tmp_pat
 @pytest.mark.parametrize(
     ("variants", "keep", "figures", "said"),
     [
-        (GPU, False, 2, "The raw samples of this set were not kept."),
+        (GPU, False, 2, "There are no raw samples of this set."),
         ({"compile:fp16": GPU["compile:fp16"]}, True, 4, "is the only variant that may be ranked"),
         ({"tensorrt:fp16": GPU["tensorrt:fp16"]}, True, 0, "Nothing may be ranked"),
         ({"torchscript:fp16": GPU["torchscript:fp16"]}, True, 3, "Nothing may be ranked"),
