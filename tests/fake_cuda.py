@@ -26,6 +26,7 @@ class Flags:
     CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
+    CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE = 38
     CU_CTX_SCHED_SPIN = 1
     CU_STREAM_NON_BLOCKING = 1
     CU_STREAM_WAIT_VALUE_GEQ = 0
@@ -48,7 +49,7 @@ class FakeDriver:
         self.memory: dict[int, Any] = {}
         self.waits: list[tuple[int, int]] = []
         self.gpus = 1
-        self.capability = {75: 9, 76: 0}
+        self.capability = {75: 9, 76: 0, 38: 1024}
         self.capturing: list[Callable[[], None]] | None = None
         self.graphs: dict[int, list[Callable[[], None]]] = {}
 
@@ -114,6 +115,10 @@ class FakeDriver:
 
     def _copy(self, target: int, source: int, size: int, stream: int) -> tuple[()]:
         self.enqueue(lambda: ctypes.memmove(target, source, size))
+        return ()
+
+    def _cuMemsetD8Async(self, target: int, value: int, size: int, stream: int) -> tuple[()]:  # noqa: N802
+        self.enqueue(lambda: ctypes.memset(target, value, size))
         return ()
 
     _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _cuMemcpyDtoDAsync = _copy  # noqa: N815

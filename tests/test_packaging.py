@@ -81,7 +81,7 @@ def test_the_wheel_carries_what_is_not_python() -> None:
 
 
 def test_the_report_needs_its_own_extra_and_the_tests_have_it() -> None:
-    assert {requirements.Requirement(text).name for text in EXTRAS["report"]} == {"jinja2", "matplotlib"}
+    assert {requirements.Requirement(text).name for text in EXTRAS["report"]} == {"jinja2", "matplotlib", "scipy"}
     assert "accel-engines[toolkit,report]" in EXTRAS["dev"]
 
 

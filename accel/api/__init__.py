@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from accel.api.benching import bench
+    from accel.api.comparing import compare
     from accel.api.exporting import Exported, export
     from accel.api.loading import load
     from accel.api.reporting import report
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Exported": "accel.api.exporting",
     "bench": "accel.api.benching",
+    "compare": "accel.api.comparing",
     "demo": "accel.api.tour",
     "export": "accel.api.exporting",
     "load": "accel.api.loading",
@@ -25,7 +27,7 @@ _HOMES = {
     "verify": "accel.api.verifying",
 }
 
-__all__ = ["Exported", "bench", "demo", "export", "load", "report", "train", "verify"]
+__all__ = ["Exported", "bench", "compare", "demo", "export", "load", "report", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -47,6 +47,8 @@ def bench(
     rounds: int | None = None,
     batch: int = 1,
     threads: int | None = None,
+    l2: str = "hot",
+    idle_ms: float | None = None,
     device: str | None = None,
     out: Path | str | None = None,
     verify: bool = True,
@@ -65,6 +67,8 @@ def bench(
         bundle: a folder `NAME.accel`, or a model's name in the engines folder; a shipped model is exported first if need be.
         runtime: `all`, runtimes (`onnxruntime`: every precision that the bundle has) or variants (`onnxruntime:fp16`).
         warmup, iterations, rounds, threads: None takes the setting, and that the plan of the device.
+        l2: `cold` fills the GPU's L2 cache with other data before every sample.
+        idle_ms: also time calls after a sleep of so many milliseconds, what a service sees that is called now and then (`paced_us`).
         out: where the set gets its folder.
         verify: False leaves unverified engines unverified, and marks them.
         baseline: whether `eager:fp32` runs beside what was named.
@@ -86,6 +90,8 @@ def bench(
         chosen,
         **{name: settings[f"bench.{name}"] for name in ("warmup", "iterations", "rounds", "threads")},
         batch=batch,
+        l2=l2,
+        idle_ms=idle_ms,
         seed=settings["seed"],
     )
     record = bench_settings(settings, metric=metric, command=command)

@@ -11,10 +11,14 @@ class Clock(Protocol):
     def now_ns(self) -> int:
         """Nanoseconds since a fixed, unspecified moment; never goes back."""
 
+    def sleep(self, seconds: float, /) -> None:
+        """Let at least `seconds` pass without using the processor."""
+
 
 class HostClock:
-    # The builtin itself, not a method around it: the loop pays one call per reading.
+    # The builtins themselves, not methods around them: the loop pays one call per reading.
     now_ns = staticmethod(time.perf_counter_ns)
+    sleep = staticmethod(time.sleep)
 
 
 class FakeClock:
@@ -25,6 +29,9 @@ class FakeClock:
 
     def now_ns(self) -> int:
         return self._now
+
+    def sleep(self, seconds: float, /) -> None:
+        self._now += round(seconds * 1e9)
 
     def advance_us(self, microseconds: float) -> None:
         self._now += round(microseconds * 1000)

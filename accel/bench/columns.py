@@ -39,7 +39,7 @@ ADDED = (
 
 COLUMNS = STANDARD + ADDED
 
-LATENCY_KINDS = ("host_us", "device_us", "span_us", "e2e_us")
+LATENCY_KINDS = ("host_us", "device_us", "span_us", "enqueue_us", "replay_us", "e2e_us", "paced_us")
 
 VERDICTS = {
     "OK": "measured, and verified on the same bytes",

@@ -26,6 +26,7 @@ from accel.bench.verification import Verification, verify_variants
 from accel.engines import Bundle
 from accel.errors import AccelError
 from accel.files import cache_dir
+from accel.optional import require
 from accel.progress import Progress, silent
 from accel.types import Array, Variant
 
@@ -57,6 +58,7 @@ def run_set(
         AccelError: what concerns the whole set: a bundle that is damaged, a dataset that cannot be read, a full disk.
         KeyboardInterrupt: what was recorded stays; the same call continues.
     """
+    require("scipy.stats", extra="bench")  # every row's intervals need it: said now, and not after the first run
     settings = settings or BenchSettings()
     threads = plan.threads if plan.threads is not None or device == "cpu" else 1
     with locking.held(device_lock(device), f"a benchmark on {device}"):

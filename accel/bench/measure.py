@@ -1,12 +1,4 @@
-"""The timed passes of one process: one latency and one clock a pass (protocol: measurement.md).
-
-`host_us`    enqueue(binding[i % n]) and one synchronize, inputs on the device in the native dtype; the host's clock
-`device_us`  GPU time alone: a gate holds the stream until start event, call and stop event are all enqueued; CUDA events
-`span_us`    the same events without the gate, so launch gaps are inside; a diagnostic
-`e2e_us`     host array → pinned → H2D into home → enqueue(home) → D2H → synchronize → owned array; the host's clock
-
-On a CPU only host_us and e2e_us exist.
-"""
+"""What one process measures: every pass of the plan on one open engine (the passes themselves: `accel.bench.passes`)."""
 
 from __future__ import annotations
 
@@ -14,24 +6,30 @@ import contextlib
 import dataclasses
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
-from accel.bench.clock import Clock, DeviceTimer
+from accel.bench import passes
+from accel.bench.clock import Clock
+from accel.bench.passes import Blocked, Instruments, Subject, Take
 from accel.bench.plan import MeasurementPlan
+from accel.bench.warming import NOT_WARM, preheat, warm_up
 from accel.types import Array
 from accel.verify.opened import OpenEngine
 
 ENQUEUE_BLOCKED = "ENQUEUE_BLOCKED"
 """The call waited for the GPU (or filled the launch queue, about 1,000 launches): the watchdog had to open the gate."""
+INPUT_DEPENDENT = "INPUT_DEPENDENT"
+"""The same input again and again takes another time than inputs in turn."""
+FOREIGN_STREAM = "FOREIGN_STREAM"
+"""The call leaves work on a stream that neither the events nor the wait knew of: its latencies are those of a part."""
 
-
-class HoldingGate(Protocol):
-    blocked: bool
-
-    def hold(self) -> None: ...
-    def open(self) -> None: ...
+DIAGNOSTIC = 200
+"""The most samples of a diagnostic latency."""
+CHAINS = 5
+"""Samples of replay_us, each of two chains of calls."""
+SAME_LIMIT = 0.02
+"""How far the medians of one input and of inputs in turn may be apart."""
 
 
 @dataclasses.dataclass
@@ -41,28 +39,27 @@ class Measurement:
     Attributes:
         samples_ns: latency kind → int64 nanoseconds in the order taken; a kind that was not measured is absent.
         wall_s: latency kind → the wall time of its pass, discarded calls included.
-        blocks: how many blocks a pass had.
+        blocks: how many blocks a pass of `plan.iterations` had.
+        warmup_n: calls thrown away before the first sample.
+        event_floor_ns: latency kind → what its pair of events reads around nothing.
         flags: from the closed list of flags.
     """
 
     samples_ns: dict[str, Array]
     wall_s: dict[str, float]
     blocks: int
+    warmup_n: int = 0
+    event_floor_ns: dict[str, int] = dataclasses.field(default_factory=dict)
     flags: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Instruments:
-    """What measures: the host's clock, how to wait for the stream, and on a GPU the events and the gate."""
+class Pass:
+    """A latency kind, what fills its samples, and how many."""
 
-    clock: Clock
-    synchronize: Callable[[int | None], None]
-    timer: DeviceTimer | None = None
-    gate: HoldingGate | None = None
-
-    def close(self) -> None:
-        if self.timer is not None:
-            self.timer.close()
+    kind: str
+    take: Take
+    samples: int
 
 
 def first_call(engine: OpenEngine, inputs: Mapping[str, Array], clock: Clock, synchronize: Callable[[int | None], None]) -> int:
@@ -76,99 +73,94 @@ def first_call(engine: OpenEngine, inputs: Mapping[str, Array], clock: Clock, sy
 
 def measure(engine: OpenEngine, inputs: Sequence[Mapping[str, Array]], plan: MeasurementPlan, instruments: Instruments) -> Measurement:
     """Run every pass of `plan` on an open engine; `inputs` are host batches by public name, rotated in order."""
-    runtime, stream = engine.runtime, engine.stream
-    native = [engine.native_inputs(item) for item in inputs]
-    bindings = [runtime.prepare(engine.resident(item)) for item in inputs]
-    clock, synchronize = instruments.clock, instruments.synchronize
-    now = clock.now_ns
-    enqueue, run_staged = runtime.enqueue, engine.staging.run
-    count = len(bindings)
-
-    def host(samples: Array, offset: int) -> None:
-        for index in range(len(samples)):
-            binding = bindings[(offset + index) % count]
-            begin = now()
-            enqueue(binding)
-            synchronize(stream)
-            samples[index] = now() - begin
-
-    def e2e(samples: Array, offset: int) -> None:
-        for index in range(len(samples)):
-            arrays = native[(offset + index) % count]
-            begin = now()
-            run_staged(runtime, arrays)
-            samples[index] = now() - begin
-
-    host(np.empty(plan.warmup, dtype=np.int64), 0)
+    bindings = [engine.runtime.prepare(engine.resident(item)) for item in inputs]
+    subject = Subject(engine, bindings, [engine.native_inputs(item) for item in inputs])
+    now = instruments.clock.now_ns
     result = Measurement({}, {}, blocks=-(-plan.iterations // plan.block))
-    passes: dict[str, Callable[[Array, int], None]] = {"host_us": host}
-    if instruments.timer is not None and instruments.gate is not None:
-        passes |= _device_passes(instruments.timer, instruments.gate, engine, bindings, synchronize)
-    passes["e2e_us"] = e2e
+    host = passes.host(subject, instruments)
+    if instruments.timer is not None:
+        preheat(_busy(subject, instruments), now)
+    result.warmup_n, warm = warm_up(host, plan.warmup)
+    result.flags += () if warm else (NOT_WARM,)
+    if instruments.synchronize_device is not None and _leaves_work(subject, instruments, instruments.synchronize_device):
+        result.flags += (FOREIGN_STREAM,)
     try:
-        for kind, take in passes.items():
+        for item in _passes(subject, instruments, plan, result):
             begin = now()
             try:
-                result.samples_ns[kind] = _blocks(take, plan)
-            except _Blocked:
+                result.samples_ns[item.kind] = _blocks(item, plan)
+            except Blocked:
                 result.flags += (ENQUEUE_BLOCKED,)
                 continue
-            result.wall_s[kind] = (now() - begin) / 1e9
+            result.wall_s[item.kind] = (now() - begin) / 1e9
+        if instruments.timer is not None and _depends_on_input(subject, instruments, plan, result.samples_ns["host_us"]):
+            result.flags += (INPUT_DEPENDENT,)
     finally:
         gc.unfreeze()
     return result
 
 
-class _Blocked(Exception):
-    """The gate was opened by its watchdog: what the events bracket is no longer the call alone."""
+def _passes(subject: Subject, instruments: Instruments, plan: MeasurementPlan, result: Measurement) -> Iterator[Pass]:
+    """In the order in which they run; one that needs an earlier one's samples finds them in `result`."""
+    timer, gate, few = instruments.timer, instruments.gate, min(plan.iterations, DIAGNOSTIC)
+    yield Pass("host_us", passes.host(subject, instruments), plan.iterations)
+    if timer is not None and gate is not None:
+        stream, synchronize = subject.engine.stream, instruments.synchronize
+        for kind, holding in (("device_us", gate), ("span_us", None)):
+            result.event_floor_ns[kind] = passes.event_floor(timer, holding, lambda: synchronize(stream))
+        yield Pass("device_us", passes.gated(subject, instruments, timer, gate), plan.iterations)
+        yield Pass("span_us", passes.span(subject, instruments, timer), few)
+        # Calls that follow each other at once find each other's data in the cache: neither has a cold variant.
+        if instruments.flush is None:
+            yield Pass("enqueue_us", passes.enqueue_only(subject, instruments), few)
+            call_ns = float(np.median(result.samples_ns["host_us"]))
+            yield Pass("replay_us", passes.replay(subject, instruments, timer, call_ns), CHAINS)
+    yield Pass("e2e_us", passes.e2e(subject, instruments), plan.iterations)
+    if plan.idle_ms:
+        yield Pass("paced_us", passes.host(subject, instruments, idle_s=plan.idle_ms / 1e3), few)
 
 
-def _device_passes(
-    timer: DeviceTimer,
-    gate: HoldingGate,
-    engine: OpenEngine,
-    bindings: Sequence[object],
-    synchronize: Callable[[int | None], None],
-) -> dict[str, Callable[[Array, int], None]]:
-    stream, count = engine.stream, len(bindings)
-    enqueue: Callable[..., None] = engine.runtime.enqueue
+def _busy(subject: Subject, instruments: Instruments) -> Callable[[int], None]:
+    enqueue, stream, bindings = subject.engine.runtime.enqueue, subject.engine.stream, subject.bindings
 
-    def gated(samples: Array, offset: int) -> None:
-        for index in range(len(samples)):
-            binding = bindings[(offset + index) % count]
-            gate.hold()
-            try:
-                timer.start()
-                enqueue(binding)
-                timer.stop()
-            finally:
-                # Whatever went wrong, a stream left waiting would hang every later call.
-                gate.open()
-            synchronize(stream)
-            if gate.blocked:
-                raise _Blocked
-            samples[index] = timer.elapsed_ns()
+    def calls(count: int) -> None:
+        for index in range(count):
+            enqueue(bindings[index % len(bindings)])
+        instruments.synchronize(stream)
 
-    def span(samples: Array, offset: int) -> None:
-        for index in range(len(samples)):
-            binding = bindings[(offset + index) % count]
-            timer.start()
-            enqueue(binding)
-            timer.stop()
-            synchronize(stream)
-            samples[index] = timer.elapsed_ns()
-
-    return {"device_us": gated, "span_us": span}
+    return calls
 
 
-def _blocks(take: Callable[[Array, int], None], plan: MeasurementPlan) -> Array:
+def _leaves_work(subject: Subject, instruments: Instruments, synchronize_device: Callable[[], None], calls: int = 5) -> bool:
+    """Whether the device still works, in most of some calls, when the stream is done."""
+    engine, now = subject.engine, instruments.clock.now_ns
+    found = []
+    for index in range(calls):
+        synchronize_device()
+        begin = now()
+        engine.runtime.enqueue(subject.bindings[index % len(subject.bindings)])
+        instruments.synchronize(engine.stream)
+        taken = now() - begin
+        missed = passes.work_after_ns(instruments.clock, lambda: instruments.synchronize(engine.stream), synchronize_device)
+        found.append(passes.is_elsewhere(missed, taken))
+    return sum(found) > calls // 2
+
+
+def _depends_on_input(subject: Subject, instruments: Instruments, plan: MeasurementPlan, rotated: Array) -> bool:
+    """Whether one input alone takes another time than inputs in turn; the caches are the same, only the data differ."""
+    same = _blocks(Pass("host_us", passes.host(subject, instruments, only=0), min(plan.iterations, DIAGNOSTIC)), plan)
+    ratio = float(np.median(same)) / max(float(np.median(rotated)), 1.0)
+    return abs(ratio - 1) > SAME_LIMIT
+
+
+def _blocks(item: Pass, plan: MeasurementPlan) -> Array:
     """All samples of a pass, preallocated, in blocks of `plan.block`; the first `plan.discard` calls of a block are thrown away."""
-    samples = np.zeros(plan.iterations, dtype=np.int64)
-    discarded = np.empty(plan.discard, dtype=np.int64)
-    for start in range(0, plan.iterations, plan.block):
+    samples = np.zeros(item.samples, dtype=np.int64)
+    discarded = np.empty(min(plan.discard, item.samples), dtype=np.int64)
+    for start in range(0, item.samples, plan.block):
         with _quiet_collector():
-            take(discarded, start)
-            take(samples[start : start + plan.block], start + plan.discard)
+            item.take(discarded, start)
+            item.take(samples[start : start + plan.block], start + len(discarded))
     return samples
 
 

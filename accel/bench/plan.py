@@ -21,6 +21,8 @@ class MeasurementPlan:
         block: samples between two garbage collections; `discard` calls after each are thrown away.
         inputs: distinct inputs that are rotated, prepared once.
         batch: samples per call.
+        l2: `hot` leaves the GPU's L2 cache as the last call did; `cold` fills it with other data before every sample.
+        idle_ms: also measure calls after a sleep of so many milliseconds (`paced_us`); None does not.
         threads: intra-op threads; None leaves a CPU runtime its default and is 1 beside a GPU.
         name: what tables call it.
     """
@@ -34,6 +36,8 @@ class MeasurementPlan:
     block: int = 200
     discard: int = 20
     inputs: int = 8
+    l2: str = "hot"
+    idle_ms: float | None = None
     name: str = "full plan"
 
     def __post_init__(self) -> None:
@@ -44,6 +48,10 @@ class MeasurementPlan:
         _at_least("inputs", self.inputs, 8)
         if self.threads is not None:
             _at_least("threads", self.threads, 1)
+        if self.l2 not in ("hot", "cold"):
+            raise UsageError(f"l2 was {self.l2!r}", remedy="--l2 hot, or --l2 cold")
+        if self.idle_ms is not None and not 0 < self.idle_ms <= 10_000:
+            raise UsageError(f"idle_ms was {self.idle_ms}", remedy="give milliseconds above 0 and up to 10000, as --idle-ms 33")
 
     @classmethod
     def cpu_quick(cls, **changes: Any) -> MeasurementPlan:
@@ -63,6 +71,8 @@ class MeasurementPlan:
         batch = f", batch {self.batch}" if self.batch != 1 else ""
         rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
+        threads += ", L2 cold" if self.l2 == "cold" else ""
+        threads += f", paced at {self.idle_ms:g} ms" if self.idle_ms else ""
         return f"{self.name}: warm-up {self.warmup}, {self.iterations} iterations, {rounds}{batch}{threads}"
 
     def to_dict(self) -> dict[str, Any]:

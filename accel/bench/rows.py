@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from accel.bench import model, proof
+from accel.bench import model, proof, stability
 from accel.bench.candidates import Job
 from accel.bench.clock import utc_now
 from accel.bench.columns import LATENCY_KINDS
@@ -74,9 +74,9 @@ class RowMaker:
             kept[key] = samples[kind]
             statistics = dataclasses.asdict(summarise(samples[kind]))
             wall = round(answer["wall_s"][kind], 4)
-            rows.append(
-                row(**common, **statistics, latency_kind=kind, blocks=answer["blocks"], timed_wall_s=wall, raw_path=f"{SAMPLES}#{key}")
-            )
+            flags = sorted({*common["flags"], *stability.marks(statistics)})
+            place = {"latency_kind": kind, "blocks": answer["blocks"], "timed_wall_s": wall, "raw_path": f"{SAMPLES}#{key}"}
+            rows.append(row(**{**common, "flags": flags}, **statistics, **place))
         return rows, kept
 
     def _place(self, verification: Verification, round_index: int, order_index: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from accel.bench.results import Row
-from accel.bench.stats import summarise
+from accel.bench.stats import percentiles
 from accel.types import Array
 
 _SHOWN = ("mean_us", "std_us", "min_us", "p50_us", "p95_us", "p99_us", "max_us")
@@ -113,7 +113,7 @@ def _latency(rows: Sequence[Row], samples: Mapping[str, Array]) -> Latency:
     spread = max(medians) / min(medians) if min(medians) > 0 else float("nan")
     keys = [str(row["raw_path"]).partition("#")[2] for row in rows]
     if all(key in samples for key in keys):
-        pooled = summarise(np.concatenate([samples[key].astype(np.int64) for key in keys]))
+        pooled = percentiles(np.concatenate([samples[key].astype(np.int64) for key in keys]))
         return Latency(**dataclasses.asdict(pooled), spread=spread, pooled=True)
     values = {name: [row[name] for row in rows if row[name] is not None] for name in _SHOWN}
     middle = {name: statistics.median(found) if found else None for name, found in values.items()}

@@ -8,7 +8,8 @@ Request: `mode`, `bundle`, `variant`, `device`, `batch`, `threads`, `plan`, `dat
 | identify | refusal, runtime_version, device_name, identity, entry | |
 | parity | parity (an EngineEntry's dict), facts | |
 | verify | n_test, facts | outputs (float32, one row a sample) |
-| measure | facts, build_s, first_call_ms, flags, wall_s, blocks, input_sha256, input_shape, load1 | latency kind → nanoseconds |
+| selfcheck | checks, floors_us, runs_us (accel.bench.selfcheck.Measured) | |
+| measure | facts, build_s, first_call_ms, flags, warmup_n, event_floor_us, wall_s, blocks, input_sha256, … | latency kind → nanoseconds |
 
 An AccelError becomes `{"error": {"type", "message", "remedy", "exit_code"}}`; anything else is a crash with its traceback on stderr.
 Needs numpy and the variant's runtime, nothing else: it may run in an environment in which accel is not installed.
@@ -101,12 +102,27 @@ def verify(request: Request, progress: Progress, clock: Clock) -> Reply:
     return {"n_test": len(outputs), "facts": facts}, {"outputs": outputs}
 
 
+def selfcheck(request: Request, progress: Progress, clock: Clock) -> Reply:
+    """On a GPU needs torch, whose sleep is counted in clock cycles; on a CPU the simulated rig is checked."""
+    from accel.bench import rigs
+    from accel.bench.selfcheck import measure as check
+
+    if request["device"] == "cpu":
+        return check(rigs.SimulatedRig()).to_dict(), {}
+    rig = rigs.GpuRig(request["device"])
+    try:
+        return check(rig).to_dict(), {}
+    finally:
+        rig.close()
+
+
 def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
     from accel import device
     from accel.bench import inputs as rotation
     from accel.bench.environment import cpu_affinity, load1, versions
-    from accel.bench.measure import Instruments, first_call
+    from accel.bench.measure import first_call
     from accel.bench.measure import measure as run_passes
+    from accel.bench.passes import Instruments
     from accel.verify.opened import open_engine
 
     bundle, source = _resolve(request)
@@ -125,7 +141,8 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         if engine.stream is not None:
             from accel.bench.clock import EventTimer
 
-            instruments = dataclasses.replace(instruments, timer=EventTimer(engine.stream), gate=device.Gate(engine.stream))
+            flush = device.L2Flush(source.device, engine.stream) if plan.l2 == "cold" else None
+            instruments = dataclasses.replace(instruments, timer=EventTimer(engine.stream), gate=device.Gate(engine.stream), flush=flush)
         result = run_passes(engine, batches, plan, instruments)
         facts = dict(engine.runtime.facts)
         shape = [list(spec.shape) for spec in engine.runtime.inputs]
@@ -135,6 +152,8 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         "build_s": (opened - began) / 1e9,
         "first_call_ms": called / 1e6,
         "flags": list(result.flags),
+        "warmup_n": result.warmup_n,
+        "event_floor_us": {kind: floor / 1e3 for kind, floor in result.event_floor_ns.items()},
         "wall_s": result.wall_s,
         "blocks": result.blocks,
         "input_sha256": rotation.input_sha256(golden, *draw),
@@ -162,6 +181,7 @@ MODES: dict[str, Callable[[Request, Progress, Clock], Reply]] = {
     "identify": identify,
     "parity": parity,
     "verify": verify,
+    "selfcheck": selfcheck,
     "measure": measure,
 }
 

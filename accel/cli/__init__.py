@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from accel.cli import bench, config, data, demo, doctor, export, inspect, report, train, verify, version
+from accel.cli import bench, compare, config, data, demo, doctor, export, inspect, report, train, verify, version
 from accel.errors import AccelError, DiskFull
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export.export,
     "verify": verify.verify,
     "bench": bench.bench,
+    "compare": compare.compare,
     "report": report.report,
     "inspect": inspect.inspect,
     "config": config.config,

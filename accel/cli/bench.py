@@ -31,6 +31,8 @@ def bench(
     iterations: Annotated[int | None, typer.Option(min=1, help="Timed calls a round; 2000, on a CPU 200.")] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes a variant; 3.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Intra-op threads on a CPU.")] = None,
+    l2: Annotated[str, typer.Option(metavar="hot|cold", help="Leave the GPU's L2 cache hot, or fill it before every call.")] = "hot",
+    idle_ms: Annotated[float | None, typer.Option(metavar="MS", help="Also time calls after a sleep, as --idle-ms 33.")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify first what is not verified.")] = True,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Run eager:fp32 beside what is named.")] = True,
     data: DataOption = None,
@@ -50,6 +52,7 @@ def bench(
     from accel.cli.progress import drawn
 
     plan: dict[str, Any] = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "threads": threads, "batch": batch}
+    plan |= {"l2": l2, "idle_ms": idle_ms}
     gates: dict[str, Any] = {"verify": verify, "data": data, "metric": metric, "max_drop": max_drop, "min_top1": min_top1}
     where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "command": command_line()}
     with drawn() as progress:

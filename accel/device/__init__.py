@@ -4,15 +4,17 @@ from accel.device.driver import gpu_available, spins
 from accel.device.foreign import view
 from accel.device.gate import Gate
 from accel.device.graph import Graph, capture, copies, replay
+from accel.device.l2 import L2Flush
 from accel.device.memory import copy, empty, to_device, to_numpy
 from accel.device.select import Gpu, describe, name, parse
 from accel.device.staging import Staging
-from accel.device.stream import close_stream, open_stream, synchronize
+from accel.device.stream import close_stream, open_stream, synchronize, synchronize_device
 
 __all__ = [
     "Gate",
     "Gpu",
     "Graph",
+    "L2Flush",
     "Staging",
     "capture",
     "close_stream",
@@ -27,6 +29,7 @@ __all__ = [
     "replay",
     "spins",
     "synchronize",
+    "synchronize_device",
     "to_device",
     "to_numpy",
     "view",

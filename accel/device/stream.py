@@ -40,3 +40,10 @@ def synchronize(stream: int | None) -> None:
         result = _WAITS[stream]() if stream in _WAITS else driver.bindings().cuStreamSynchronize(stream)
         if result[0]:
             driver.check(result, "waiting for the stream")
+
+
+def synchronize_device(device: str) -> None:
+    """Wait for every stream of a GPU, also those of other libraries in this process; on a CPU nothing is ever pending."""
+    if device != "cpu":
+        driver.activate(device)
+        driver.check(driver.bindings().cuCtxSynchronize(), f"waiting for {device}")

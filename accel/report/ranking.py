@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
+from accel.bench import comparison, pairing
 from accel.bench.summary import Latency, Line
 from accel.report.sections import HOST, Section
 from accel.types import Variant
@@ -11,8 +13,8 @@ from accel.types import Variant
 BASELINE = Variant("eager", "fp32")
 """What an engine has to beat: the module as it was trained."""
 
-SAME_PLACE = ("gpu_uuid", "driver", "cpu_model", "input_sha256", "batch", "threads")
-"""Columns that must agree between rows for a ratio to mean anything."""
+SAME_PLACE = ("gpu_uuid", *pairing.MUST_AGREE)
+"""Columns that must agree between rows for a ratio to mean anything. Inside a set that is one GPU, and not only one kind of GPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +23,14 @@ class Comparison:
 
     Attributes:
         ratio: the other's median latency over the winner's, rounds pooled as in the table.
-        wins, rounds: in how many of the rounds that both have the winner's median was the smaller.
+        verdict: of the winner against the other, a key of `accel.bench.comparison.VERDICTS`; paired over rounds, with Holm's correction
+            for the winner against every other.
+        rounds: how many pairs that stands on.
     """
 
     other: Line
     ratio: float
-    wins: int
+    verdict: str
     rounds: int
 
 
@@ -54,7 +58,8 @@ def p50(line: Line) -> float | None:
 
 
 def rank(section: Section) -> Ranking:
-    fine = [line for line in section.lines if line.verdict == "OK" and p50(line) is not None]
+    good, _ = pairing.sides(section.rows, HOST)
+    fine = [line for line in section.lines if (line.model, line.variant) in good and p50(line) is not None]
     differing = _differing(section, fine)
     if differing:
         return Ranking((), f"the rows differ in {', '.join(differing)}", ())
@@ -63,8 +68,8 @@ def rank(section: Section) -> Ranking:
     winner, by_name = fine[0], {line.variant: line for line in fine}
     own_eager = str(Variant(BASELINE.runtime, Variant.parse(winner.variant).precision))
     names = dict.fromkeys([own_eager, str(BASELINE), *(line.variant for line in fine[1:2])])
-    others = [by_name[name] for name in names if name in by_name and name != winner.variant]
-    return Ranking(tuple(fine), None, tuple(_compare(section, winner, other) for other in others))
+    judged = _judged(good, winner, fine[1:])
+    return Ranking(tuple(fine), None, tuple(_against(winner, by_name[name], judged[name]) for name in names if name in judged))
 
 
 def baseline(section: Section) -> Line | None:
@@ -72,11 +77,21 @@ def baseline(section: Section) -> Line | None:
     return next((line for line in rank(section).ranked if line.variant == str(BASELINE)), None)
 
 
-def _compare(section: Section, winner: Line, other: Line) -> Comparison:
-    ours, theirs = ({row["round"]: row["p50_us"] for row in section.host_rows(line.variant)} for line in (winner, other))
-    shared = ours.keys() & theirs.keys()
+def _judged(good: Mapping[pairing.Key, pairing.Side], winner: Line, others: Sequence[Line]) -> dict[str, comparison.Judged | None]:
+    """The winner against each of the others, judged together as `accel compare` does; None for one that shares no round with it."""
+    ours = good[winner.model, winner.variant]
+    ratios = {line.variant: pairing.Pair(good[line.model, line.variant], ours).log_ratios() for line in others}
+    paired = {name: found for name, found in ratios.items() if found}
+    floors = [comparison.default_floor(len(found)) for found in paired.values()]
+    judged = comparison.judge([comparison.estimate(found) for found in paired.values()], floors)
+    return {**dict.fromkeys(ratios), **dict(zip(paired, judged, strict=True))}
+
+
+def _against(winner: Line, other: Line, judged: comparison.Judged | None) -> Comparison:
     ratio = (p50(other) or 0.0) / (p50(winner) or float("nan"))
-    return Comparison(other, ratio, sum(ours[number] < theirs[number] for number in shared), len(shared))
+    if judged is None:
+        return Comparison(other, ratio, comparison.AMBIGUOUS, 0)
+    return Comparison(other, ratio, judged.verdict, judged.estimate.rounds)
 
 
 def _differing(section: Section, fine: list[Line]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from accel.bench.comparison import AMBIGUOUS, FASTER, SAME, SLOWER
 from accel.bench.report import COLUMNS
 from accel.bench.summary import Line
 from accel.report.ledger import BreakEven, break_evens
@@ -26,12 +27,15 @@ def verdict(section: Section) -> str:
         return f"Nothing may be ranked: no variant of this set has a latency and the verdict OK ({said})."
     winner = ranking.ranked[0]
     where = next((row["gpu_name"] or row["cpu_model"] for row in section.rows if row["gpu_name"] or row["cpu_model"]), winner.device)
-    took = f"a median of {us(winner)} from call to result on {where}"
+    took = f"{us(winner)} from call to result on {where}"
     if len(ranking.ranked) == 1:
-        return f"{winner.variant} is the only variant that may be ranked, with {took}; {accuracy(winner)}."
+        return f"{winner.variant} is the only variant that may be ranked, at a median of {took}; {accuracy(winner)}."
     compared = _joined([_compared(winner, found) for found in ranking.against])
     missing = "" if any(_is_eager(found.other) for found in ranking.against) or _is_eager(winner) else _no_eager(section)
-    return f"{winner.variant} is the fastest of {len(ranking.ranked)} with {took}: {compared}{missing}; {accuracy(winner)}."
+    sure = all(found.verdict == FASTER for found in ranking.against if found.other is ranking.ranked[1])
+    count = len(ranking.ranked)
+    place = f"is the fastest of {count} with a median of" if sure else f"has the smallest median of {count},"
+    return f"{winner.variant} {place} {took}: {compared}{missing}; {accuracy(winner)}."
 
 
 def accuracy(line: Line) -> str:
@@ -82,11 +86,17 @@ def _compared(winner: Line, found: Comparison) -> str:
     notes = [us(other)]
     if Variant.parse(winner.variant).precision != Variant.parse(other.variant).precision:
         notes.append("another precision")
-    if found.rounds < 2:
-        notes.append("one round: not replicated")
-    elif found.wins < found.rounds:
-        notes.append(f"faster in {found.wins} of {found.rounds} rounds only: the order is not certain")
+    if found.verdict in _DOUBTS:
+        notes.append("too few rounds: not replicated" if found.rounds < 2 else _DOUBTS[found.verdict])
     return f"{found.ratio:.2f} times as fast as {other.variant} ({', '.join(notes)})"
+
+
+_DOUBTS = {
+    SAME: "the same within 2 %",
+    AMBIGUOUS: "these rounds do not decide it",
+    SLOWER: "slower round by round",
+}
+"""What is added to a ratio that the rounds do not bear out."""
 
 
 def _is_eager(line: Line) -> bool:

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from accel.bench import inputs as rotation
-from accel.bench.measure import ENQUEUE_BLOCKED, Instruments, first_call, measure
+from accel.bench import passes
+from accel.bench.measure import ENQUEUE_BLOCKED, FOREIGN_STREAM, INPUT_DEPENDENT, first_call, measure
+from accel.bench.passes import Instruments
 from accel.bench.plan import MeasurementPlan
+from accel.bench.warming import NOT_WARM, agree, preheat, warm_up
 from accel.types import EngineSource, TensorSpec, Variant
 from accel.verify.opened import open_engine
 
@@ -105,17 +108,19 @@ def test_beside_a_gpu_events_are_read_behind_the_gate_and_without_it(script, eng
 
     result = measure(engine, batches, PLAN, instruments(script, timer=timer, gate=gate))
 
-    assert list(result.samples_ns) == ["host_us", "device_us", "span_us", "e2e_us"]
-    assert gate.count == 20 + 3 * 2
+    assert list(result.samples_ns) == ["host_us", "device_us", "span_us", "enqueue_us", "replay_us", "e2e_us"]
+    assert gate.count == passes.EMPTY_PAIRS + 20 + 3 * 2
     assert not gate.held
+    assert result.event_floor_ns == {"device_us": 0, "span_us": 0}
+    assert result.flags == ()
 
 
 def test_an_enqueue_that_blocks_has_a_flag_and_no_device_time(script, engine, batches):
-    gate = FakeGate(blocks_at=7)
+    gate = FakeGate(blocks_at=passes.EMPTY_PAIRS + 7)
 
     result = measure(engine, batches, PLAN, instruments(script, timer=FakeTimer(script.clock), gate=gate))
 
-    assert list(result.samples_ns) == ["host_us", "span_us", "e2e_us"]
+    assert list(result.samples_ns) == ["host_us", "span_us", "enqueue_us", "replay_us", "e2e_us"]
     assert result.flags == (ENQUEUE_BLOCKED,)
 
 
@@ -174,3 +179,121 @@ def test_a_short_batch_is_padded_and_cut(script):
         found = engine.infer({"image": rows})["logits"]
 
     np.testing.assert_allclose(found, rows.reshape(3, -1) @ bench_scripted.WEIGHTS.T, rtol=1e-5)
+
+
+def beside_a_gpu(script, **more) -> Instruments:
+    return instruments(script, timer=FakeTimer(script.clock), gate=FakeGate(), **more)
+
+
+def test_a_replay_is_a_call_of_a_chain_of_them(script, engine, batches):
+    script.call_us = itertools.repeat(70.0)
+    # 3 µs for a pair of events around nothing, and 70 for each call: the pair is in both chains, and so in neither.
+    instruments_ = beside_a_gpu(script)
+    stop = instruments_.timer.stop
+    instruments_.timer.stop = lambda: (script.clock.advance_us(3), stop())
+
+    result = measure(engine, batches, PLAN, instruments_)
+
+    assert result.samples_ns["replay_us"].tolist() == [70_000] * 5
+    assert result.event_floor_ns == {"device_us": 3_000, "span_us": 3_000}
+    assert set(result.samples_ns["device_us"]) == {73_000}
+
+
+def test_diagnostics_take_few_samples(script, engine, batches):
+    plan = MeasurementPlan(warmup=5, iterations=300, rounds=1, discard=2)
+
+    result = measure(engine, batches, plan, beside_a_gpu(script))
+
+    assert {kind: len(samples) for kind, samples in result.samples_ns.items()} == {
+        "host_us": 300,
+        "device_us": 300,
+        "span_us": 200,
+        "enqueue_us": 200,
+        "replay_us": 5,
+        "e2e_us": 300,
+    }
+
+
+def test_a_cold_cache_is_filled_and_waited_for_outside_every_sample(script, engine, batches):
+    done = []
+
+    def flush():
+        done.append("flush")
+        script.clock.advance_us(40)
+
+    result = measure(engine, batches, PLAN, beside_a_gpu(script, flush=flush))
+
+    assert list(result.samples_ns) == ["host_us", "device_us", "span_us", "e2e_us"]
+    assert set(result.samples_ns["host_us"]) == {100_000}
+    # Warm-up, four passes of 20 samples and 3 discarded pairs, and the pass with one input.
+    assert len(done) == 5 + 5 * (20 + 3 * 2)
+
+
+def test_a_paced_call_comes_after_a_sleep_that_is_not_counted(script, engine, batches):
+    plan = MeasurementPlan(warmup=5, iterations=20, rounds=1, block=8, discard=2, idle_ms=33.0)
+
+    before = script.clock.now_ns()
+    result = measure(engine, batches, plan, instruments(script))
+
+    assert list(result.samples_ns) == ["host_us", "e2e_us", "paced_us"]
+    assert (result.samples_ns["paced_us"] == 100_000).all()
+    assert script.clock.now_ns() - before > 26 * 33e6
+
+
+def test_one_input_that_is_faster_than_inputs_in_turn_is_told(script, engine, batches):
+    enqueue = engine.runtime.enqueue
+
+    def by_input(binding):
+        # Only input 0 is fast, as a branch on the values would make it.
+        script.call_us = itertools.repeat(50.0 if not binding.inputs["image"].owner.flat[0] else 100.0)
+        enqueue(binding)
+
+    engine.runtime.enqueue = by_input
+
+    assert measure(engine, batches, PLAN, beside_a_gpu(script)).flags == (INPUT_DEPENDENT,)
+
+
+def test_a_warm_up_ends_when_two_halves_agree():
+    def settling(samples, offset):
+        samples[:] = [max(1000 - 10 * (offset + index), 100) for index in range(len(samples))]
+
+    spent, warm = warm_up(settling, 1000)
+    # Slow until call 90: the last hundred are level from call 190 on, which the step after it sees.
+    assert (spent, warm) == (200, True)
+    assert warm_up(settling, 150) == (150, False)
+    assert warm_up(settling, 20) == (20, True)
+    assert warm_up(settling, 0) == (0, True)
+
+
+def test_halves_agree_within_two_percent_of_the_median_and_five_of_the_quartiles():
+    level = np.tile(np.arange(1000, 1010), 5)
+    assert agree(np.concatenate([level, level]))
+    assert agree(np.concatenate([level, level * 1.015]))
+    assert not agree(np.concatenate([level, level * 1.03]))
+    wide = level.copy()
+    wide[wide >= 1007] = 1100
+    assert not agree(np.concatenate([level, wide]))
+
+
+def test_a_warm_up_that_never_settles_is_flagged(script, engine, batches):
+    script.call_us = itertools.count(100, 5)
+    plan = MeasurementPlan(warmup=100, iterations=20, rounds=1)
+
+    result = measure(engine, batches, plan, instruments(script))
+
+    assert (result.warmup_n, result.flags) == (100, (NOT_WARM,))
+
+
+def test_a_gpu_is_kept_busy_for_a_second_first(script):
+    calls = []
+
+    preheat(lambda count: (calls.append(count), script.clock.advance_us(count * 1000)), script.clock.now_ns)
+
+    assert calls == [50] * 20
+
+
+@pytest.mark.parametrize(("left_us", "flags"), [(0, ()), (15, ()), (60, (FOREIGN_STREAM,))])
+def test_work_that_is_left_on_another_stream_is_found_out(script, engine, batches, left_us, flags):
+    result = measure(engine, batches, PLAN, beside_a_gpu(script, synchronize_device=lambda: script.clock.advance_us(left_us)))
+
+    assert result.flags == flags

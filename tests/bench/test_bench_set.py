@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import sys
 import threading
@@ -18,7 +19,7 @@ from accel.bench.results import read_rows
 from accel.bench.settings import BenchSettings
 from accel.bench.stats import summarise
 from accel.engines import Bundle, verified
-from accel.errors import CorruptArtifact, RuntimeUnavailable
+from accel.errors import CorruptArtifact, MissingExtra, RuntimeUnavailable
 from accel.types import Variant
 
 PLAN = MeasurementPlan(warmup=2, iterations=12, rounds=2, discard=1, name="test plan")
@@ -431,3 +432,20 @@ def test_rows_of_a_newer_schema_and_damaged_lines_are_refused(bench):
     path.write_text("{\n" + good)
     with pytest.raises(CorruptArtifact, match="line 1"):
         read_rows(path)
+
+
+def test_a_row_carries_the_marks_of_its_own_samples(bench, script):
+    script.call_us = itertools.cycle([100.0, 100.0, 200.0])
+
+    result = bench(EAGER)
+
+    assert {tuple(row["flags"]) for row in result.rows} == {("NOISY", "SPREAD")}
+    assert {(row["iqr_rel_pct"], row["ci_method"], row["n_outliers"]) for row in result.rows} == {(100.0, "order-statistic", 4)}
+
+
+def test_without_scipy_nothing_is_measured(bench, script, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+
+    with pytest.raises(MissingExtra, match=r"scipy\.stats is not installed"):
+        bench()
+    assert script.launched == []

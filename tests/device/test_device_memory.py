@@ -105,3 +105,12 @@ def test_waits_spin_on_the_gpu() -> None:
     if not available:
         pytest.skip(reason)
     assert device.spins("cuda:0")
+
+
+def test_the_l2_cache_is_filled_twice_over_with_other_data(fake_driver: FakeDriver) -> None:
+    flush = device.L2Flush("cuda:0", 77)
+    array = device.to_device(np.zeros(4, np.float32), "float32", "cuda:0", 77)
+    flush()
+    assert flush.bytes == 2048
+    assert fake_driver.calls.count("cuMemsetD8Async") == 1
+    assert not device.to_numpy(array, 77).any()

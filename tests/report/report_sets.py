@@ -70,7 +70,9 @@ def write_set(folder: Path, variants: dict[str, dict[str, Any]] | None = None, *
                 shape = np.concatenate([np.linspace(us * 950, us * 1050, 400), np.full(300, us * 1000)])
                 raw[key] = shape.astype(np.int64) * (100 + number) // 100
                 place = {"latency_kind": kind, "round": number, "raw_path": f"samples.npz#{key}"}
-                rows.append(row(**{**values, **vars(summarise(raw[key])), **place}))
+                # Without intervals, as the first sets were recorded.
+                known = {name: value for name, value in vars(summarise(raw[key])).items() if not name.endswith(("_lo_us", "_hi_us"))}
+                rows.append(row(**{**values, **known, **place}))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.jsonl").write_text("".join(json.dumps(item) + "\n" for item in rows))
     if keep:

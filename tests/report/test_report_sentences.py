@@ -28,23 +28,31 @@ def test_the_verdict_names_the_engine_both_eagers_the_next_and_the_accuracy(tmp_
 def test_a_faster_row_that_is_not_ok_does_not_rank(tmp_path: Path) -> None:
     found = rank(section(tmp_path / "s"))
     assert [line.variant for line in found.ranked] == ["compile:fp16", "onnxruntime:fp16", "eager:fp16", "eager:fp32"]
-    assert [(item.other.variant, item.wins, item.rounds) for item in found.against] == [
-        ("eager:fp16", 3, 3),
-        ("eager:fp32", 3, 3),
-        ("onnxruntime:fp16", 3, 3),
+    assert [(item.other.variant, item.verdict, item.rounds) for item in found.against] == [
+        ("eager:fp16", "FASTER", 3),
+        ("eager:fp32", "FASTER", 3),
+        ("onnxruntime:fp16", "FASTER", 3),
     ]
 
 
-def test_an_order_that_changes_between_rounds_is_not_called_certain(tmp_path: Path) -> None:
+def test_an_order_that_changes_between_rounds_is_no_victory(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "s", {"eager:fp32": {"host_us": 1000}, "compile:fp32": {"host_us": 995}})
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     next(row for row in rows if row["variant"] == "compile:fp32" and row["round"] == 1)["p50_us"] = 5000.0
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert "faster in 2 of 3 rounds only: the order is not certain" in sentences.verdict(open_sections([folder])[0])
+    said = sentences.verdict(open_sections([folder])[0])
+    assert said.startswith("compile:fp32 has the smallest median of 2, 1005 µs")
+    assert "1.01 times as fast as eager:fp32 (1010 µs, these rounds do not decide it)" in said
 
 
-def test_one_round_is_called_not_replicated(tmp_path: Path) -> None:
-    assert sentences.verdict(section(tmp_path / "s", rounds=1)).count("one round: not replicated") == 3
+def test_a_difference_that_does_not_matter_is_called_the_same(tmp_path: Path) -> None:
+    said = sentences.verdict(section(tmp_path / "s", {"eager:fp32": {"host_us": 1000}, "compile:fp32": {"host_us": 995}}))
+    assert said.startswith("compile:fp32 has the smallest median of 2,")
+    assert "(1010 µs, the same within 2 %)" in said
+
+
+def test_one_round_is_not_called_replicated(tmp_path: Path) -> None:
+    assert sentences.verdict(section(tmp_path / "s", rounds=1)).count("too few rounds: not replicated") == 3
 
 
 def test_a_top1_that_is_really_lower_is_not_called_kept(tmp_path: Path) -> None:
@@ -68,7 +76,7 @@ def test_without_an_ok_row_nothing_is_ranked(tmp_path: Path) -> None:
 
 def test_one_variant_alone_is_compared_with_nothing(tmp_path: Path) -> None:
     found = section(tmp_path / "s", {"compile:fp16": GPU["compile:fp16"]})
-    assert sentences.verdict(found).startswith("compile:fp16 is the only variant that may be ranked, with a median of 202.0 µs")
+    assert sentences.verdict(found).startswith("compile:fp16 is the only variant that may be ranked, at a median of 202.0 µs")
     assert sentences.pay_backs(found) == ["no break-even: this set has no eager:fp32"]
 
 

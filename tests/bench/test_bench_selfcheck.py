@@ -1,0 +1,102 @@
+"""The self-check on the simulated rig: it passes there, and each of the seven fails on a rig with its fault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from accel.bench import selfcheck
+from accel.bench.rigs import SimulatedRig
+
+
+def compare(a: Sequence[float], b: Sequence[float]) -> tuple[str, float, float]:
+    """By the means alone: what is checked here is the harness, not the statistics."""
+    ratio = float(np.exp(np.mean(np.log(np.array(b) / np.array(a)))))
+    return ("SLOWER" if ratio > 1.01 else "SAME"), ratio, ratio
+
+
+def failed(rig: SimulatedRig, compared=compare) -> list[str]:
+    return [check.name for check in selfcheck.judge(selfcheck.measure(rig), compared).checks if not check.passed]
+
+
+def test_the_simulated_rig_passes_and_its_floors_are_what_it_was_made_with() -> None:
+    measured = selfcheck.measure(SimulatedRig())
+    found = selfcheck.judge(selfcheck.Measured.from_dict(json.loads(json.dumps(measured.to_dict()))), compare)
+    assert (found.passed, found.failures) == (True, "")
+    assert [check.name for check in found.checks] == ["linear", "offset", "sync", "tail", "floors", "stream", "compare"]
+    # The graph: 2 µs of the host, 1.5 of the GPU, 1 of waiting.
+    assert found.floors_us["launch_host"] == pytest.approx(4.5)
+    assert found.floors_us["launch_device"] == pytest.approx(SimulatedRig.NODE_US)
+    assert found.to_dict()["checks"][0]["name"] == "linear"
+
+
+class Bent(SimulatedRig):
+    """Long work takes longer than it should."""
+
+    def spin(self, us: float) -> None:
+        super().spin(us * (1.05 if us > 4000 else 1.0))
+
+
+class SlowWait(SimulatedRig):
+    """The host notices the end late, and the later the longer it waited: a wait that sleeps."""
+
+    def _wait_until(self, moment_ns: int) -> None:
+        waited = max(moment_ns - self.clock.now_ns(), 0)
+        super()._wait_until(moment_ns + waited // 100)
+
+
+class Blocking(SimulatedRig):
+    """The call returns when the work is done."""
+
+    def spin(self, us: float) -> None:
+        super().spin(us)
+        if not self._held:
+            self.synchronize()
+
+
+class Throttling(SimulatedRig):
+    """Every call is a little slower than the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drift = 4e-5
+
+
+class OneStream(SimulatedRig):
+    """What was meant for another stream is between the events after all."""
+
+    def spin_elsewhere(self, us: float) -> None:
+        self.spin(us)
+
+
+class NoFloor(SimulatedRig):
+    """Launching costs less than waiting for nothing: one of the two was not measured."""
+
+    LAUNCH_US, NODE_US = -3.0, 0.0
+
+
+@pytest.mark.parametrize(
+    ("rig", "check"),
+    [(Bent, "linear"), (SlowWait, "offset"), (Blocking, "sync"), (Throttling, "tail"), (OneStream, "stream"), (NoFloor, "floors")],
+)
+def test_a_fault_fails_its_check(rig: type[SimulatedRig], check: str) -> None:
+    found = failed(rig())
+    assert check in found
+    # A drift shows wherever many calls are made; every other fault shows in one place alone.
+    assert len(found) == 1 or rig is Throttling
+
+
+@pytest.mark.parametrize("verdict", ["SAME", "AMBIGUOUS", "SLOWER"])
+def test_a_comparison_that_always_says_the_same_fails(verdict: str) -> None:
+    assert failed(SimulatedRig(), lambda a, b: (verdict, 1.02, 1.04)) == ["compare"]
+
+
+def test_an_interval_that_misses_the_truth_fails() -> None:
+    def wrong(a: Sequence[float], b: Sequence[float]) -> tuple[str, float, float]:
+        verdict, ratio, _ = compare(a, b)
+        return verdict, ratio + 0.01, ratio + 0.02
+
+    assert failed(SimulatedRig(), wrong) == ["compare"]
