@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "cuda", "PIL", "scipy", "matplotlib", "pynvml"]
+HEAVY = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "cuda", "PIL", "scipy", "matplotlib", "jinja2", "pynvml"]
 
 BLOCKER = f"""
 import sys
@@ -50,7 +50,9 @@ print(json.dumps(failed))
     assert json.loads(done.stdout.splitlines()[-1]) == {}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["config"], ["version"], ["export", "--help"], ["bench", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["config"], ["version"], ["export", "--help"], ["bench", "--help"], ["report", "--help"]]
+)
 def test_the_command_line_answers_without_the_heavy_packages(arguments: list[str]) -> None:
     done = bare(f"from accel.cli import main\nsys.exit(main({arguments!r}))")
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "accel"
 
 CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint"}
-ROOMS = {"preprocess", "datasets", "device", "engines", "trt", "trainers", "exporters", "runtimes", "verify", "bench"}
+ROOMS = {"preprocess", "datasets", "device", "engines", "trt", "trainers", "exporters", "runtimes", "verify", "bench", "report"}
 MAY_IMPORT = {
     "core": set(),
     "preprocess": {"core"},
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "runtimes": {"trt", "device", "engines", "core"},
     "verify": {"runtimes", "engines", "datasets", "preprocess", "device", "core"},
     "bench": {"verify", "runtimes", "device", "engines", "core"},
+    "report": {"bench", "core"},
     "api": ROOMS | {"core", "face"},
     "face": {"api"},
     "cli": ROOMS | {"core", "api", "face"},

@@ -72,6 +72,19 @@ def test_what_was_tested_is_pinned_and_inside_the_ranges() -> None:
     assert str(pins["torch"].specifier) == "==2.15.0"
 
 
+def test_the_wheel_carries_what_is_not_python() -> None:
+    wheel = pytest.importorskip("hatchling.builders.wheel")
+    carried = {item.distribution_path for item in wheel.WheelBuilder(str(ROOT)).recurse_included_files()}
+    data = {str(path.relative_to(ROOT)) for path in (ROOT / "accel").rglob("*.j2")}
+    assert "accel/report/page.html.j2" in data
+    assert data <= carried
+
+
+def test_the_report_needs_its_own_extra_and_the_tests_have_it() -> None:
+    assert {requirements.Requirement(text).name for text in EXTRAS["report"]} == {"jinja2", "matplotlib", "scipy"}
+    assert "accel-engines[toolkit,report]" in EXTRAS["dev"]
+
+
 def test_the_version_is_the_packages_own() -> None:
     import accel
 

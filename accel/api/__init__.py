@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from accel.api.comparing import compare
     from accel.api.exporting import Exported, export
     from accel.api.loading import load
+    from accel.api.reporting import report
     from accel.api.selfchecking import selfcheck
     from accel.api.tour import demo
     from accel.api.training import train
@@ -22,12 +23,13 @@ _HOMES = {
     "demo": "accel.api.tour",
     "export": "accel.api.exporting",
     "load": "accel.api.loading",
+    "report": "accel.api.reporting",
     "selfcheck": "accel.api.selfchecking",
     "train": "accel.api.training",
     "verify": "accel.api.verifying",
 }
 
-__all__ = ["Exported", "bench", "compare", "demo", "export", "load", "selfcheck", "train", "verify"]
+__all__ = ["Exported", "bench", "compare", "demo", "export", "load", "report", "selfcheck", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from accel.cli import bench, compare, config, data, demo, doctor, export, inspect, selfcheck, train, verify, version
+from accel.cli import bench, compare, config, data, demo, doctor, export, inspect, report, selfcheck, train, verify, version
 from accel.errors import AccelError, DiskFull
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify.verify,
     "bench": bench.bench,
     "compare": compare.compare,
+    "report": report.report,
     "inspect": inspect.inspect,
     "config": config.config,
     "doctor": doctor.doctor,

@@ -1,0 +1,96 @@
+"""Say what finished sets found: a page, Markdown, or the text between two markers of a README."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from accel.errors import AccelError, GateError, UsageError
+from accel.files import write_text
+from accel.report import html as pages
+from accel.report import markdown as documents
+from accel.report import update as updates
+from accel.report.sections import open_sections
+
+
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """Attributes:
+    markdown: the report as Markdown.
+    changed: the files that were written; with `check`, those that would be.
+    unchanged: the files that already say this.
+    problem: with `check`, the failed gate if a file would change; else None.
+    """
+
+    markdown: str
+    changed: tuple[Path, ...]
+    unchanged: tuple[Path, ...]
+    problem: AccelError | None
+
+
+def report(
+    results: Path | str | Sequence[Path | str],
+    *,
+    html: Path | str | None = None,
+    markdown: Path | str | None = None,
+    update: Path | str | None = None,
+    check: bool = False,
+) -> Reported:
+    """Report on sets that `accel bench` wrote. A file is replaced atomically, and only if its text changes.
+
+    Args:
+        results: set folders or `results.jsonl` files. Sets stay apart: no ratio is taken across two of them.
+        html: where the self-contained page goes.
+        markdown: where the Markdown goes.
+        update: a file with `<!-- accel:results NAME -->` and `<!-- /accel:results -->` around what is replaced; NAME is a set's
+            folder or its model.
+        check: write nothing; `problem` names what would change.
+
+    Raises:
+        UsageError: no such results, no such file or markers to update, or `check` without a file. CorruptArtifact: damaged results.
+        MissingExtra: jinja2 or matplotlib is absent (`html`).
+    """
+    if check and html is None and markdown is None and update is None:
+        raise UsageError("--check was given no file to check", remedy="add --html F, --markdown F or --update README.md")
+    sections = open_sections([Path(path) for path in ([results] if isinstance(results, str | os.PathLike) else results)])
+    document = documents.document(sections)
+    wanted: dict[Path, str] = {}
+    if update is not None:
+        path = Path(update)
+        wanted[path] = updates.updated(_existing(path), sections, path)
+    if markdown is not None:
+        wanted[Path(markdown)] = document
+    if html is not None:
+        wanted[Path(html)] = pages.page(sections)
+    if len(wanted) < sum(given is not None for given in (html, markdown, update)):
+        raise UsageError("one file was named for two purposes", remedy="give --html, --markdown and --update a file each")
+    # All texts are made before the first is written: an error leaves every file as it was.
+    changed = tuple(path for path, text in wanted.items() if _text(path) != text)
+    for path in () if check else changed:
+        write_text(path.resolve(), wanted[path])
+    problem = _drifted(changed) if check and changed else None
+    return Reported(document, changed, tuple(path for path in wanted if path not in changed), problem)
+
+
+def _text(path: Path) -> str | None:
+    """What the file says, its line ends as they are; None if it is not there."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", remedy="name a file")
+    try:
+        return path.read_bytes().decode("utf-8") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8 ({error.reason})", remedy="name a text file") from error
+
+
+def _existing(path: Path) -> str:
+    text = _text(path)
+    if text is None:
+        raise UsageError(f"{path} is not there, so nothing in it can be updated", remedy="name a file with two accel:results markers")
+    return text
+
+
+def _drifted(changed: Sequence[Path]) -> GateError:
+    named = ", ".join(map(str, changed))
+    return GateError(f"out of date with the results: {named}", remedy="run the same command without --check")

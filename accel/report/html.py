@@ -1,0 +1,149 @@
+"""One self-contained page: no script, no address of anywhere else, everything that the rows say escaped."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from accel.optional import require
+from accel.report import about, distribution, sentences, svg, tradeoff
+from accel.report import table as tables
+from accel.report.sections import Section
+
+TEMPLATE = "page.html.j2"
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """`svg` is safe markup, or None where `absent` says why there is no figure."""
+
+    title: str
+    note: str
+    svg: Any
+    absent: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """A variant's entry in the key of all figures: its verdict, the class of its colour, and whether its curve is broken."""
+
+    variant: str
+    verdict: str
+    colour: int
+    broken: int
+
+
+def page(sections: Sequence[Section]) -> str:
+    """The whole page; the same sections give the same bytes.
+
+    Raises:
+        MissingExtra: jinja2 or matplotlib is absent.
+    """
+    jinja2 = require("jinja2", extra="report")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("accel", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["tight"] = tight
+    shown = [_shown(section, f"set{number}") for number, section in enumerate(sections, start=1)]
+    title = "accel: " + ", ".join(dict.fromkeys(section.model for section in sections))
+    text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown, units=tables.UNITS)
+    return text.rstrip() + "\n"
+
+
+def tight(text: str) -> str:
+    """No line ends between a number and its unit, nor inside `p = …` and `top-1`."""
+    text = re.sub(r"(?<=\d) (?=(?:%|µs|ms|s|calls?)\b|%)", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"\bp ([=<]) ", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text).replace("top-1", "top\N{NON-BREAKING HYPHEN}1")
+
+
+def _shown(section: Section, name: str) -> dict[str, Any]:
+    order = [line.variant for line in section.lines]
+    return {
+        "id": name,
+        "section": section,
+        "device": section.lines[0].device,
+        "verdict": sentences.verdict(section),
+        "headings": tables.headings(section),
+        "lines": tables.table(section),
+        "has_reason": any(line.reason for line in tables.table(section)),
+        "has_interval": tables.INTERVAL in tables.headings(section),
+        "key": _key(section),
+        "figures": [_figure(section, name, order, *given) for given in FIGURES],
+        "pay_backs": sentences.pay_backs(section),
+        "environment": about.environment(section),
+        "flags": about.flags(section),
+        "command": about.command(section),
+        "raw": _markup(_raw(section)),
+    }
+
+
+def _key(section: Section) -> list[Key]:
+    """Of the variants that a figure may show. A colour belongs to a place in the table, so that it is the same in all figures."""
+    size = len(svg.SERIES)
+    return [
+        Key(line.variant, line.verdict, at % size + 1, at // size % len(svg.DASHES))
+        for at, line in enumerate(section.lines)
+        if line.latency or line.build_s is not None
+    ]
+
+
+Draw = Callable[[Section, str, Sequence[str]], "str | None"]
+
+_NO_SAMPLES = "There are no raw samples of this set."
+FIGURES: tuple[tuple[str, Draw, str, str, str], ...] = (
+    (
+        "ecdf",
+        distribution.ecdf,
+        "Distribution",
+        "Share of the calls at or below a latency, rounds pooled; further left is faster, and a long foot to the right is a slow tail.",
+        _NO_SAMPLES,
+    ),
+    (
+        "time",
+        distribution.over_time,
+        "Over time",
+        "Neighbouring calls of every round against the variant's own median: the line is their median, the band their range (cut at "
+        "the edge of the strip). A GPU or CPU that throttles climbs.",
+        _NO_SAMPLES,
+    ),
+    (
+        "pareto",
+        tradeoff.pareto,
+        "Accuracy and latency",
+        "Variants that may be ranked; whiskers are 95 % intervals (of top-1 over the test images: Wilson's). The step joins those "
+        "that no other beats in both.",
+        "No variant that may be ranked has an accuracy.",
+    ),
+    (
+        "cold",
+        tradeoff.bars,
+        "Cold start",
+        "The slowest of the rounds: the first build pays, later ones find its caches. Build = load, compile and capture in the "
+        "worker; the export before it is not in the rows.",
+        "No variant was built.",
+    ),
+)
+"""Id, what draws it, title, how to read it, and what stands there if there is nothing to draw."""
+
+
+def _figure(section: Section, name: str, order: Sequence[str], part: str, draw: Draw, title: str, note: str, absent: str) -> Figure:
+    drawn = draw(section, f"{name}-{part}", order)
+    return Figure(title, note, None if drawn is None else _markup(drawn), absent)
+
+
+def _raw(section: Section) -> str:
+    """One row a line, without what was not measured. Quotes need no escape in text, and escaped they would double the page."""
+    lines = (json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) for row in section.rows)
+    return html.escape("\n".join(lines), quote=False)
+
+
+def _markup(safe: str) -> Any:
+    return require("markupsafe", extra="report").Markup(safe)

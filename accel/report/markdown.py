@@ -1,0 +1,53 @@
+"""The report in Markdown: verdict, table, conditions and command of every set."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from accel.report import about, sentences
+from accel.report import table as tables
+from accel.report.sections import Section
+
+
+def document(sections: Sequence[Section]) -> str:
+    """All sets, each under its own heading."""
+    return "\n".join(f"## {escaped(section.model)} ({escaped(section.name)})\n\n{body(section)}" for section in sections)
+
+
+def body(section: Section) -> str:
+    """One set without a heading: what stands between the markers of a README."""
+    names, lines = tables.headings(section), tables.table(section)
+    out = [escaped(sentences.verdict(section)), ""]
+    out.append("| " + " | ".join(["variant", *names, "verdict"]) + " |")
+    out.append("|" + "|".join([":--", *["--:"] * len(names), ":--"]) + "|")
+    out += ["| " + " | ".join([code(line.variant), *line.cells, line.verdict]) + " |" for line in lines]
+    out.append("")
+    shared: dict[tuple[str, str, str | None], list[str]] = {}
+    for line in lines:
+        if line.reason and line.verdict != "OK":
+            shared.setdefault((line.verdict, line.reason, line.remedy), []).append(code(line.variant))
+    for (verdict, reason, remedy), variants in shared.items():
+        mended = f"; to mend it: {escaped(remedy)}" if remedy else ""
+        out.append(f"* {', '.join(variants)} {verdict}: {escaped(reason)}{mended}")
+    for item in about.flags(section):
+        who = ", ".join(code(variant) for variant in item.variants)
+        mended = f"; to mend it: {escaped(item.remedy)}" if item.remedy else ""
+        out.append(f"* {escaped(item.flag)} ({who})" + (f": {escaped(item.meaning)}" if item.meaning else "") + mended)
+    out += [*([""] if out[-1] else []), tables.UNITS, ""]
+    out += [f"* {name}: {escaped(text)}" for name, text in about.environment(section).items()]
+    command = about.command(section)
+    if command is not None:
+        # Indented code cannot be closed from inside, whatever was typed.
+        out += ["", "To repeat it:", "", *(f"    {line}" for line in command.splitlines())]
+    return "\n".join(out) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown and the HTML in it take as text, on one line."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def code(text: str) -> str:
+    """A name as code; one with a character that would end the code or the cell is escaped text instead."""
+    return escaped(text) if set("`|\n") & set(text) else f"`{text}`"

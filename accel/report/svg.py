@@ -1,0 +1,101 @@
+"""A matplotlib figure as SVG that can stand inside a page: no address, no clashing ids, colours of the page (light or dark)."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from accel.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SERIES = tuple(f"#fe00{number:02x}" for number in range(1, 9))
+"""Stand-ins that become `var(--s1)` … `var(--s8)` of the page's style sheet."""
+DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.2)))
+TEXT, GRID = "#fe0100", "#fe0200"
+_COLOURS = {**{stand_in: f"var(--s{number})" for number, stand_in in enumerate(SERIES, start=1)}, TEXT: "currentColor", GRID: "var(--grid)"}
+
+_STYLE = {
+    # Text stays text: small, and the reader's own font.
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.0,
+    "text.parse_math": False,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": TEXT,
+    "axes.linewidth": 0.6,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "lines.linewidth": 1.3,
+}
+
+
+def drawn(name: str, paint: Callable[[Figure], None], *, width: float = 4.6, height: float = 3.2) -> str:
+    """What `paint` draws, as one `<svg>` element.
+
+    Args:
+        name: unique in the page; every id in the figure starts with it.
+        width, height: in inches; the element itself has no size and fills its box.
+
+    Raises:
+        MissingExtra: matplotlib is absent.
+    """
+    matplotlib = require("matplotlib", extra="report")
+    figures = require("matplotlib.figure", extra="report")
+    text = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = figures.Figure(figsize=(width, height), layout="constrained")
+        paint(figure)
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return inline(text.getvalue(), name)
+
+
+def inline(svg: str, name: str) -> str:
+    """A whole SVG file as an element of HTML: head, metadata and namespaces (which are addresses) cut off, ids made its own."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", body).replace("xlink:href=", "href=")
+    body = re.sub(r'(<svg[^>]*?)\s+width="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg[^>]*?)\s+height="[^"]*"', r"\1", body, count=1)
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    body = re.sub(r'\s+id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
+    body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
+    # A hundredth of a point is below what a screen shows.
+    body = re.sub(r'\s(?:d|points)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
+    for stand_in, colour in _COLOURS.items():
+        body = body.replace(stand_in, colour)
+    return re.sub(r"\n\s*", "\n", body).strip()
+
+
+def colour(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+def dash(number: int) -> str | tuple[int, tuple[float, float]]:
+    """Solid for the first eight series, broken for those that use a colour again."""
+    chosen: str | tuple[int, tuple[float, float]] = DASHES[number // len(SERIES) % len(DASHES)]
+    return chosen
+
+
+def log_axis(axes: Axes, which: str, low: float, high: float) -> None:
+    """A logarithmic axis from `low` to `high` with plain numbers at 1, 2, 5, …, or evenly where the range is short."""
+    ticker = require("matplotlib.ticker", extra="report")
+    getattr(axes, f"set_{which}scale")("log")
+    getattr(axes, f"set_{which}lim")(low, high)
+    axis = getattr(axes, f"{which}axis")
+    wide = high / low >= 8
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(ticker.NullLocator())

@@ -1,0 +1,155 @@
+"""Who wins, whether it is still right, and when its build pays back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from report_sets import GPU, section, write_set
+
+from accel.errors import CorruptArtifact, UsageError
+from accel.report import sentences
+from accel.report.ledger import break_evens, cold_starts
+from accel.report.ranking import rank
+from accel.report.sections import open_sections
+from accel.report.tradeoff import front, wilson
+
+
+def test_the_verdict_names_the_engine_both_eagers_the_next_and_the_accuracy(tmp_path: Path) -> None:
+    assert sentences.verdict(section(tmp_path / "s")) == (
+        "compile:fp16 is the fastest of 4 with a median of 202.0 µs from call to result on NVIDIA H200: "
+        "4.00 times as fast as eager:fp16 (808.0 µs), 5.00 times as fast as eager:fp32 (1010 µs, another precision) and "
+        "2.00 times as fast as onnxruntime:fp16 (404.0 µs); "
+        "its accuracy is kept (top-1 95.20 % beside 95.22 %, 3 predictions changed, p = 0.625)."
+    )
+
+
+def test_a_faster_row_that_is_not_ok_does_not_rank(tmp_path: Path) -> None:
+    found = rank(section(tmp_path / "s"))
+    assert [line.variant for line in found.ranked] == ["compile:fp16", "onnxruntime:fp16", "eager:fp16", "eager:fp32"]
+    assert [(item.other.variant, item.verdict, item.rounds) for item in found.against] == [
+        ("eager:fp16", "FASTER", 3),
+        ("eager:fp32", "FASTER", 3),
+        ("onnxruntime:fp16", "FASTER", 3),
+    ]
+
+
+def test_an_order_that_changes_between_rounds_is_no_victory(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "s", {"eager:fp32": {"host_us": 1000}, "compile:fp32": {"host_us": 995}})
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    next(row for row in rows if row["variant"] == "compile:fp32" and row["round"] == 1)["p50_us"] = 5000.0
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = sentences.verdict(open_sections([folder])[0])
+    assert said.startswith("compile:fp32 has the smallest median of 2, 1005 µs")
+    assert "1.01 times as fast as eager:fp32 (1010 µs, these rounds do not decide it)" in said
+
+
+def test_a_difference_that_does_not_matter_is_called_the_same(tmp_path: Path) -> None:
+    said = sentences.verdict(section(tmp_path / "s", {"eager:fp32": {"host_us": 1000}, "compile:fp32": {"host_us": 995}}))
+    assert said.startswith("compile:fp32 has the smallest median of 2,")
+    assert "(1010 µs, the same within 2 %)" in said
+
+
+def test_one_round_is_not_called_replicated(tmp_path: Path) -> None:
+    assert sentences.verdict(section(tmp_path / "s", rounds=1)).count("too few rounds: not replicated") == 3
+
+
+def test_a_top1_that_is_really_lower_is_not_called_kept(tmp_path: Path) -> None:
+    lower = {"host_us": 100, "top1": 94.9, "mcnemar_p": 0.0004}
+    said = sentences.verdict(section(tmp_path / "s", {**GPU, "compile:fp16": lower}))
+    assert "its accuracy is lower, within the gate (top-1 94.90 % beside 95.22 %, 3 predictions changed, p < 0.001)" in said
+
+
+def test_without_an_accuracy_none_is_claimed(tmp_path: Path) -> None:
+    given = {"host_us": 100, "metric": "parity", "top1": None, "top1_reference": None}
+    assert "no accuracy was measured" in sentences.verdict(section(tmp_path / "s", {"eager:fp32": given}))
+
+
+def test_without_an_ok_row_nothing_is_ranked(tmp_path: Path) -> None:
+    found = section(tmp_path / "s", {"eager:fp32": {"host_us": 9, "verdict": "UNVERIFIED"}, "compile:fp32": {"verdict": "MISSING"}})
+    assert sentences.verdict(found) == (
+        "Nothing may be ranked: no variant of this set has a latency and the verdict OK (1 UNVERIFIED, 1 MISSING)."
+    )
+    assert sentences.pay_backs(found) == ["no break-even: eager:fp32 is UNVERIFIED in this set"]
+
+
+def test_one_variant_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    found = section(tmp_path / "s", {"compile:fp16": GPU["compile:fp16"]})
+    assert sentences.verdict(found).startswith("compile:fp16 is the only variant that may be ranked, at a median of 202.0 µs")
+    assert sentences.pay_backs(found) == ["no break-even: this set has no eager:fp32"]
+
+
+def test_without_eager_the_sentence_says_why(tmp_path: Path) -> None:
+    variants = {**GPU, "eager:fp32": {"verdict": "MISSING"}}
+    del variants["eager:fp16"]
+    assert ", not compared with eager (eager:fp32 is MISSING in this set);" in sentences.verdict(section(tmp_path / "s", variants))
+
+
+@pytest.mark.parametrize(("column", "value"), [("gpu_uuid", "GPU-2"), ("driver", "590"), ("input_sha256", "cd")])
+def test_rows_of_other_conditions_are_not_ranked_against_each_other(tmp_path: Path, column: str, value: str) -> None:
+    found = section(tmp_path / "s", {**GPU, "compile:fp16": {**GPU["compile:fp16"], column: value}})
+    assert sentences.verdict(found) == f"Nothing may be ranked: the rows differ in {column}."
+    assert sentences.pay_backs(found) == [f"no break-even: the rows differ in {column}"]
+
+
+def test_a_build_pays_back_after_its_extra_time_over_the_time_saved(tmp_path: Path) -> None:
+    found = section(tmp_path / "s", {**GPU, "aoti:fp32": {"host_us": 1200, "build_s": 1.0}})
+    by_name = {item.variant: item for item in break_evens(found)}
+    # 8 s more, 808 µs saved a call: 9,900.99 calls.
+    assert (by_name["compile:fp16"].extra_s, by_name["compile:fp16"].calls) == (8.0, 9_901)
+    assert by_name["compile:fp16"].saved_us == pytest.approx(808.0, abs=0.1)
+    assert by_name["onnxruntime:fp16"].calls == 0
+    assert by_name["aoti:fp32"].calls is None
+    assert sentences.pay_backs(found) == [
+        "compile:fp16 pays back after 9,901 calls against eager:fp32: 8.0 s longer to build, 808.0 µs saved a call",
+        "onnxruntime:fp16 pays back at once against eager:fp32: it is ready 1.0 s sooner, 606.0 µs saved a call",
+        "eager:fp16 pays back at once against eager:fp32: it is ready as soon, 202.0 µs saved a call",
+        "aoti:fp32 never pays back against eager:fp32: it is not faster",
+    ]
+
+
+def test_the_cold_start_is_the_slowest_of_the_rounds(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "s", {"compile:fp16": GPU["compile:fp16"]})
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["first_call_ms"], row["build_s"] = 1.0 + row["round"], 9.0 - row["round"]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (only,) = cold_starts(open_sections([folder])[0])
+    assert (only.build_s, only.first_call_ms) == (9.0, 3.0)
+
+
+def test_wilsons_interval_has_its_known_values() -> None:
+    # Newcombe (1998), table I: 81 of 263 and 0 of 20.
+    assert wilson(100 * 81 / 263, 263) == pytest.approx((25.53, 36.62), abs=0.005)
+    assert wilson(0.0, 20) == pytest.approx((0.0, 16.11), abs=0.005)
+
+
+def test_the_front_joins_what_no_other_beats_in_both(tmp_path: Path) -> None:
+    ranked = rank(section(tmp_path / "s")).ranked
+    assert [line.variant for line in front(ranked)] == ["compile:fp16", "eager:fp32"]
+
+
+def test_a_file_of_several_sets_is_taken_apart_and_finds_the_samples_of_each(tmp_path: Path) -> None:
+    first, second = write_set(tmp_path / "a"), write_set(tmp_path / "b", {"eager:fp32": {"host_us": 50, "model": "mobilenet"}})
+    (tmp_path / "results.jsonl").write_text((first / "results.jsonl").read_text() + (second / "results.jsonl").read_text())
+    found = open_sections([tmp_path])
+    assert [(item.name, item.model, bool(item.samples)) for item in found] == [("a", "resnet18", True), ("b", "mobilenet", True)]
+
+
+def test_a_set_given_twice_or_empty_or_absent_is_refused(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "s")
+    with pytest.raises(UsageError, match="given twice"):
+        open_sections([folder, folder / "results.jsonl"])
+    with pytest.raises(UsageError, match="is not there"):
+        open_sections([tmp_path / "nothing"])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UsageError, match="holds no rows"):
+        open_sections([tmp_path / "empty.jsonl"])
+
+
+def test_damaged_samples_are_named(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "s")
+    (folder / "samples.npz").write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(CorruptArtifact, match=r"samples\.npz is damaged"):
+        open_sections([folder])
