@@ -11,11 +11,12 @@ PLANS := $(VENV)/.plans
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1 && echo $$name && break; done)
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format report clean
 
 help:
 	@echo "make demo    install, fetch CIFAR-10, export, verify and time the shipped models, print the table"
 	@echo "make test    install if need be and run the tests"
+	@echo "make report  make the README's result tables and results/h200/report.html anew from results/"
 	@echo "make lint    ruff, format check, mypy --strict"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,6 +37,11 @@ $(PLANS): $(STAMP)
 
 test: $(PLANS)
 	$(BIN)/python -m pytest --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
+
+# CHECK=--check writes nothing and fails if something would change.
+SETS = $(dir $(wildcard results/h200/*/results.jsonl results/h200/*/*/results.jsonl))
+report: $(STAMP)
+	$(BIN)/accel report $(SETS) --html results/h200/report.html --update README.md $(CHECK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check accel tests
