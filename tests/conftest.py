@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,9 @@ def _own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         inherited = os.environ.get("PYTHONPATH")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *([inherited] if inherited else [])]))
         patch.setenv("OMP_NUM_THREADS", "2")
+        # A suite that was started in the background has inherited an ignored Ctrl-C, and so would every process that it starts.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
 
 
