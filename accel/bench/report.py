@@ -65,7 +65,16 @@ def remarks(found: Sequence[Line]) -> list[str]:
             # The verdict of that name has said it, with its own reason.
             if flag in FLAGS and flag != line.verdict:
                 grouped.setdefault((FLAGS[flag].meaning, FLAGS[flag].remedy), []).append(f"{line.variant} {flag}")
-    return [f"{', '.join(who)}: {said}" + (f"; to mend it: {remedy}" if remedy else "") for (said, remedy), who in grouped.items()]
+    measured = sum(bool(line.latency) for line in found)
+    return [f"{_whose(who, measured)}: {said}" + (f"; to mend it: {remedy}" if remedy else "") for (said, remedy), who in grouped.items()]
+
+
+def _whose(who: Sequence[str], measured: int) -> str:
+    """`eager:fp32 NOISY, compile:fp32 NOISY`, each once; `all measured NOISY` where nothing was measured without it."""
+    marks = _once(name.rpartition(" ")[2] for name in who)
+    if len(who) == measured > 2 and len(marks) == 1 and marks[0] in FLAGS:
+        return f"all measured {marks[0]}"
+    return ", ".join(_once(who))
 
 
 def table(results: Sequence[ResultSet], width: int) -> RenderableType:

@@ -168,6 +168,15 @@ def test_every_flag_is_explained_with_its_remedy_and_marks_the_verdict(tmp_path)
     assert "OK*" in render(results)
 
 
+def test_a_flag_of_everything_that_was_measured_is_said_once(tmp_path):
+    three = {name: {"host_us": 500, "flags": ["DRIFT"]} for name in ("eager:fp32", "compile:fp32", "onnxruntime:fp32")}
+    said = remarks(summary([result_set(tmp_path / "all", three)]))
+    assert [text.partition(":")[0] for text in said] == ["all measured DRIFT"]
+
+    said = remarks(summary([result_set(tmp_path / "two", three | {"onnxruntime:fp32": {"host_us": 500}})]))
+    assert said[0].startswith("eager:fp32 DRIFT, compile:fp32 DRIFT: the last third")
+
+
 def test_the_flag_of_a_verdict_is_not_said_twice(tmp_path):
     values = {"host_us": 500, "verdict": "UNVERIFIED", "flags": ["UNVERIFIED"], "reason": "no data", "remedy": "name some"}
     results = [result_set(tmp_path, {"eager:fp32": values})]
