@@ -9,12 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from accel.bench import stability
 from accel.bench.columns import VERDICTS
+from accel.bench.flags import clocks_differ
 from accel.bench.results import Row
 from accel.errors import CorruptArtifact, UsageError
-
-CLOCKS_DIFFER = "CLOCKS_DIFFER"
-"""The flag of a pair whose mean SM clocks are more than CLOCKS_WITHIN apart."""
-CLOCKS_WITHIN = 1.02
 
 MUST_AGREE = ("gpu_name", "driver", "cpu_model", "input_sha256", "batch", "l2_mode")
 """Columns, beside the kind of device, that differ only between measurements of different things."""
@@ -65,10 +62,8 @@ class Pair:
     def flags(self) -> tuple[str, ...]:
         """CLOCKS_DIFFER, and what `stability` says of either side's runs; sorted."""
         unsteady = {flag for side in (self.a, self.b) for flag in stability.run_flags(stability.of_runs(list(side.runs.values())))}
-        clocks = self.a.middle("sm_clock_mean_mhz"), self.b.middle("sm_clock_mean_mhz")
-        known = [clock for clock in clocks if clock]
-        apart = len(known) == 2 and max(known) / min(known) > CLOCKS_WITHIN
-        return tuple(sorted(unsteady | ({CLOCKS_DIFFER} if apart else set())))
+        apart = clocks_differ(self.a.middle("sm_clock_mean_mhz"), self.b.middle("sm_clock_mean_mhz"))
+        return tuple(sorted(unsteady | ({"CLOCKS_DIFFER"} if apart else set())))
 
     def differences(self) -> list[str]:
         """What makes the two incomparable: `driver: 580.159 | 590.44`, the values of A and those of B."""
