@@ -66,7 +66,7 @@ def test_all_on_a_cpu_is_every_runtime_in_fp32_and_the_fp16_files_that_will_be_r
 
 
 ORT_ON_A_GPU = ("", "+graph", "+nhwc", "+graph+nhwc", "+trt-ep", "+rtx-ep")
-COMPILE_ON_A_GPU = ("", "+reduce-overhead", "+max-autotune", "+freezing+reduce-overhead", "+freezing+max-autotune")
+COMPILE_ON_A_GPU = ("", "+reduce-overhead", "+max-autotune", "+freezing+reduce-overhead")
 
 
 def test_all_on_a_gpu_has_every_way_of_every_runtime_in_fp32_and_fp16() -> None:
