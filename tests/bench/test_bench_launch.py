@@ -152,6 +152,27 @@ def test_compiling_workers_share_their_caches_unless_the_user_says_where(tmp_pat
     assert (environment["TORCHINDUCTOR_CACHE_DIR"], environment["TRITON_CACHE_DIR"]) == ("/cache/inductor", "/mine")
 
 
+def test_workers_keep_bytecode_of_their_own_where_none_is_written_beside_the_sources(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_CACHE_DIR", "/cache")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+
+    def empty(name):
+        (tmp_path / name).mkdir()
+        return tmp_path / name
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert "PYTHONPYCACHEPREFIX" not in worker_environment(empty("a"))
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    environment = worker_environment(empty("b"))
+    assert environment["PYTHONPYCACHEPREFIX"] == "/cache/bytecode"
+    assert "PYTHONDONTWRITEBYTECODE" not in environment
+
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "/mine")
+    assert worker_environment(empty("c"))["PYTHONPYCACHEPREFIX"] == "/mine"
+
+
 def test_the_interpreter_is_the_environments_then_the_settings_then_this_one(monkeypatch):
     assert interpreter("onnxruntime", {}) == sys.executable
     assert interpreter("onnxruntime", {"onnxruntime": "/a"}) == "/a"

@@ -31,6 +31,9 @@ def test_the_simulated_rig_passes_and_its_floors_are_what_it_was_made_with() -> 
     assert found.floors_us["launch_host"] == pytest.approx(4.5)
     assert found.floors_us["launch_device"] == pytest.approx(SimulatedRig.NODE_US)
     assert found.to_dict()["checks"][0]["name"] == "linear"
+    # The start event 0.5 µs before the first mark, 1 µs of waiting: the same for every length.
+    assert set(found.checks[1].figures.values()) == {1.5}
+    assert len(found.checks[1].figures) == len(selfcheck.LENGTHS_US)
 
 
 class Bent(SimulatedRig):
