@@ -20,8 +20,10 @@ from accel.types import Variant
 MACHINE = {"gpu_uuid": "GPU-1", "gpu_name": "Fake GPU", "driver": "580.1", "python": "3.11.9", "versions": {}, "dirty": True}
 FACTS = {"precision": "fp32", "tf32_matmul": "ieee", "tf32_conv": "ieee", "cpu_nodes": 0, "recompiles": 0}
 ANSWER = {
+    "load_s": 3.0,
     "build_s": 1.0,
     "first_call_ms": 2.0,
+    "host_mem_peak_mib": 512.0,
     "flags": [],
     "wall_s": {"host_us": 1.0},
     "blocks": 1,
