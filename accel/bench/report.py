@@ -115,7 +115,7 @@ _SOFT = ("UNVERIFIED", "REFUSED", "MISSING", "FALLBACK")
 
 UNITS = (
     "latencies in µs over all rounds; host = call + synchronize, device = GPU alone, e2e = host array to host array; "
-    "spread = largest / smallest p50 of a round; build = compile, warm up and capture, warm with the caches of an earlier run"
+    "spread = largest / smallest p50 of a round; build = compile, warm up, capture (warm: with the caches of an earlier run)"
 )
 
 

@@ -12,9 +12,10 @@ from accel.report.ranking import baseline, p50, rank
 from accel.report.sections import Section
 
 READY = (
-    "Ready = export + load + build: the export of an engine file is counted once, in full, as if the calls were all made by the one "
-    "process that it was made for. The first call comes after that. Each is the slowest of the rounds."
+    "Ready = export + load + build: the export of an engine file is counted once, in full, against one process that makes all the "
+    "calls. The first call comes after that. Each is the slowest of the rounds."
 )
+AT_LEAST = "≥: the export is not on record, or only builds were seen that found the caches of an earlier one (--rebuild measures cold ones)."
 OLD = "This set is of a version that recorded no exports and did not tell the load from the build: its build holds both load and build."
 
 
@@ -33,6 +34,11 @@ class ColdStart:
     first_call_ms: float | None
     warm: bool = False
     uncounted: bool = False
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it really takes longer, by an unknown time."""
+        return self.warm or self.uncounted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +116,8 @@ def table(section: Section) -> list[tuple[str, list[str]]]:
 def notes(section: Section) -> list[str]:
     """How the ledger is to be read, and what this set cannot tell."""
     old = any(row["schema_version"] == 1 for row in section.rows)
-    return [READY, OLD] if old else [READY]
+    bounded = any(found.calls is not None and found.ours.is_bound for found in break_evens(section))
+    return [READY, *([AT_LEAST] if bounded else []), *([OLD] if old else [])]
 
 
 Cell = Callable[[Section, Line, Mapping[str, BreakEven]], "str | None"]
@@ -135,7 +142,11 @@ def _ready(section: Section, line: Line, calls: Mapping[str, BreakEven]) -> str 
 
 def _paid_back(section: Section, line: Line, calls: Mapping[str, BreakEven]) -> str | None:
     found = calls.get(line.variant)
-    return None if found is None else "never" if found.calls is None else f"{found.calls:,}" if found.calls else "at once"
+    if found is None or found.calls is None:
+        return None if found is None else "never"
+    if found.ours.is_bound:
+        return f"≥ {found.calls:,}"
+    return f"{found.calls:,}" if found.calls else "at once"
 
 
 CELLS: dict[str, Cell] = {

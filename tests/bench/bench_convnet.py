@@ -31,7 +31,7 @@ def build() -> Any:
 
 
 def build_branching() -> Any:
-    """A net that goes one way for the ones that runtimes warm up on and another for images: torch.compile meets the rest while it is timed."""
+    """Ones, which runtimes warm up on, go one way and images another: torch.compile meets the other while it is timed."""
     import torch
 
     class Branching(torch.nn.Module):

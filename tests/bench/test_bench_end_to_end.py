@@ -73,7 +73,7 @@ def test_a_compilation_while_it_is_timed_makes_the_row_invalid(tmp_path, monkeyp
     outcomes = {row["variant"]: (row["verdict"], row["refusals"], row["exit_code"], row["recompiles"]) for row in result.rows}
     # The way that images take is one more frame for torch.compile.
     assert outcomes == {"eager:fp32": ("OK", [], 0, None), "compile:fp32": ("INVALID", ["RECOMPILED"], 3, 1)}
-    assert "compiled again 1 times while it was timed" in next(row["reason"] for row in result.rows if row["reason"])
+    assert "compiled again 1 time while it was timed" in next(row["reason"] for row in result.rows if row["reason"])
 
 
 @pytest.mark.slow

@@ -149,12 +149,13 @@ def test_the_ledger_takes_the_cold_start_apart(tmp_path: Path) -> None:
         "pays back after calls",
     ]
     assert ledger.table(found) == [
-        ("tensorrt:fp16", ["–", "0.2", "0.2", "–", "0.5", "1.50", "–", "–", "at once"]),
+        ("tensorrt:fp16", ["–", "0.2", "0.2", "–", "0.5", "1.50", "–", "–", "≥ 0"]),
         ("onnxruntime:fp16", ["6.0", "0.5", "0.2", "–", "6.8", "1.50", "–", "–", "5,364"]),
-        ("compile:fp16", ["–", "3.0", "–", "4.5", "7.5", "1.50", "900", "–", "7,921"]),
+        ("compile:fp16", ["–", "3.0", "–", "4.5", "7.5", "1.50", "900", "–", "≥ 7,921"]),
         ("eager:fp32", ["–", "3.0", "0.5", "–", "3.5", "1.50", "700", "512", "–"]),
     ]
-    assert ledger.notes(found) == [ledger.READY]
+    assert ledger.notes(found) == [ledger.READY, ledger.AT_LEAST]
+    assert ledger.notes(section(tmp_path / "known")) == [ledger.READY]
 
 
 def test_a_set_of_the_first_schema_says_what_its_build_holds(tmp_path: Path) -> None:
