@@ -15,7 +15,9 @@ READY = (
     "Ready = export + load + build: the export of an engine file is counted once, in full, against one process that makes all the "
     "calls. The first call comes after that. Each is the slowest of the rounds."
 )
-AT_LEAST = "≥: the export is not on record, or only builds were seen that found the caches of an earlier one (--rebuild measures cold ones)."
+AT_LEAST = (
+    "≥: the export is not on record, or only builds were seen that found the caches of an earlier one (--rebuild measures cold ones)."
+)
 OLD = "This set is of a version that recorded no exports and did not tell the load from the build: its build holds both load and build."
 
 
