@@ -111,7 +111,7 @@ def test_all_that_is_wrong_with_one_run_is_said(measured):
 
     assert found["refusals"] == ["PRECISION", "RECOMPILED", "OTHER_PROCESS", "HW_SLOWDOWN"]
     assert found["flags"] == ["SW_POWER_CAP"]
-    for said in ("fp16 was computed", "compiled again 1 times", "PID 70", "HwSlowdown"):
+    for said in ("fp16 was computed", "compiled again 1 time while", "PID 70", "HwSlowdown"):
         assert said in found["reason"]
     assert found["remedy"].count("accel doctor") == 1
 
