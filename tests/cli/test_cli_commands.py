@@ -101,8 +101,8 @@ EVERY_OPTION = {
     "--flavor rtx --compute-capability 8.6 --workspace 1G --optimization-level 2 --timing-cache off --version-compatible "
     "--hardware-compatible --tactic-sources jit-convolutions --builds 2 --allow-mixed --min-batch 1 --opt-batch 2 --max-batch 4",
     "verify": "b --variant v --data d --metric m --max-drop 1 --min-top1 2 --batch 4 --device cpu --trusted --force",
-    "bench": "b --runtime r --warmup 1 --iterations 2 --rounds 3 --batch 4 --threads 5 --l2 cold --idle-ms 3 --rebuild --device cpu --out o "
-    "--no-verify --no-baseline --data d --metric m --max-drop 1 --min-top1 2 --trusted",
+    "bench": "b --runtime r --warmup 1 --iterations 2 --rounds 3 --batch 4 --threads 5 --l2 cold --idle-ms 3 --device cpu --out o "
+    "--no-verify --rebuild --no-baseline --data d --metric m --max-drop 1 --min-top1 2 --trusted",
 }
 
 
