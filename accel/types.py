@@ -247,6 +247,9 @@ class EngineSource:
         module: builds the FP32 nn.Module in eval mode as it was trained; None where torch is not needed.
         threads: intra-op threads on a CPU; None leaves the runtime's default.
         parity_only: run once to compare numbers, on kernels that nobody would deploy (FP16 on a CPU).
+        loaded: called once inside `open`, when the library and what it runs (a plan, a package, a module with its weights) are in
+            memory and before anything is compiled, warmed up or captured. A runtime that reads and builds in one step calls it
+            before that step. Whoever times the opening passes it: runtimes have no clock.
     """
 
     variant: Variant
@@ -259,6 +262,7 @@ class EngineSource:
     module: Callable[[], Any] | None = None
     threads: int | None = None
     parity_only: bool = False
+    loaded: Callable[[], None] = dataclasses.field(default=lambda: None, repr=False, compare=False)
 
 
 class Runtime(Protocol):
@@ -284,8 +288,9 @@ class Runtime(Protocol):
         """What really runs, read back from the backend after open, for the record and the refusals.
 
         Keys where they apply: `runtime_version`, `precision` (effective), `tf32_matmul`, `tf32_conv`, `provider`,
-        `gpu_nodes`, `cpu_nodes`, `placement` (nodes by provider), `graph_nodes`, `recompiles`, `build_s`, `options`, `settings`,
-        `provider_options`, `fallback` (a reason, if compile fell back).
+        `gpu_nodes`, `cpu_nodes`, `placement` (nodes by provider), `graph_nodes`, `recompiles`, `options`, `settings`,
+        `build_cached` (whether open took what it would have compiled from a cache on the disk), `provider_options`,
+        `fallback` (a reason, if compile fell back).
         """
 
     def open(self, stream: int | None) -> None:

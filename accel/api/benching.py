@@ -49,6 +49,7 @@ def bench(
     threads: int | None = None,
     l2: str = "hot",
     idle_ms: float | None = None,
+    rebuild: bool = False,
     device: str | None = None,
     out: Path | str | None = None,
     verify: bool = True,
@@ -69,6 +70,7 @@ def bench(
         warmup, iterations, rounds, threads: None takes the setting, and that the plan of the device.
         l2: `cold` fills the GPU's L2 cache with other data before every sample.
         idle_ms: also time calls after a sleep of so many milliseconds, what a service sees that is called now and then (`paced_us`).
+        rebuild: give every run empty compile caches, so that each `build_s` is a cold build; it takes as much longer.
         out: where the set gets its folder.
         verify: False leaves unverified engines unverified, and marks them.
         baseline: whether `eager:fp32` runs beside what was named.
@@ -92,6 +94,7 @@ def bench(
         batch=batch,
         l2=l2,
         idle_ms=idle_ms,
+        rebuild=rebuild,
         seed=settings["seed"],
     )
     record = bench_settings(settings, metric=metric, command=command)

@@ -77,6 +77,15 @@ def cpu_affinity() -> str | None:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
+def peak_resident_mib() -> float | None:
+    """The most memory that this process has held resident, in MiB; None outside Linux.
+
+    Not `getrusage`: its peak goes on from the process that started this one, and a coordinator may be the larger of the two.
+    """
+    match = re.search(r"^VmHWM:\s*(\d+) kB$", _read("/proc/self/status") or "", re.MULTILINE)
+    return int(match.group(1)) / 1024 if match else None
+
+
 def _read(path: str) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip() or None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from accel import errors
 from accel.bench import affinity
+from accel.bench.clock import HostClock
 from accel.errors import AccelError, RuntimeUnavailable
 from accel.files import cache_dir
 from accel.progress import Progress, silent
@@ -30,6 +32,9 @@ ARRAYS = "arrays.npz"
 STDERR_TAIL = 2000
 """Characters of a crashed worker's stderr that its error shows."""
 
+COMPILERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+"""Variable → the folder of that compiler in the cache folder."""
+
 _POLL_S = 0.25
 
 
@@ -42,7 +47,7 @@ def spawn(request: Request, python: str, folder: Path, progress: Progress = sile
     """Run `python -m accel.bench.worker` on `request` and read its answer.
 
     Only a request that asks for progress is polled: while a run is timed the coordinator sleeps in one wait. A worker that times on a
-    GPU gets the CPUs of the GPU's NUMA node.
+    GPU gets the CPUs of the GPU's NUMA node; one whose plan rebuilds gets caches of its own, empty and gone with it.
 
     Raises:
         AccelError: the one that the worker reported, or a description of how it died.
@@ -52,13 +57,14 @@ def spawn(request: Request, python: str, folder: Path, progress: Progress = sile
     paths = {name: folder / f"{name}.json" for name in ("request", "answer", "progress")}
     for name in ("answer", "progress"):
         paths[name].unlink(missing_ok=True)
-    full = {**request, "answer": str(paths["answer"]), "arrays": str(folder / ARRAYS), "leash": True}
+    near = affinity.near(request["device"]) if request["mode"] == "measure" else None
+    full = {**request, "answer": str(paths["answer"]), "arrays": str(folder / ARRAYS), "leash": True, "spawned_ns": HostClock.now_ns()}
     if progress is not silent and request["mode"] == "verify":
         full["progress"] = str(paths["progress"])
     paths["request"].write_text(json.dumps(full), encoding="utf-8")
     log = folder / "stderr.txt"
-    with tempfile.TemporaryDirectory(prefix="accel-path-") as shim, open(log, "wb") as stderr:
-        environment = worker_environment(Path(shim))
+    with tempfile.TemporaryDirectory(prefix="accel-path-") as shim, empty_caches(request, folder) as own, open(log, "wb") as stderr:
+        environment = {**worker_environment(Path(shim)), **own}
         if request["mode"] == "measure":
             # Inductor would start a pool of compiler processes, which live on beside what is timed; verifying has filled its cache.
             environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -66,7 +72,7 @@ def spawn(request: Request, python: str, folder: Path, progress: Progress = sile
         try:
             # stdin is a leash: it closes when this process dies in any way, and the worker then ends itself. Its own session keeps
             # the terminal's Ctrl-C from it, so that only we decide how it stops.
-            with affinity.inherited(affinity.near(request["device"]) if request["mode"] == "measure" else None):
+            with affinity.inherited(near):
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, env=environment, start_new_session=True
                 )
@@ -99,7 +105,7 @@ def worker_environment(shim: Path) -> dict[str, str]:
     path = os.pathsep.join([str(shim), inherited] if inherited else [str(shim)])
     # Workers share what compilers cache: the first run of a variant pays for the build, later rounds and sets do not.
     cache = cache_dir()
-    caches = {"ACCEL_CACHE_DIR": cache, "TORCHINDUCTOR_CACHE_DIR": cache / "inductor", "TRITON_CACHE_DIR": cache / "triton"}
+    caches = {"ACCEL_CACHE_DIR": cache} | {name: cache / part for name, part in COMPILERS.items()}
     # Once Inductor was used in this process, it has put its default into the environment: that is no user's choice.
     inductors = str(Path(tempfile.gettempdir()) / "torchinductor_")
     chosen = {name: value for name, value in os.environ.items() if name not in caches or not value.startswith(inductors)}
@@ -109,6 +115,27 @@ def worker_environment(shim: Path) -> dict[str, str]:
         caches["PYTHONPYCACHEPREFIX"] = cache / "bytecode"
         chosen.pop("PYTHONDONTWRITEBYTECODE", None)
     return {**{name: str(folder) for name, folder in caches.items()}, **chosen, "PYTHONPATH": path}
+
+
+@contextlib.contextmanager
+def empty_caches(request: Request, folder: Path) -> Iterator[dict[str, str]]:
+    """The variables that lead a worker's compilers to caches with nothing in them, where its plan says so; they end with the block.
+
+    The user's own choices are overruled: what lies there is not empty. TensorRT's plans and timings go by ACCEL_CACHE_DIR, of which a
+    worker that times needs nothing else; CUDA_CACHE_PATH is where the driver keeps what it compiled from PTX.
+    """
+    if request["mode"] != "measure" or not request.get("plan", {}).get("rebuild"):
+        yield {}
+        return
+    root = folder.resolve() / "caches"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    try:
+        yield {"ACCEL_CACHE_DIR": str(root), "CUDA_CACHE_PATH": str(root / "cuda")} | {
+            name: str(root / part) for name, part in COMPILERS.items()
+        }
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def crash(request: Request, python: str, code: int, log: Path) -> AccelError:

@@ -162,14 +162,14 @@ def _blocks(item: Pass, plan: MeasurementPlan) -> Array:
     samples = np.zeros(item.samples, dtype=np.int64)
     discarded = np.empty(min(plan.discard, item.samples), dtype=np.int64)
     for start in range(0, item.samples, plan.block):
-        with _quiet_collector():
+        with quiet_collector():
             item.take(discarded, start)
             item.take(samples[start : start + plan.block], start + len(discarded))
     return samples
 
 
 @contextlib.contextmanager
-def _quiet_collector() -> Iterator[None]:
+def quiet_collector() -> Iterator[None]:
     """No garbage collection inside: collect before, and freeze what survives, so that the next block's collection is short."""
     enabled = gc.isenabled()
     gc.collect()

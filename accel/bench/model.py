@@ -32,6 +32,8 @@ def columns(bundle: Bundle, entry_name: str | None) -> dict[str, Any]:
         "weights_sha256": checkpoint.sha256 if checkpoint else None,
         "engine": entry_name,
         "engine_sha256": sha256,
+        # An ONNX file that was made elsewhere says 0.
+        "export_s": entry.built_s or None if entry else None,
         "size_mb": round(sum(path.stat().st_size for path in files) / 1e6, 3),
         "params": parameters(checkpoint.weights) if checkpoint else None,
     }

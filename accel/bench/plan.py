@@ -23,6 +23,7 @@ class MeasurementPlan:
         batch: samples per call.
         l2: `hot` leaves the GPU's L2 cache as the last call did; `cold` fills it with other data before every sample.
         idle_ms: also measure calls after a sleep of so many milliseconds (`paced_us`); None does not.
+        rebuild: every run gets empty compile caches of its own, so that each build is a cold one.
         threads: intra-op threads; None leaves a CPU runtime its default and is 1 beside a GPU.
         name: what tables call it.
     """
@@ -38,6 +39,7 @@ class MeasurementPlan:
     inputs: int = 8
     l2: str = "hot"
     idle_ms: float | None = None
+    rebuild: bool = False
     name: str = "full plan"
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class MeasurementPlan:
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
         threads += ", L2 cold" if self.l2 == "cold" else ""
         threads += f", paced at {self.idle_ms:g} ms" if self.idle_ms else ""
+        threads += ", every build cold" if self.rebuild else ""
         return f"{self.name}: warm-up {self.warmup}, {self.iterations} iterations, {rounds}{batch}{threads}"
 
     def to_dict(self) -> dict[str, Any]:

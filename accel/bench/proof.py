@@ -31,7 +31,9 @@ def mismatches(facts: Mapping[str, Any], variant: Variant, device: str) -> list[
 def recompiled(facts: Mapping[str, Any]) -> list[Refused]:
     """What is held against a timed run although it computed the right thing."""
     count = facts.get("recompiles")
-    return [Refused("RECOMPILED", f"the model was compiled again {count} times while it was timed")] if count else []
+    if not count:
+        return []
+    return [Refused("RECOMPILED", f"the model was compiled again {count} time{'' if count == 1 else 's'} while it was timed")]
 
 
 def _wrong_precision(facts: Mapping[str, Any], variant: Variant, device: str) -> str:

@@ -49,9 +49,17 @@ def header(results: Sequence[ResultSet]) -> list[str]:
         "machine": " | ".join(_once([*gpu, *host])),
         "versions": ", ".join(software),
         "plan": " | ".join(_once(row["plan"] for row in rows)),
+        "launch floor": " | ".join(_once(filter(None, (_floors(result.rows) for result in results)))),
         "command": " | ".join(_once(row["command"] for row in rows if row["command"])),
     }
     return [f"{name}: {text}" for name, text in found.items() if text]
+
+
+def _floors(rows: Sequence[Row]) -> str:
+    """The machine's launch floor as its self-check measured it; empty on a CPU, and in a set that did not record one."""
+    found = {row["latency_kind"]: row["launch_floor_us"] for row in rows if row["launch_floor_us"] is not None}
+    said = [f"{kind.removesuffix('_us')} {found[kind]:.1f} µs" for kind in ("host_us", "device_us") if kind in found]
+    return ", ".join(["one-node CUDA graph", *said]) if said else ""
 
 
 def remarks(found: Sequence[Line]) -> list[str]:
@@ -107,7 +115,7 @@ _SOFT = ("UNVERIFIED", "REFUSED", "MISSING", "FALLBACK")
 
 UNITS = (
     "latencies in µs over all rounds; host = call + synchronize, device = GPU alone, e2e = host array to host array; "
-    "spread = largest / smallest p50 of a round"
+    "spread = largest / smallest p50 of a round; build = compile, warm up, capture (warm: with the caches of an earlier run)"
 )
 
 
@@ -151,6 +159,28 @@ def _spread(line: Line) -> str | None:
     return None if host is None or line.rounds < 2 else f"{host.spread:.3f}"
 
 
+def _times_floor(kind: str) -> Cell:
+    def cell(line: Line) -> str | None:
+        value = line.latency[kind].times_floor if kind in line.latency else None
+        return None if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+    return cell
+
+
+def _seconds(name: str) -> Cell:
+    def cell(line: Line) -> str | None:
+        value: float | None = getattr(line, name)
+        return None if value is None else f"{value:.1f}"
+
+    return cell
+
+
+def _build(line: Line) -> str | None:
+    """The quickest and the slowest, where there were several cold builds."""
+    ends = [_seconds(name)(line) for name in ("build_min_s", "build_s")]
+    return ends[1] if ends[0] == ends[1] else "–".join(end or "" for end in ends)
+
+
 def _p(line: Line) -> str | None:
     return None if line.mcnemar_p is None else "<.001" if line.mcnemar_p < 0.001 else f"{line.mcnemar_p:.3f}"
 
@@ -178,20 +208,25 @@ COLUMNS: dict[str, Cell] = {
     "host p95": _us("host_us", "p95_us"),
     "host p99": _us("host_us", "p99_us"),
     "host max": _us("host_us", "max_us"),
+    "host × floor": _times_floor("host_us"),
     "spread": _spread,
     "device p50": _us("device_us", "p50_us"),
+    "device × floor": _times_floor("device_us"),
     "e2e p50": _us("e2e_us", "p50_us"),
     "e2e p99": _us("e2e_us", "p99_us"),
     "MB": lambda line: None if line.size_mb is None else f"{line.size_mb:.1f}",
-    "build s": lambda line: None if line.build_s is None else f"{line.build_s:.1f}",
+    "export s": _seconds("export_s"),
+    "load s": _seconds("load_s"),
+    "build s": _build,
+    "warm build s": _seconds("build_warm_s"),
     "verdict": _verdict,
 }
 """Heading → cell. A cell without a value is None, and a column of nothing else is left out."""
 
 _ALWAYS = ("variant", "verdict")
 _LEAST_FIRST = (
-    *("e2e p99", "host std", "host max", "host min", "p", "build s", "host mean", "MB", "spread", "flips", "host p99"),
-    *("device p50", "e2e p50", "Δ", "host p95"),
+    *("e2e p99", "host std", "host max", "host min", "export s", "load s", "warm build s", "p", "device × floor", "build s", "host mean"),
+    *("MB", "spread", "host × floor", "flips", "host p99", "device p50", "e2e p50", "Δ", "host p95"),
 )
 """What a narrow terminal loses, the least important first."""
 

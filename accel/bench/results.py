@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from accel.bench.columns import COLUMNS, SCHEMA_VERSION
+from accel.bench.columns import COLUMNS, SCHEMA_VERSION, upgraded
 from accel.errors import CorruptArtifact, UsageError
 from accel.files import disk_errors, replacing, write_text
 from accel.types import Array
@@ -132,7 +132,7 @@ def read_rows(path: Path) -> list[Row]:
                 f"{path}, line {number} has schema_version {version}; this accel reads up to {SCHEMA_VERSION}",
                 remedy="pip install --upgrade accel-engines",
             )
-        rows.append({name: data.get(name) for name in COLUMNS})
+        rows.append(upgraded(data))
     return rows
 
 

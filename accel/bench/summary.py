@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ class Latency:
         n: samples over all rounds.
         pooled: whether the statistics are those of all rounds' samples together; else the median of the rounds' own.
         spread: the largest p50 of a round over the smallest.
+        launch_floor_us: what a CUDA graph of one empty kernel takes by the same clock; None on a CPU, and for a latency without one.
     """
 
     n: int
@@ -37,11 +38,22 @@ class Latency:
     max_us: float | None
     spread: float
     pooled: bool
+    launch_floor_us: float | None = None
+
+    @property
+    def times_floor(self) -> float | None:
+        """The median as a multiple of the launch floor."""
+        return self.p50_us / self.launch_floor_us if self.p50_us is not None and self.launch_floor_us else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What a table says of one variant; `latency` holds the kinds that were measured."""
+    """What a table says of one variant; `latency` holds the kinds that were measured.
+
+    Attributes:
+        load_s, build_s, build_warm_s, first_call_ms, host_mem_peak_mib, mem_peak_mib: the largest of the runs (see `columns.STANDARD`).
+        build_min_s: the quickest cold build; below `build_s` where a plan rebuilds in every run.
+    """
 
     model: str
     variant: str
@@ -58,17 +70,25 @@ class Line:
     mcnemar_p: float | None
     size_mb: float | None
     params: int | None
+    export_s: float | None
+    load_s: float | None
     build_s: float | None
+    build_min_s: float | None
+    build_warm_s: float | None
+    first_call_ms: float | None
+    host_mem_peak_mib: float | None
+    mem_peak_mib: float | None
     rounds: int
     latency: Mapping[str, Latency]
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat: `host_p50_us`, `device_p95_us`, …, and `host_spread`."""
+        """Flat: `host_p50_us`, `device_p95_us`, …, `host_spread`, `host_launch_floor_us` and `host_times_floor`."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "latency"}
         data["flags"] = list(self.flags)
+        shown = ("n", *_SHOWN, "spread", "launch_floor_us", "times_floor")
         for kind in ("host_us", "device_us", "e2e_us"):
             latency, short = self.latency.get(kind), kind.removesuffix("_us")
-            data.update({f"{short}_{name}": getattr(latency, name) if latency else None for name in ("n", *_SHOWN, "spread")})
+            data.update({f"{short}_{name}": getattr(latency, name) if latency else None for name in shown})
         return data
 
 
@@ -110,15 +130,25 @@ def _line(rows: Sequence[Row], samples: Mapping[str, Array]) -> Line:
     worst = min(rows, key=lambda row: WORST.index(row["verdict"]))
     kinds = dict.fromkeys(row["latency_kind"] for row in rows if row["latency_kind"] is not None)
     reference, top1 = worst["top1_reference"], worst["top1"]
-    builds = [row["build_s"] for row in rows if row["build_s"] is not None]
     copied = ("model", "variant", "device", "verdict", "reason", "remedy", "metric", "top1", "n_flips", "mcnemar_p", "size_mb", "params")
+
+    def of_runs(column: str, which: Callable[[Sequence[float]], float] = max) -> float | None:
+        known = [row[column] for row in rows if row[column] is not None]
+        return which(known) if known else None
+
     return Line(
         **{name: worst[name] for name in copied},
         flags=tuple(sorted({flag for row in rows for flag in row["flags"] or ()})),
         top1_reference=reference,
         drop=None if top1 is None or reference is None else round(reference - top1, 9),
-        # The first build of a set pays; later workers find its caches.
-        build_s=max(builds) if builds else None,
+        export_s=of_runs("export_s"),
+        load_s=of_runs("load_s"),
+        build_s=of_runs("build_s"),
+        build_min_s=of_runs("build_s", min),
+        build_warm_s=of_runs("build_warm_s"),
+        first_call_ms=of_runs("first_call_ms"),
+        host_mem_peak_mib=of_runs("host_mem_peak_mib"),
+        mem_peak_mib=of_runs("mem_peak_mib"),
         rounds=len({row["round"] for row in rows if row["latency_kind"] is not None}),
         latency={kind: _latency([row for row in rows if row["latency_kind"] == kind], samples) for kind in kinds},
     )
@@ -127,10 +157,11 @@ def _line(rows: Sequence[Row], samples: Mapping[str, Array]) -> Line:
 def _latency(rows: Sequence[Row], samples: Mapping[str, Array]) -> Latency:
     medians = [row["p50_us"] for row in rows]
     spread = max(medians) / min(medians) if min(medians) > 0 else float("nan")
+    floor = next((row["launch_floor_us"] for row in rows if row["launch_floor_us"] is not None), None)
     keys = [str(row["raw_path"]).partition("#")[2] for row in rows]
     if all(key in samples for key in keys):
         pooled = percentiles(np.concatenate([samples[key].astype(np.int64) for key in keys]))
-        return Latency(**dataclasses.asdict(pooled), spread=spread, pooled=True)
+        return Latency(**dataclasses.asdict(pooled), spread=spread, pooled=True, launch_floor_us=floor)
     values = {name: [row[name] for row in rows if row[name] is not None] for name in _SHOWN}
     middle = {name: statistics.median(found) if found else None for name, found in values.items()}
-    return Latency(n=sum(row["n"] for row in rows), **middle, spread=spread, pooled=False)
+    return Latency(n=sum(row["n"] for row in rows), **middle, spread=spread, pooled=False, launch_floor_us=floor)

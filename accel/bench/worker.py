@@ -1,7 +1,7 @@
 """One process, one variant: `PYTHON -m accel.bench.worker REQUEST.json` answers with a JSON file and an `.npz`.
 
-Request: `mode`, `bundle`, `variant`, `device`, `batch`, `threads`, `plan`, `data`, the paths `answer`, `arrays` and `progress`, and `leash`
-(true: end when stdin closes).
+Request: `mode`, `bundle`, `variant`, `device`, `batch`, `threads`, `plan`, `data`, the paths `answer`, `arrays` and `progress`, `leash`
+(true: end when stdin closes), and `spawned_ns`, when the worker was started, on the host's clock.
 
 | mode | answer | arrays |
 |---|---|---|
@@ -9,7 +9,7 @@ Request: `mode`, `bundle`, `variant`, `device`, `batch`, `threads`, `plan`, `dat
 | parity | parity (an EngineEntry's dict), facts | |
 | verify | n_test, facts | outputs (float32, one row a sample) |
 | selfcheck | checks, floors_us, runs_us (accel.bench.selfcheck.Measured) | |
-| measure | facts, build_s, first_call_ms, flags, warmup_n, event_floor_us, wall_s, blocks, input_sha256, … | latency kind → nanoseconds |
+| measure | facts, load_s, build_s, first_call_ms, host_mem_peak_mib, flags, warmup_n, wall_s, blocks, … | latency kind → nanoseconds |
 
 An AccelError becomes `{"error": {"type", "message", "remedy", "exit_code"}}`; anything else is a crash with its traceback on stderr.
 Needs numpy and the variant's runtime, nothing else: it may run in an environment in which accel is not installed.
@@ -117,7 +117,7 @@ def selfcheck(request: Request, progress: Progress, clock: Clock) -> Reply:
 def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
     from accel import device
     from accel.bench import inputs as rotation
-    from accel.bench.environment import cpu_affinity, load1, versions
+    from accel.bench.environment import cpu_affinity, load1, peak_resident_mib, versions
     from accel.bench.measure import first_call
     from accel.bench.measure import measure as run_passes
     from accel.bench.passes import Instruments
@@ -129,12 +129,14 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
     draw = (plan.inputs, plan.batch, plan.seed)
     batches = rotation.rotated(golden, *draw)
     load_before = load1()
+    loaded: list[int] = []
     began = clock.now_ns()
     with contextlib.ExitStack() as held:
         with _collector_off():
-            engine = held.enter_context(open_engine(source))
+            engine = held.enter_context(open_engine(source, lambda: loaded.append(clock.now_ns())))
         opened = clock.now_ns()
         called = first_call(engine, batches[0], clock, device.synchronize)
+        resident = peak_resident_mib()
         instruments = Instruments(clock, device.synchronize)
         if engine.stream is not None:
             from accel.bench.clock import EventTimer
@@ -147,8 +149,10 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         instruments.close()
     found = {
         "facts": facts,
-        "build_s": (opened - began) / 1e9,
+        "load_s": request.get("started_s", 0.0) + (loaded[0] - began) / 1e9 if loaded else None,
+        "build_s": (opened - (loaded[0] if loaded else began)) / 1e9,
         "first_call_ms": called / 1e6,
+        "host_mem_peak_mib": resident,
         "flags": list(result.flags),
         "timed_ns": list(result.timed_ns),
         "warmup_n": result.warmup_n,
@@ -189,6 +193,9 @@ def main(path: Path) -> int:
     """Serve the request at `path`; 0 if an answer was written, even if it is an error."""
     faulthandler.enable()
     request: Request = json.loads(path.read_text(encoding="utf-8"))
+    if "spawned_ns" in request:
+        # The interpreter's start and our imports: part of what a cold start takes.
+        request["started_s"] = (HostClock.now_ns() - request["spawned_ns"]) / 1e9
     if request.get("leash"):
         threading.Thread(target=_hold_leash, name="leash", daemon=True).start()
     progress = functools.partial(_write_progress, Path(request["progress"])) if request.get("progress") else silent

@@ -33,6 +33,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Intra-op threads on a CPU.")] = None,
     l2: Annotated[str, typer.Option(metavar="hot|cold", help="Leave the GPU's L2 cache hot, or fill it before every call.")] = "hot",
     idle_ms: Annotated[float | None, typer.Option(metavar="MS", help="Also time calls after a sleep, as --idle-ms 33.")] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Empty compile caches for every run: each build is a cold one.")] = False,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify first what is not verified.")] = True,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Run eager:fp32 beside what is named.")] = True,
     data: DataOption = None,
@@ -52,7 +53,7 @@ def bench(
     from accel.cli.progress import drawn
 
     plan: dict[str, Any] = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "threads": threads, "batch": batch}
-    plan |= {"l2": l2, "idle_ms": idle_ms}
+    plan |= {"l2": l2, "idle_ms": idle_ms, "rebuild": rebuild}
     gates: dict[str, Any] = {"verify": verify, "data": data, "metric": metric, "max_drop": max_drop, "min_top1": min_top1}
     where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "command": command_line()}
     with drawn() as progress:

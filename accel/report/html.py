@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from accel.optional import require
-from accel.report import about, distribution, sentences, svg, tradeoff
+from accel.report import about, distribution, ledger, sentences, svg, tradeoff
 from accel.report import table as tables
 from accel.report.sections import Section
 
@@ -77,6 +77,9 @@ def _shown(section: Section, name: str) -> dict[str, Any]:
         "has_interval": tables.INTERVAL in tables.headings(section),
         "key": _key(section),
         "figures": [_figure(section, name, order, *given) for given in FIGURES],
+        "ledger_headings": ledger.headings(section),
+        "ledger": ledger.table(section),
+        "ledger_notes": ledger.notes(section),
         "pay_backs": sentences.pay_backs(section),
         "environment": about.environment(section),
         "flags": about.flags(section),
@@ -91,7 +94,7 @@ def _key(section: Section) -> list[Key]:
     return [
         Key(line.variant, line.verdict, at % size + 1, at // size % len(svg.DASHES))
         for at, line in enumerate(section.lines)
-        if line.latency or line.build_s is not None
+        if line.latency or line.build_s is not None or line.build_warm_s is not None
     ]
 
 
@@ -126,8 +129,7 @@ FIGURES: tuple[tuple[str, Draw, str, str, str], ...] = (
         "cold",
         tradeoff.bars,
         "Cold start",
-        "The slowest of the rounds: the first build pays, later ones find its caches. Build = load, compile and capture in the "
-        "worker; the export before it is not in the rows.",
+        "What passes before the first answer; the ledger below takes it apart.",
         "No variant was built.",
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from accel.report import about, sentences
+from accel.report import about, ledger, sentences
 from accel.report import table as tables
 from accel.report.sections import Section
 
@@ -35,12 +35,23 @@ def body(section: Section) -> str:
         mended = f"; to mend it: {escaped(item.remedy)}" if item.remedy else ""
         out.append(f"* {escaped(item.flag)} ({who})" + (f": {escaped(item.meaning)}" if item.meaning else "") + mended)
     out += [*([""] if out[-1] else []), tables.UNITS, ""]
+    out += _ledger(section)
     out += [f"* {name}: {escaped(text)}" for name, text in about.environment(section).items()]
     command = about.command(section)
     if command is not None:
         # Indented code cannot be closed from inside, whatever was typed.
         out += ["", "To repeat it:", "", *(f"    {line}" for line in command.splitlines())]
     return "\n".join(out) + "\n"
+
+
+def _ledger(section: Section) -> list[str]:
+    """The cold starts as a table of their own; nothing where no variant was built."""
+    lines, names = ledger.table(section), ledger.headings(section)
+    if not lines:
+        return []
+    out = ["| " + " | ".join(["cold start", *names]) + " |", "|" + "|".join([":--", *["--:"] * len(names)]) + "|"]
+    out += ["| " + " | ".join([code(variant), *cells]) + " |" for variant, cells in lines]
+    return [*out, "", " ".join(map(escaped, ledger.notes(section))), ""]
 
 
 def escaped(text: str) -> str:

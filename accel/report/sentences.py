@@ -56,12 +56,22 @@ def pay_back(found: BreakEven) -> str:
     """`pays back after N calls against eager:fp32`, or why not."""
     if found.calls is None:
         return f"{found.variant} never pays back against {BASELINE}: it is not faster"
-    saved = f"{found.saved_us:,.1f} µs saved a call"
+    saved = f"{found.saved_us:,.1f} µs saved a call{_reservations(found)}"
     if found.calls == 0:
         ready = f"ready {_seconds(-found.extra_s)} sooner" if found.extra_s < 0 else "ready as soon"
         return f"{found.variant} pays back at once against {BASELINE}: it is {ready}, {saved}"
     calls = f"{found.calls:,} call{'' if found.calls == 1 else 's'}"
-    return f"{found.variant} pays back after {calls} against {BASELINE}: {_seconds(found.extra_s)} longer to build, {saved}"
+    return f"{found.variant} pays back after {calls} against {BASELINE}: ready {_seconds(found.extra_s)} later, {saved}"
+
+
+def _reservations(found: BreakEven) -> str:
+    """What the time until it is ready leaves out."""
+    said = {
+        "its export is not on record and not counted": found.ours.uncounted,
+        "its build found the caches of an earlier one: --rebuild measures a cold one": found.ours.warm,
+    }
+    left_out = [text for text, holds in said.items() if holds]
+    return f" ({'; '.join(left_out)})" if left_out else ""
 
 
 def pay_backs(section: Section) -> list[str]:

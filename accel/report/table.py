@@ -9,7 +9,7 @@ from accel.bench.report import COLUMNS
 from accel.bench.summary import Line
 from accel.report.sections import Section
 
-NUMBERS = ("top-1 %", "flips", "host p50", "host p95", "host p99", "device p50", "e2e p50", "MB")
+NUMBERS = ("top-1 %", "flips", "host p50", "host p95", "host p99", "host × floor", "device p50", "device × floor", "e2e p50", "MB")
 INTERVAL = "95 % interval"
 ABSENT = "–"
 UNITS = "Latencies in µs over all rounds; host = call + synchronize, device = GPU alone, e2e = host array to host array. Only OK rows rank."

@@ -82,7 +82,7 @@ def pareto(section: Section, name: str, order: Sequence[str]) -> str | None:
 
 
 def bars(section: Section, name: str, order: Sequence[str]) -> str | None:
-    """Time to build and time of the first call, a bar each; None where nothing was built."""
+    """Time until ready and time of the first call, a bar each; None where nothing was built."""
     found = cold_starts(section)
     if not found:
         return None
@@ -91,7 +91,7 @@ def bars(section: Section, name: str, order: Sequence[str]) -> str | None:
         left, right = figure.subplots(1, 2, sharey=True)
         places = range(len(found))
         for axes, values, title, form in (
-            (left, [item.build_s for item in found], "build, s", "{:.1f}"),
+            (left, [item.ready_s for item in found], "export, load and build, s", "{:.1f}"),
             (right, [item.first_call_ms for item in found], "first call, ms", "{:.2f}"),
         ):
             axes.barh(places, [value or 0.0 for value in values], height=0.34, color=[svg.colour(order.index(i.variant)) for i in found])

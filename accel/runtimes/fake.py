@@ -54,6 +54,7 @@ class Fake:
 
     def open(self, stream: int | None) -> None:
         self._called("open")
+        self.source.loaded()
         self.home = Binding(static_inputs(self.inputs, "cpu", None))
 
     def prepare(self, inputs: Mapping[str, DeviceArray]) -> Binding:

@@ -71,11 +71,14 @@ class OnnxRuntime(OpenState):
 
     def _open(self, ort: Any, stream: int | None) -> None:
         batch = self.source.batch
+        # A session reads the file, optimises the graph and, with TensorRT's provider, builds a plan, all in one step.
+        self.source.loaded()
+        cached = ort_session.plan_cached(self.source)
         self._session = ort_session.make_session(ort, self.source, stream)
         layouts = {spec.name: spec.layout for spec in (*self.source.inputs, *self.source.outputs)}
         self._inputs = tuple(_spec(node, batch, layouts) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node, batch, layouts) for node in self._session.get_outputs())
-        self._facts = self._read_back(ort)
+        self._facts = self._read_back(ort) | ({} if cached is None else {"build_cached": cached})
         self._run_options = ort.RunOptions()
         if self._kind == "cuda":
             self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")

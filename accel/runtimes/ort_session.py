@@ -89,6 +89,11 @@ def placement(ort: Any, source: EngineSource, session: Any) -> dict[str, Any]:
     return found if provider == CUDA else {**found, "placement": dict(counts)}
 
 
+def plan_cached(source: EngineSource) -> bool | None:
+    """Whether TensorRT's provider will find a plan that an earlier session built; None for a provider that keeps none."""
+    return any(_plan_folder(source).glob("*.engine")) if wanted(source) == TENSORRT else None
+
+
 def failures(ort: Any) -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises for what it cannot do; its exceptions have no class in common."""
     state = ort.capi.onnxruntime_pybind11_state
@@ -137,9 +142,13 @@ def _demand_settings(ort: Any, source: EngineSource, session: Any) -> None:
             raise _unavailable(ort, source, CUDA, f"read {name}={value} and has {name}={found.get(name)}")
 
 
-def _tensorrt_options(source: EngineSource, stream: int | None) -> dict[str, str]:
+def _plan_folder(source: EngineSource) -> Path:
     # ONNX Runtime names a cached engine by the graph without its weights, so every file gets a folder of its own.
-    folder = cache_dir() / "onnxruntime-tensorrt" / sha256_file(Path(str(source.file)))[:16]
+    return cache_dir() / "onnxruntime-tensorrt" / sha256_file(Path(str(source.file)))[:16]
+
+
+def _tensorrt_options(source: EngineSource, stream: int | None) -> dict[str, str]:
+    folder = _plan_folder(source)
     folder.mkdir(parents=True, exist_ok=True)
     return {
         "device_id": str(driver.index_of(source.device)),

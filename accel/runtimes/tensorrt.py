@@ -63,6 +63,7 @@ class TensorRT(OpenState):
     def _open(self, library: trt.Library, stream: int) -> None:
         source = self.source
         engine = self._held.enter_context(leased(library, source))
+        source.loaded()
         with library.listening() as heard:
             self._context = engine.create_execution_context()
         if self._context is None:

@@ -86,6 +86,7 @@ class TorchRuntime(OpenState, abc.ABC):
         with torch.inference_mode(False), torch.no_grad():
             # Weights made in inference mode could not be converted or folded any more.
             module = self._load(torch)
+        source.loaded()
         self._call = self._callable(torch, module, self._home.native)
         # One call tells the outputs; the rest is for speed, which nobody asks of a comparison (FP16 on a CPU takes a second a call).
         for _ in range(1 if source.parity_only else self.warmup_calls):

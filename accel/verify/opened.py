@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,10 +62,16 @@ class OpenEngine:
 
 
 @contextlib.contextmanager
-def open_engine(source: EngineSource) -> Iterator[OpenEngine]:
-    """Open a stream and the runtime of `source` on it; both are closed at the end."""
+def open_engine(source: EngineSource, loaded: Callable[[], None] | None = None) -> Iterator[OpenEngine]:
+    """Open a stream and the runtime of `source` on it; both are closed at the end.
+
+    Args:
+        loaded: called as `EngineSource.loaded` says.
+    """
     from accel import device, runtimes
 
+    if loaded is not None:
+        source = dataclasses.replace(source, loaded=loaded)
     stream = device.open_stream(source.device)
     try:
         runtime = runtimes.create(source)

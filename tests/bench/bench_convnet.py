@@ -30,17 +30,33 @@ def build() -> Any:
     )
 
 
-def make_bundle(folder: Path) -> Bundle:
+def build_branching() -> Any:
+    """Ones, which runtimes warm up on, go one way and images another: torch.compile meets the other while it is timed."""
+    import torch
+
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3 * SIZE * SIZE, CLASSES)
+
+        def forward(self, x: Any) -> Any:
+            logits = self.fc(x.flatten(1))
+            return logits + 0.0 if x.min() < 0 else logits
+
+    return Branching()
+
+
+def make_bundle(folder: Path, factory: str = "build") -> Bundle:
     import torch
 
     torch.manual_seed(0)
-    module = build()
+    module = globals()[factory]()
     state = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     checkpoint = Checkpoint(
         folder / "checkpoint",
         "",
         "convnet",
-        "bench_convnet:build",
+        f"bench_convnet:{factory}",
         CLASSES,
         TensorSpec("input", ("batch", 3, SIZE, SIZE), "float32", "NCHW"),
         TensorSpec("logits", ("batch", CLASSES), "float32", "NC"),

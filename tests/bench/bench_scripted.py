@@ -28,10 +28,11 @@ def build() -> Any:
 
 
 class Script:
-    """What the scripted runtimes of one test do; `calls` counts the workers by mode and variant."""
+    """What the scripted runtimes of one test do; `launched` lists the workers by mode and variant. With `load_us` they tell their load."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
+        self.load_us = 0
         self.call_us: Iterator[float] = itertools.repeat(100.0)
         self.facts: dict[str, dict[str, Any]] = {}
         self.noise: dict[str, float] = {}
@@ -67,7 +68,7 @@ class Scripted:
     """logits = W·x, plus `script.noise[variant]` on the first class."""
 
     def __init__(self, source: EngineSource) -> None:
-        self.variant = str(source.variant)
+        self.variant, self.source = str(source.variant), source
         shape = source.inputs[0].fixed(source.batch)
         self.inputs = (TensorSpec("image", shape, "float32", "NCHW"),)
         self.outputs = (TensorSpec("logits", (source.batch, CLASSES), "float32", "NC"),)
@@ -80,6 +81,9 @@ class Scripted:
         return {"precision": self.precision, "runtime_version": "1.0", **script.facts.get(self.variant, {})}
 
     def open(self, stream: int | None) -> None:
+        if script.load_us:
+            script.clock.advance_us(script.load_us)
+            self.source.loaded()
         script.clock.advance_us(2_000_000)
         self.home = Binding({"image": DeviceArray.of_numpy(np.zeros(self.inputs[0].shape, np.float32))})
 

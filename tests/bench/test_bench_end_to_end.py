@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import bench_convnet
+import numpy as np
 import pytest
 
+from accel.bench import worker
 from accel.bench.coordinate import run_set
 from accel.bench.plan import MeasurementPlan
 from accel.bench.report import render
@@ -47,3 +49,55 @@ def test_a_model_is_verified_and_timed_by_workers_of_its_own(tmp_path, monkeypat
     assert by_kind["onnxruntime:fp32", None]["remedy"] == "accel export convnet --to onnx"
     assert any(step.startswith("verify convnet eager") for step, _, _ in said)
     assert "eager:fp32" in render([result])
+
+
+def test_a_compilation_while_it_is_timed_makes_the_row_invalid(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "cache"))
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, dynamic, **how: real(module, backend="eager", dynamic=dynamic))
+    bundle = bench_convnet.make_bundle(tmp_path, "build_branching")
+    settings = BenchSettings(data=bench_convnet.write_data(bundle, tmp_path / "test.npz"))
+
+    def launch(request, python, folder, progress):
+        reply, arrays = worker.answer(request, progress)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "arrays.npz", **arrays)
+        return reply
+
+    plan = MeasurementPlan(warmup=0, iterations=10, rounds=1, name="test plan")
+    variants = [Variant("eager", "fp32"), Variant("compile", "fp32")]
+    result = run_set(bundle, variants, plan, "cpu", tmp_path / "out", settings, launch=launch)
+
+    outcomes = {row["variant"]: (row["verdict"], row["refusals"], row["exit_code"], row["recompiles"]) for row in result.rows}
+    # The way that images take is one more frame for torch.compile.
+    assert outcomes == {"eager:fp32": ("OK", [], 0, None), "compile:fp32": ("INVALID", ["RECOMPILED"], 3, 1)}
+    assert "compiled again 1 time while it was timed" in next(row["reason"] for row in result.rows if row["reason"])
+
+
+@pytest.mark.slow
+def test_a_rebuild_is_cold_although_the_caches_are_full(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    bundle = bench_convnet.make_bundle(tmp_path)
+    settings = BenchSettings(data=bench_convnet.write_data(bundle, tmp_path / "test.npz"))
+    found = {}
+    for rebuild in (True, False):
+        # Verifying, before the first set, has filled the caches that workers share.
+        plan = MeasurementPlan(warmup=0, iterations=5, rounds=1, rebuild=rebuild, name="test plan")
+        result = run_set(bundle, [Variant("compile", "fp32")], plan, "cpu", tmp_path / "out", settings)
+        found[rebuild] = result.rows[0]
+
+    assert found[True]["verdict"] == found[False]["verdict"] == "OK"
+    assert found[True]["build_warm_s"] is None
+    assert found[False]["build_s"] is None
+    assert found[True]["build_s"] > found[False]["build_warm_s"] > 0
+    assert found[True]["plan"].endswith(", every build cold")
+    assert (tmp_path / "cache" / "inductor").is_dir()
+    for row in found.values():
+        # Importing torch takes longer than anything that this leaves out, and it fills more memory.
+        assert row["load_s"] > 0.1
+        assert row["host_mem_peak_mib"] > 100
+        assert row["export_s"] is None

@@ -20,8 +20,10 @@ from accel.types import Variant
 MACHINE = {"gpu_uuid": "GPU-1", "gpu_name": "Fake GPU", "driver": "580.1", "python": "3.11.9", "versions": {}, "dirty": True}
 FACTS = {"precision": "fp32", "tf32_matmul": "ieee", "tf32_conv": "ieee", "cpu_nodes": 0, "recompiles": 0}
 ANSWER = {
+    "load_s": 3.0,
     "build_s": 1.0,
     "first_call_ms": 2.0,
+    "host_mem_peak_mib": 512.0,
     "flags": [],
     "wall_s": {"host_us": 1.0},
     "blocks": 1,
@@ -109,7 +111,7 @@ def test_all_that_is_wrong_with_one_run_is_said(measured):
 
     assert found["refusals"] == ["PRECISION", "RECOMPILED", "OTHER_PROCESS", "HW_SLOWDOWN"]
     assert found["flags"] == ["SW_POWER_CAP"]
-    for said in ("fp16 was computed", "compiled again 1 times", "PID 70", "HwSlowdown"):
+    for said in ("fp16 was computed", "compiled again 1 time while", "PID 70", "HwSlowdown"):
         assert said in found["reason"]
     assert found["remedy"].count("accel doctor") == 1
 

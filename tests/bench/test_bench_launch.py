@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from accel.bench import launch
+from accel.bench.clock import HostClock
 from accel.bench.launch import interpreter, rebuilt, spawn, worker_environment
 from accel.errors import AccelError, BundleMissing, CorruptArtifact, DatasetMissing, RuntimeUnavailable
 
@@ -171,6 +172,52 @@ def test_workers_keep_bytecode_of_their_own_where_none_is_written_beside_the_sou
 
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", "/mine")
     assert worker_environment(empty("c"))["PYTHONPYCACHEPREFIX"] == "/mine"
+
+
+SHOW_CACHES = (
+    'echo "$ACCEL_CACHE_DIR $TORCHINDUCTOR_CACHE_DIR $TRITON_CACHE_DIR $CUDA_CACHE_PATH" >&2\n'
+    'ls -A "$ACCEL_CACHE_DIR" >&2; touch "$ACCEL_CACHE_DIR/left"; exit 7'
+)
+
+
+def caches_of_a_run(folder: Path, **plan) -> list[str]:
+    """What a measuring worker is told of its caches, and what lies in them."""
+    with pytest.raises(AccelError, match="status 7") as caught:
+        spawn({**request(mode="measure"), "plan": plan}, fake_python(folder, SHOW_CACHES), folder / "work")
+    return caught.value.message.partition("stderr:\n")[2].split()
+
+
+def test_a_plan_that_rebuilds_gives_every_worker_empty_caches_that_end_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "shared"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/mine")
+    monkeypatch.setenv("CUDA_CACHE_PATH", "/mine")
+    root = tmp_path / "work" / "caches"
+
+    for _ in range(2):
+        assert caches_of_a_run(tmp_path, rebuild=True) == [str(root), *(str(root / name) for name in ("inductor", "triton", "cuda"))]
+        assert not root.exists()
+
+
+def test_a_plan_that_does_not_rebuild_shares_the_caches(tmp_path, monkeypatch):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(shared))
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH"):
+        monkeypatch.setenv(name, "/mine")
+
+    first, second = (caches_of_a_run(tmp_path, rebuild=False) for _ in range(2))
+
+    assert first == [str(shared), "/mine", "/mine", "/mine"]
+    assert second == [*first, "left"]
+
+
+def test_a_worker_is_told_when_it_was_started(tmp_path):
+    before = HostClock.now_ns()
+    with pytest.raises(AccelError, match="status 3"):
+        spawn(request(), fake_python(tmp_path, "exit 3"), tmp_path / "work")
+    asked = json.loads((tmp_path / "work" / "request.json").read_text())
+    assert before < asked["spawned_ns"] < HostClock.now_ns()
 
 
 def test_the_interpreter_is_the_environments_then_the_settings_then_this_one(monkeypatch):

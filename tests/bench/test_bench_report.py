@@ -45,11 +45,16 @@ def result_set(tmp_path, variants: dict[str, dict], samples: int = 250) -> Resul
                 key = f"{name}/s/r{number}/{kind}"
                 raw[key] = np.linspace(us * 900, us * 1100, samples).astype(np.int64) * (100 + number) // 100
                 statistics = vars(summarise(raw[key]))
-                place = {"latency_kind": kind, "round": number, "raw_path": f"samples.npz#{key}", "build_s": 4.0 - number}
-                rows.append(row(**common, **statistics, **place))
+                built = {"build_warm_s" if number else "build_s": 4.0 - number}
+                place = {"latency_kind": kind, "round": number, "raw_path": f"samples.npz#{key}"}
+                place["launch_floor_us"] = FLOORS.get(kind) if common["device"] != "cpu" else None
+                rows.append(row(**{**built, **common, **statistics, **place}))
     write_samples(tmp_path / "samples.npz", raw)
     return ResultSet(tmp_path, {}, rows)
 
+
+FLOORS = {"host_us": 6.14, "device_us": 1.92}
+"""The launch floors of a machine with a GPU."""
 
 CPU = {
     "eager:fp32": {"host_us": 5000, "e2e_us": 5100, "n_flips": 0, "mcnemar_p": 1.0, "top1": 95.22},
@@ -78,7 +83,7 @@ def test_a_line_pools_its_rounds_and_keeps_their_spread(cpu):
     assert host.spread == pytest.approx(1.02, abs=1e-3)
     assert host.p50_us == pytest.approx(5050, rel=2e-3)
     assert host.p99_us is not None  # 750 samples over the rounds, 250 in each
-    assert line.build_s == 4.0
+    assert (line.build_min_s, line.build_s, line.build_warm_s) == (4.0, 4.0, 3.0)
 
 
 def test_without_raw_samples_the_median_of_the_rounds_is_shown(cpu):
@@ -132,6 +137,49 @@ def test_beside_a_gpu_the_device_has_its_column(tmp_path):
     shown, _ = fitting(summary(results), 200)
 
     assert "device p50" in [name for name, _ in shown]
+
+
+GPU = {
+    "eager:fp32": {"host_us": 500, "device_us": 400, "e2e_us": 600, "device": "cuda:0"},
+    "tensorrt:fp16": {"host_us": 61, "device_us": 12, "e2e_us": 90, "device": "cuda:0"},
+}
+
+
+def test_a_table_names_the_launch_floor_and_each_line_its_multiple(tmp_path):
+    results = [result_set(tmp_path, GPU)]
+
+    assert "launch floor: one-node CUDA graph, host 6.1 µs, device 1.9 µs" in header(results)
+    shown, _ = fitting(summary(results), 1000)
+    cells = {line.variant: {name: cell(line) for name, cell in shown} for line in summary(results)}
+    # 1.01 times the length asked for, over the floor: 61 * 1.01 / 6.14.
+    assert {name: (found["host × floor"], found["device × floor"]) for name, found in cells.items()} == {
+        "tensorrt:fp16": ("10.0", "6.31"),
+        "eager:fp32": ("82.2", "210.4"),
+    }
+    (first, _) = json.loads(render(results, "json"))["lines"]
+    assert (first["host_launch_floor_us"], first["device_launch_floor_us"], first["e2e_launch_floor_us"]) == (6.14, 1.92, None)
+    assert first["host_times_floor"] == pytest.approx(first["host_p50_us"] / 6.14)
+    assert {"host_times_floor", "device_times_floor"} <= next(csv.DictReader(io.StringIO(render(results, "csv")))).keys()
+    for format in ("table", "markdown"):
+        printed = " ".join(render(results, format, width=300).split())
+        assert "launch floor: one-node CUDA graph, host 6.1 µs, device 1.9 µs" in printed
+        assert "82.2" in printed
+
+
+def test_without_a_floor_neither_line_nor_column_is_there(cpu):
+    assert not [line for line in header(cpu) if "floor" in line]
+    assert not [name for name, _ in fitting(summary(cpu), 1000)[0] if "floor" in name]
+
+
+def test_several_cold_builds_are_shown_from_the_quickest_to_the_slowest(tmp_path):
+    results = result_set(tmp_path, {"compile:fp32": {"host_us": 500}})
+    assert dict(fitting(summary([results]), 1000)[0])["build s"](summary([results])[0]) == "4.0"
+    for item in results.rows:
+        item["build_s"], item["build_warm_s"] = 9.5 + item["round"], None
+
+    (line,) = summary([results])
+
+    assert {name: cell(line) for name, cell in fitting([line], 1000)[0] if "build" in name} == {"build s": "9.5–11.5"}
 
 
 def test_the_header_names_machine_versions_plan_and_command(cpu):

@@ -89,7 +89,10 @@ def test_the_standard_columns_are_named_once_for_all_and_come_first():
         "precision",
         "tf32_matmul",
         "tf32_conv",
+        "export_s",
+        "load_s",
         "build_s",
+        "build_warm_s",
         "first_call_ms",
         "graph_nodes",
         "cpu_nodes",
@@ -149,6 +152,7 @@ def test_the_standard_columns_are_named_once_for_all_and_come_first():
         "governor",
         "load1",
         "kernel",
+        "host_mem_peak_mib",
         "top1",
         "top1_reference",
         "n_test",
@@ -488,12 +492,56 @@ def test_rows_of_a_newer_schema_and_damaged_lines_are_refused(bench):
     path = bench(EAGER).folder / "results.jsonl"
     good = path.read_text()
 
-    path.write_text(good.replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(CorruptArtifact, match="schema_version 2"):
+    path.write_text(good.replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(CorruptArtifact, match="schema_version 3"):
         read_rows(path)
     path.write_text("{\n" + good)
     with pytest.raises(CorruptArtifact, match="line 1"):
         read_rows(path)
+
+
+def test_rows_of_the_first_schema_are_read_with_the_later_builds_called_warm(bench):
+    path = bench(EAGER).folder / "results.jsonl"
+    later = ("export_s", "load_s", "build_warm_s", "host_mem_peak_mib")
+    old = [{name: value for name, value in row.items() if name not in later} | {"schema_version": 1} for row in read_rows(path)]
+    path.write_text("".join(json.dumps(row | {"build_s": 2.5 - row["round"]}) + "\n" for row in old))
+
+    found = {(row["round"], row["build_s"], row["build_warm_s"]) for row in read_rows(path)}
+
+    assert found == {(0, 2.5, None), (1, None, 1.5)}
+    assert {(row["schema_version"], row["load_s"], row["export_s"], row["host_mem_peak_mib"]) for row in read_rows(path)} == {
+        (1, None, None, None)
+    }
+
+
+def test_loading_is_told_from_building_and_the_first_build_from_those_that_find_its_caches(bench, script):
+    script.load_us = 1_500_000
+
+    found = {(row["round"], row["load_s"], row["build_s"], row["build_warm_s"]) for row in bench(EAGER).rows}
+
+    assert found == {(0, 1.5, 2.0, None), (1, 1.5, None, 2.0)}
+
+
+def test_a_runtime_that_does_not_tell_has_its_load_in_the_build(bench, script):
+    assert {(row["load_s"], row["build_s"]) for row in bench(EAGER).rows if row["round"] == 0} == {(None, 2.0)}
+
+
+def test_a_build_that_came_from_a_cache_is_never_called_cold(bench, script):
+    script.facts["eager:fp32"] = {"build_cached": True}
+    assert {(row["build_s"], row["build_warm_s"]) for row in bench(EAGER).rows} == {(None, 2.0)}
+
+
+def test_a_plan_that_rebuilds_has_a_cold_build_in_every_round_and_says_so(bench, script):
+    script.facts["eager:fp32"] = {"build_cached": False}
+    rows = bench(EAGER, plan=dataclasses.replace(PLAN, rebuild=True)).rows
+
+    assert {(row["round"], row["build_s"], row["build_warm_s"]) for row in rows} == {(0, 2.0, None), (1, 2.0, None)}
+    assert rows[0]["plan"] == "test plan: warm-up 2, 12 iterations, 2 rounds, every build cold"
+
+
+def test_the_memory_of_the_worker_is_on_record(bench, monkeypatch):
+    monkeypatch.setattr("accel.bench.environment.peak_resident_mib", lambda: 321.5)
+    assert {row["host_mem_peak_mib"] for row in bench(EAGER).rows} == {321.5}
 
 
 def test_a_row_carries_the_marks_of_its_own_samples(bench, script):

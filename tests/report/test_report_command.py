@@ -41,7 +41,12 @@ def test_markdown_is_printed_where_no_file_is_named(accel_cli: Cli, folder: Path
     assert "* `torchscript:fp16` INVALID: 12 % of predictions changed; to mend it: export again" in lines
     assert "* commit: 0123abc (with changes that are not committed)" in lines
     assert f"    {COMMAND}" in lines
-    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    ledger = lines.index("| cold start | build s | ready s | first call ms | pays back after calls |")
+    assert lines[ledger + 2] == "| `compile:fp16` | 10.0 | 10.0 | 1.50 | 9,901 |"
+    assert lines[ledger + 6] == "| `torchscript:fp16` | 2.0 | 2.0 | 1.50 | – |"
+    assert lines[ledger + 8].startswith("Ready = export + load + build: the export of an engine file is counted once")
+    tables = [line for line in lines if line.startswith("|")]
+    assert {line.count("|") for line in tables} == {11, 6}
 
 
 def test_a_page_is_written_once_and_left_alone_after_that(accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -64,8 +69,9 @@ def test_update_replaces_what_is_between_the_markers_and_nothing_else(accel_cli:
     between, tail = rest.split("<!-- /accel:results -->")
     assert (head, tail) == ("# Title\n\n", "\n\ntail\n")
     assert between.startswith("\ncompile:fp16 is the fastest")
-    assert "old" not in between
+    assert "\nold\n" not in between
     assert "| `eager:fp32` | 95.22 | 0 | 1010 |" in between
+    assert "| `eager:fp32` | 2.0 | 2.0 | 1.50 | – |" in between
     # A second run finds its own text.
     assert accel_cli("report", folder, "--update", readme, "--check").code == 0
 

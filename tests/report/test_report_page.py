@@ -66,7 +66,7 @@ def test_every_part_stands_in_its_order(made: tuple[Any, str]) -> None:
     assert seen.open == []
     assert seen.within("h3") == [
         *("Table", "Figures", "Distribution", "Over time", "Accuracy and latency", "Cold start"),
-        *("When a build pays back", "Environment", "Flags", "To repeat it"),
+        *("Cold-start ledger", "When a build pays back", "Environment", "Flags", "To repeat it"),
     ]
     assert made[1].index('class="verdict"') < made[1].index("<table>") < made[1].index("<details>")
     assert [tag for tag, _ in seen.tags].count("svg") == 4
@@ -100,7 +100,7 @@ def test_what_a_row_says_is_text_and_never_markup(tmp_path: Path) -> None:
 
 def test_the_table_shows_the_numbers_of_the_lines(made: tuple[Any, str]) -> None:
     one, text = made
-    body = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", text, flags=re.DOTALL)
+    body = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", text.split("</table>")[0], flags=re.DOTALL)
     assert [name for name, _ in body] == [line.variant for line in one.lines]
     names = ["top-1 %", "flips", "host p50", "host p95", "host p99", "device p50", "e2e p50", "MB"]
     for line, (_, cells) in zip(one.lines, body, strict=True):
@@ -112,6 +112,15 @@ def test_the_table_shows_the_numbers_of_the_lines(made: tuple[Any, str]) -> None
             if raw:
                 ordered = np.sort(np.concatenate(raw))
                 assert float(shown[at]) == pytest.approx(ordered[math.ceil(q * len(ordered)) - 1] / 1000, abs=0.5, rel=5e-4)
+
+
+def test_the_ledger_stands_below_the_figures_with_its_sentence(made: tuple[Any, str]) -> None:
+    ledger = made[1].split("<h3>Cold-start ledger</h3>")[1].split("<h3>")[0]
+    seen = Seen(ledger)
+    assert seen.within("th")[:5] == ["variant", "build s", "ready s", "first call ms", "pays back after calls"]
+    assert seen.within("td")[:8] == ["10.0", "10.0", "1.50", "9,901", "1.0", "1.0", "1.50", "at once"]
+    assert "the export of an engine file is counted once" in seen.within("p")[0]
+    assert "tensorrt:fp16" not in ledger
 
 
 def test_the_figures_say_the_numbers_of_the_rows(made: tuple[Any, str]) -> None:

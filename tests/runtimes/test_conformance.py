@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -51,8 +52,12 @@ class Opened:
     def __init__(self, source: EngineSource) -> None:
         self.source = source
         self.stream = device.open_stream(source.device)
-        self.runtime: Runtime = runtimes.create(source)
+        told: list[str] = []
+        self.runtime: Runtime = runtimes.create(dataclasses.replace(source, loaded=lambda: told.append("loaded")))
+        told.append("made")
         self.runtime.open(self.stream)
+        told.append("open")
+        self.told = told
         self.staging = device.Staging(self.runtime.home, self.stream)
 
     def infer(self, images: np.ndarray) -> np.ndarray:
@@ -134,6 +139,10 @@ def test_specs_name_native_dtypes_and_fixed_shapes(opened: Opened) -> None:
     assert outputs.dtype == ("float16" if precision == "fp16-autocast" else native)
     home = opened.runtime.home.inputs["images"]
     assert (home.shape, home.dtype, home.device) == (inputs.shape, native, opened.source.device)
+
+
+def test_the_end_of_loading_is_told_once_and_inside_open(opened: Opened) -> None:
+    assert opened.told == ["made", "loaded", "open"]
 
 
 def test_facts_say_what_really_runs(opened: Opened) -> None:

@@ -155,6 +155,13 @@ def test_tensorrts_provider_must_have_taken_some_of_the_model(
     runtime.open(STREAM)
     assert runtime.facts["placement"] == {"TensorrtExecutionProvider": 1}
     assert runtime.facts["precision"] == "tf32"
+    assert runtime.facts["build_cached"] is False
+    runtime.close()
+    (folder,) = (tmp_path / "onnxruntime-tensorrt").iterdir()
+    (folder / "TensorrtExecutionProvider_graph_0_sm90.engine").touch()
+    runtime = runtimes.create(source)
+    runtime.open(STREAM)
+    assert runtime.facts["build_cached"] is True
     runtime.close()
     monkeypatch.setattr(session, "get_providers", lambda self: both[1:])
     with pytest.raises(RuntimeUnavailable, match="took CUDAExecutionProvider"):

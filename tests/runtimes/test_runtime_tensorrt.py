@@ -81,6 +81,18 @@ def resident(values: Any, dtype: str = "float16") -> DeviceArray:
     return device.to_device(np.array(values), dtype, "cuda:0", None)
 
 
+def test_the_plan_is_in_memory_and_nothing_is_captured_when_loading_ends(world: World) -> None:
+    told: list[tuple[int, list[str]]] = []
+    source = world.source()
+    told_by = dataclasses.replace(source, loaded=lambda: told.append((tensorrt_engines.count(), list(world.driver.calls))))
+    runtime = world.opened(told_by)
+    ((engines, calls),) = told
+    assert engines == 1
+    assert "cuGraphInstantiate" not in calls
+    assert "cuGraphInstantiate" in world.driver.calls
+    runtime.close()
+
+
 def answer(runtime: TensorRT, name: str = "y") -> list[Any]:
     return device.to_numpy(runtime.output(runtime.home)[name], None).tolist()
 

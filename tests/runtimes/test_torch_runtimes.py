@@ -260,6 +260,32 @@ def test_a_recompilation_is_counted(make_source: MakeSource, monkeypatch: pytest
         runtime.close()
 
 
+@pytest.mark.parametrize(
+    ("counted", "told"),
+    [
+        ({"inductor": {"fxgraph_cache_hit": 1}, "aot_autograd": {"autograd_cache_hit": 1}}, True),
+        ({"inductor": {"fxgraph_cache_hit": 1}, "aot_autograd": {"autograd_cache_miss": 1}}, True),
+        ({"inductor": {"fxgraph_cache_hit": 1, "fxgraph_cache_miss": 1}}, False),
+        ({"inductor": {"fxgraph_cache_bypass": 1}}, False),
+        ({}, None),
+    ],
+)
+def test_code_that_came_from_inductors_cache_is_told(
+    make_source: MakeSource, monkeypatch: pytest.MonkeyPatch, counted: dict[str, dict[str, int]], told: bool | None
+) -> None:
+    def backend(graph: Any, examples: Any) -> Any:
+        for group, counts in counted.items():
+            torch._dynamo.utils.counters[group].update(counts)
+        return graph
+
+    torch._dynamo.utils.counters["inductor"].update(fxgraph_cache_miss=7)  # of an engine opened before
+    cheap_compile(monkeypatch, backend)
+    runtime = runtimes.create(make_source("compile:fp32"))
+    runtime.open(None)
+    assert runtime.facts.get("build_cached") is told
+    runtime.close()
+
+
 def test_modes_follow_the_options(make_source: MakeSource) -> None:
     made: Any = runtimes.create(make_source("compile:fp32+max-autotune"))
     assert made.mode == "max-autotune"
