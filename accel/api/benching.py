@@ -43,8 +43,9 @@ def bench(
     runtime: str | Sequence[str] = "all",
     *,
     warmup: int | None = None,
-    iterations: int | None = None,
+    iterations: int | str | None = None,
     rounds: int | None = None,
+    max_rounds: int | None = None,
     batch: int = 1,
     threads: int | None = None,
     l2: str = "hot",
@@ -66,7 +67,8 @@ def bench(
     Args:
         bundle: a folder `NAME.accel`, or a model's name in the engines folder; a shipped model is exported first if need be.
         runtime: `all`, runtimes (`onnxruntime`: every precision that the bundle has) or variants (`onnxruntime:fp16`).
-        warmup, iterations, rounds, threads: None takes the setting, and that the plan of the device.
+        warmup, iterations, rounds, max_rounds, threads: None takes the setting, and that the plan of the device; `iterations` may be
+            `auto`.
         l2: `cold` fills the GPU's L2 cache with other data before every sample.
         idle_ms: also time calls after a sleep of so many milliseconds, what a service sees that is called now and then (`paced_us`).
         out: where the set gets its folder.
@@ -80,20 +82,21 @@ def bench(
         UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run.
     """
     names = [runtime] if isinstance(runtime, str) else list(runtime)
-    typed = {"bench.warmup": warmup, "bench.iterations": iterations, "bench.rounds": rounds, "bench.threads": threads, "device": device}
+    counts = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "max_rounds": max_rounds, "threads": threads}
+    typed = {**{f"bench.{name}": value for name, value in counts.items()}, "device": device}
     gates = {"verify.data": data, "verify.max_drop": max_drop, "verify.min_top1": min_top1}
     settings = resolve({**typed, **gates, "results_dir": None if out is None else str(out)})
     chosen = devices.parse(settings["device"])
-    opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress)
-    variants = bundles.choose(opened, names, chosen, baseline=baseline, trusted=trusted)
     plan = MeasurementPlan.default(
         chosen,
-        **{name: settings[f"bench.{name}"] for name in ("warmup", "iterations", "rounds", "threads")},
+        **{name: settings[f"bench.{name}"] for name in counts},
         batch=batch,
         l2=l2,
         idle_ms=idle_ms,
         seed=settings["seed"],
     )
+    opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress)
+    variants = bundles.choose(opened, names, chosen, baseline=baseline, trusted=trusted)
     record = bench_settings(settings, metric=metric, command=command)
     results = run_set(opened, variants, plan, chosen, Path(settings["results_dir"]), record, verify=verify, progress=progress)
     settings.save(results.folder)
