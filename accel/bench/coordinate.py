@@ -13,7 +13,7 @@ from typing import Any
 
 from accel import device as devices
 from accel import locking
-from accel.bench import checking, flags, stability
+from accel.bench import checking, flags, floors, stability
 from accel.bench.candidates import Failure, Job
 from accel.bench.clock import utc_now
 from accel.bench.environment import snapshot
@@ -50,7 +50,7 @@ def run_set(
     The set gets a folder of its own in `out_folder`, `MODEL-DEVICE-TIME`. If one there holds the same set unfinished (same bundle,
     variants, plan, device), it is continued: what is on record is not run again. One set runs on a device at a time; a second waits.
     A variant that cannot run, or whose worker fails, gets a row that says why, and the others go on. What the runs of a variant say
-    together (`stability`) is written into their rows when all have ended.
+    together (`stability`), and the machine's A/A floor for so many, is written into their rows when all have ended.
 
     Args:
         verify: False times unverified engines and marks their rows.
@@ -74,12 +74,13 @@ def run_set(
             # Nothing that this harness measured here could be believed: no variant is timed.
             refused = Failure.refused([flags.Refused("SELF_CHECK", f"the harness failed its self-check: {checked['failures']}")])
             verifications = {name: dataclasses.replace(item, failure=refused) for name, item in verifications.items()}
+        known = floors.read(floors.Machine.of(machine))
         maker = RowMaker(job, plan, result.description["set_id"], machine, checked["floors_us"])
         _record_not_run(result, maker, verifications.values())
         with Telemetry(machine["gpu_uuid"]) as telemetry:
             Rounds(result, maker, verifications, telemetry, progress).run()
             result.describe(environment={**result.description["environment"], "nvml": telemetry.describe()})
-        result.replace(stability.judged(result.rows))
+        result.replace(floors.filled(stability.judged(result.rows), known))
         result.describe(state="finished", finished_utc=utc_now())
         shutil.rmtree(job.folder, ignore_errors=True)
     return result

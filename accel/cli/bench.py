@@ -47,6 +47,7 @@ def bench(
     idle_ms: Annotated[float | None, typer.Option(metavar="MS", help="Also time calls after a sleep, as --idle-ms 33.")] = None,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify first what is not verified.")] = True,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Run eager:fp32 beside what is named.")] = True,
+    aa: Annotated[bool, typer.Option("--aa", help="Run what is named against itself, 20 rounds, for the machine's A/A floor.")] = False,
     data: DataOption = None,
     metric: MetricOption = "top1",
     max_drop: MaxDropOption = None,
@@ -60,15 +61,16 @@ def bench(
 ) -> None:
     """Time every variant at batch 1, beside the accuracy of the same bytes."""
     from accel import api
-    from accel.cli.output import command_line, print_sets
+    from accel.cli.output import command_line, print_notes, print_sets
     from accel.cli.progress import drawn
 
     plan: dict[str, Any] = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "max_rounds": max_rounds}
     plan |= {"threads": threads, "batch": batch, "l2": l2, "idle_ms": idle_ms}
     gates: dict[str, Any] = {"verify": verify, "data": data, "metric": metric, "max_drop": max_drop, "min_top1": min_top1}
-    where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "command": command_line()}
+    where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "aa": aa, "command": command_line()}
     with drawn() as progress:
-        done = api.bench(bundle, runtime or "all", baseline=baseline, **plan, **gates, **where, progress=progress)
+        done = api.bench(bundle, runtime or None, baseline=baseline, **plan, **gates, **where, progress=progress)
     print_sets([done.results], format, export_csv)
+    print_notes(done.notes)
     if done.problem is not None:
         raise done.problem
