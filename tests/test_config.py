@@ -120,6 +120,13 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path, name: s
     assert said in str(caught.value)
 
 
+def test_iterations_may_be_auto_wherever_they_are_set(tmp_path: Path) -> None:
+    assert resolved(tmp_path, ACCEL_BENCH_ITERATIONS="auto")["bench.iterations"] == "auto"
+    write(tmp_path, '[bench]\niterations = "auto"\nmax_rounds = 7\n')
+    assert (resolved(tmp_path)["bench.iterations"], resolved(tmp_path)["bench.max_rounds"]) == ("auto", 7)
+    assert resolved(tmp_path, {"bench.iterations": 600})["bench.iterations"] == 600
+
+
 def test_variables_of_other_programs_are_none_of_ours(tmp_path: Path) -> None:
     assert resolved(tmp_path, ACCEL_SOMEBODY_ELSE="1", ACCEL_DEBUG="1")["device"] == "auto"
 

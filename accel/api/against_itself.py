@@ -14,7 +14,7 @@ FEWEST_ROUNDS = 2 * FEWEST_AA_PAIRS
 """Two rounds make a pair."""
 
 
-def rounds(runtime: str | Sequence[str] | None, rounds: int | None, max_rounds: int | None) -> int:
+def count_rounds(runtime: str | Sequence[str] | None, rounds: int | None, max_rounds: int | None) -> int:
     """How many rounds an A/A set has: what was asked for, else FEWEST_ROUNDS. Settings of other sets do not count.
 
     Raises:

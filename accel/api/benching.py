@@ -87,8 +87,8 @@ def bench(
         UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run.
     """
     if aa:
-        rounds = max_rounds = against_itself.rounds(runtime, rounds, max_rounds)
-    names = [runtime] if isinstance(runtime, str) else list(runtime or ["all"])
+        rounds = max_rounds = against_itself.count_rounds(runtime, rounds, max_rounds)
+    names = [runtime] if isinstance(runtime, str) else ["all"] if runtime is None else list(runtime)
     counts = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "max_rounds": max_rounds, "threads": threads}
     typed = {**{f"bench.{name}": value for name, value in counts.items()}, "device": device}
     gates = {"verify.data": data, "verify.max_drop": max_drop, "verify.min_top1": min_top1}

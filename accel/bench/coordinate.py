@@ -66,6 +66,7 @@ def run_set(
     threads = plan.threads if plan.threads is not None or device == "cpu" else 1
     with locking.held(device_lock(device), f"a benchmark on {device}"):
         result = open_set(bundle, variants, plan, device, Path(out_folder), settings)
+        known = floors.read(floors.Machine.of(result.description["environment"]))
         job = Job(bundle, device, plan.batch, threads, settings, result.folder / "work", launch)
         verifications = {str(item.candidate.variant): item for item in verify_variants(job, variants, progress, verify=verify)}
         machine = snapshot(device)
@@ -74,7 +75,6 @@ def run_set(
             # Nothing that this harness measured here could be believed: no variant is timed.
             refused = Failure.refused([flags.Refused("SELF_CHECK", f"the harness failed its self-check: {checked['failures']}")])
             verifications = {name: dataclasses.replace(item, failure=refused) for name, item in verifications.items()}
-        known = floors.read(floors.Machine.of(machine))
         maker = RowMaker(job, plan, result.description["set_id"], machine, checked["floors_us"])
         _record_not_run(result, maker, verifications.values())
         with Telemetry(machine["gpu_uuid"]) as telemetry:

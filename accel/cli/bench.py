@@ -39,9 +39,7 @@ def bench(
     warmup: Annotated[int | None, typer.Option(min=0, help="Untimed calls; 200, on a CPU 20.")] = None,
     iterations: Annotated[Any, typer.Option(parser=count_or_auto, metavar="N|auto", help=ITERATIONS_HELP)] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes a variant; 3.")] = None,
-    max_rounds: Annotated[
-        int | None, typer.Option(min=1, help="Up to so many where a variant's rounds disagree; 5, on a CPU none are added.")
-    ] = None,
+    max_rounds: Annotated[int | None, typer.Option(min=1, help="At most, where they disagree; 5, on a CPU as --rounds.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Intra-op threads on a CPU.")] = None,
     l2: Annotated[str, typer.Option(metavar="hot|cold", help="Leave the GPU's L2 cache hot, or fill it before every call.")] = "hot",
     idle_ms: Annotated[float | None, typer.Option(metavar="MS", help="Also time calls after a sleep, as --idle-ms 33.")] = None,

@@ -10,7 +10,8 @@ import pytest
 
 from accel.bench.coordinate import run_set
 from accel.bench.plan import MeasurementPlan, order
-from accel.bench.results import read_rows
+from accel.bench.results import read_rows, row
+from accel.bench.rounds import due
 from accel.bench.sampling import enough
 from accel.bench.summary import lines
 from accel.engines import Bundle
@@ -98,6 +99,20 @@ def test_noisy_runs_add_none(bench, script):
 def test_runs_that_come_to_disagree_late_end_at_the_cap(bench, script):
     script.pace({EAGER: STEADY, OTHER: [[100.0], [100.0], [110.0]]})
     assert rounds_of(bench(dataclasses.replace(PLAN, max_rounds=4)), OTHER) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "wanted"),
+    [("device_us", "OK", [OTHER]), ("e2e_us", "OK", []), ("device_us", "UNVERIFIED", [OTHER]), ("device_us", "INVALID", [])],
+)
+def test_the_time_of_the_gpu_alone_may_ask_for_further_rounds_too(kind, verdict, wanted):
+    def runs(variant, latency_kind, medians):
+        given = {"variant": variant, "latency_kind": latency_kind, "verdict": verdict}
+        return [row(**given, round=at, p50_us=p50) for at, p50 in enumerate(medians)]
+
+    steady = [item for name in (EAGER, OTHER) for item in runs(name, "host_us", [100, 100, 100])]
+
+    assert due([*steady, *runs(OTHER, kind, [90, 100, 90])], [EAGER, OTHER], 3, PLAN) == wanted
 
 
 def test_a_plan_may_add_no_runs(bench, script):
