@@ -77,8 +77,8 @@ def test_an_interpreter_can_be_named_in_the_environment(tmp_path: Path) -> None:
     [
         ("# settings\n\n[bench]\niteratons = 5\n", 4, "did you mean bench.iterations?"),
         ("iterations = 5\n", 1, "did you mean bench.iterations?"),
-        ('[bench]\nrounds = 3\niterations = "many"\n', 3, "must be an integer, not 'many'"),
-        ("bench.iterations = true\n", 1, "must be an integer, not True"),
+        ('[bench]\nrounds = 3\niterations = "many"\n', 3, "must be an integer or auto, not 'many'"),
+        ("bench.iterations = true\n", 1, "must be an integer or auto, not True"),
         ("[bench]\n\niterations = 0\n", 3, "must be at least 1, not 0"),
         ('bench = { rounds = "x" }\n', 1, "must be an integer, not 'x'"),
         ("nonsense = 1\n", 1, "accel config lists every setting"),
@@ -109,7 +109,7 @@ def test_a_table_of_ours_that_is_no_table_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("ACCEL_BENCH_ITERATIONS", "lots", "ACCEL_BENCH_ITERATIONS must be an integer, not 'lots'"),
+        ("ACCEL_BENCH_ITERATIONS", "lots", "ACCEL_BENCH_ITERATIONS must be an integer or auto, not 'lots'"),
         ("ACCEL_OFFLINE", "maybe", "ACCEL_OFFLINE must be true or false, not 'maybe'"),
         ("ACCEL_BENCH_ITERATION", "5", "did you mean ACCEL_BENCH_ITERATIONS?"),
     ],
@@ -118,6 +118,13 @@ def test_a_mistake_in_the_environment_names_the_variable(tmp_path: Path, name: s
     with pytest.raises(ConfigError) as caught:
         resolved(tmp_path, **{name: value})
     assert said in str(caught.value)
+
+
+def test_iterations_may_be_auto_wherever_they_are_set(tmp_path: Path) -> None:
+    assert resolved(tmp_path, ACCEL_BENCH_ITERATIONS="auto")["bench.iterations"] == "auto"
+    write(tmp_path, '[bench]\niterations = "auto"\nmax_rounds = 7\n')
+    assert (resolved(tmp_path)["bench.iterations"], resolved(tmp_path)["bench.max_rounds"]) == ("auto", 7)
+    assert resolved(tmp_path, {"bench.iterations": 600})["bench.iterations"] == 600
 
 
 def test_variables_of_other_programs_are_none_of_ours(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accel import device as devices
-from accel.api import bundles, outcome
+from accel.api import against_itself, bundles, outcome
 from accel.api.settings import resolve
 from accel.bench import report
 from accel.bench.coordinate import run_set
@@ -30,21 +30,24 @@ class Benched:
     Attributes:
         results: rows and samples, and the folder where they lie: results.jsonl, results.csv, samples.npz, table.md, settings.json.
         faults: the variants that have no good row.
+        notes: of an A/A set, the floor of each variant and of the machine.
         problem: what the command ends with: a failed gate, or something asked for that is missing; None if all is well.
     """
 
     results: ResultSet
     faults: tuple[outcome.Fault, ...]
     problem: AccelError | None
+    notes: tuple[str, ...] = ()
 
 
 def bench(
     bundle: Path | str = "resnet18",
-    runtime: str | Sequence[str] = "all",
+    runtime: str | Sequence[str] | None = None,
     *,
     warmup: int | None = None,
-    iterations: int | None = None,
+    iterations: int | str | None = None,
     rounds: int | None = None,
+    max_rounds: int | None = None,
     batch: int = 1,
     threads: int | None = None,
     l2: str = "hot",
@@ -54,6 +57,7 @@ def bench(
     out: Path | str | None = None,
     verify: bool = True,
     baseline: bool = True,
+    aa: bool = False,
     data: str | None = None,
     metric: str = "top1",
     max_drop: float | None = None,
@@ -66,14 +70,17 @@ def bench(
 
     Args:
         bundle: a folder `NAME.accel`, or a model's name in the engines folder; a shipped model is exported first if need be.
-        runtime: `all`, runtimes (`onnxruntime`: every precision that the bundle has) or variants (`onnxruntime:fp16`).
-        warmup, iterations, rounds, threads: None takes the setting, and that the plan of the device.
+        runtime: `all` (None), runtimes (`onnxruntime`: every precision that the bundle has) or variants (`onnxruntime:fp16`).
+        warmup, iterations, rounds, max_rounds, threads: None takes the setting, and that the plan of the device; `iterations` may be
+            `auto`.
         l2: `cold` fills the GPU's L2 cache with other data before every sample.
         idle_ms: also time calls after a sleep of so many milliseconds, what a service sees that is called now and then (`paced_us`).
         rebuild: give every run empty compile caches, so that each `build_s` is a cold build; it takes as much longer.
         out: where the set gets its folder.
         verify: False leaves unverified engines unverified, and marks them.
         baseline: whether `eager:fp32` runs beside what was named.
+        aa: run what was named against itself and nothing beside it, to learn the A/A floor of the machine (`accel.api.against_itself`);
+            `rounds` are then 20 or a larger even number.
         data, metric, max_drop, min_top1: as `accel.verify` takes them.
         trusted: run code of a bundle that somebody else exported.
         command: what was typed, for the record.
@@ -81,29 +88,37 @@ def bench(
     Raises:
         UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run.
     """
-    names = [runtime] if isinstance(runtime, str) else list(runtime)
-    typed = {"bench.warmup": warmup, "bench.iterations": iterations, "bench.rounds": rounds, "bench.threads": threads, "device": device}
+    if aa:
+        rounds = max_rounds = against_itself.count_rounds(runtime, rounds, max_rounds)
+    names = [runtime] if isinstance(runtime, str) else ["all"] if runtime is None else list(runtime)
+    counts = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "max_rounds": max_rounds, "threads": threads}
+    typed = {**{f"bench.{name}": value for name, value in counts.items()}, "device": device}
     gates = {"verify.data": data, "verify.max_drop": max_drop, "verify.min_top1": min_top1}
     settings = resolve({**typed, **gates, "results_dir": None if out is None else str(out)})
     chosen = devices.parse(settings["device"])
-    opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress)
-    variants = bundles.choose(opened, names, chosen, baseline=baseline, trusted=trusted)
     plan = MeasurementPlan.default(
         chosen,
-        **{name: settings[f"bench.{name}"] for name in ("warmup", "iterations", "rounds", "threads")},
+        **{name: settings[f"bench.{name}"] for name in counts},
         batch=batch,
         l2=l2,
         idle_ms=idle_ms,
         rebuild=rebuild,
         seed=settings["seed"],
+        name=against_itself.PLAN_NAME if aa else None,
     )
+    opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress)
+    variants = bundles.choose(opened, names, chosen, baseline=baseline and not aa, trusted=trusted)
     record = bench_settings(settings, metric=metric, command=command)
     results = run_set(opened, variants, plan, chosen, Path(settings["results_dir"]), record, verify=verify, progress=progress)
     settings.save(results.folder)
     write_text(results.folder / TABLE, report.render([results], "markdown"))
     faults = dict.fromkeys(_fault(row) for row in results.rows if row["verdict"] != OK)
     unexpected = [fault for fault in faults if verify or fault.verdict != "UNVERIFIED"]
-    return Benched(results, tuple(faults), outcome.error_of(unexpected, names))
+    problem = outcome.error_of(unexpected, names)
+    if not aa:
+        return Benched(results, tuple(faults), problem)
+    notes, mistrusted = against_itself.conclude(results)
+    return Benched(results, tuple(faults), mistrusted or problem, notes)
 
 
 def bench_settings(settings: Settings, *, metric: str, command: str) -> BenchSettings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from accel.bench import fail_if as gates
 from accel.bench import pairing
 from accel.bench.columns import LATENCY_KINDS
-from accel.bench.comparison import Judged, aa_floor, default_floor, estimate, judge
+from accel.bench.comparison import Judged, estimate, judge, largest_floor
+from accel.bench.floors import percent
 from accel.bench.pairing import Key, Pair, Side
 from accel.bench.results import read_rows
 from accel.errors import AccelError, GateError, UnknownName, UsageError
@@ -55,8 +55,8 @@ def compare(
         kind: one of LATENCY_KINDS.
         baseline: the variant that the others of a set are compared with; `eager:fp32` if None.
         across_machines: compare although machine, driver or inputs differ, and say what does.
-        aa: results with at least ten pairs of rounds of a variant, from which the A/A floor is taken; else the `aa_floor_pct` on
-            record, else 1.96 · 1 % / √rounds.
+        aa: what `accel bench --aa` wrote: the floor is taken from it; else it is the `aa_floor_pct` on record, which a set has where
+            such a set ran before on its machine, else 1.96 · 1 % / √rounds.
 
     Raises:
         UsageError: a malformed limit, files that are not there, nothing in common, or measurements that must not be compared.
@@ -71,8 +71,8 @@ def compare(
     notes += _unpaired(pairs)
     pairs = sorted((pair for pair in pairs if pair.rounds), key=lambda pair: "→" in pair.precisions)
     notes += [f"differs: {line}" for line in pairing.demand_comparable(pairs, across_machines)]
-    measured = None if aa is None else pairing.aa_log_ratios(read_rows(Path(aa)), kind)
-    floors = [_floor(pair, measured) for pair in pairs]
+    measured = None if aa is None else list(pairing.aa_log_ratios(read_rows(Path(aa)), kind).values())
+    floors = [pair.floor if measured is None else largest_floor(measured, len(pair.rounds)) for pair in pairs]
     judged = judge([estimate(pair.log_ratios() or []) for pair in pairs], floors)
     rows = tuple(_row(pair, found, kind) for pair, found in zip(pairs, judged, strict=True))
     crossed = [text for limit in limits for text in [*lost, *(limit.failure(pair) for pair in pairs)] if text]
@@ -118,14 +118,6 @@ def _demand_any(pairs: Sequence[Pair], notes: Sequence[str], what: str) -> None:
         )
 
 
-def _floor(pair: Pair, measured: Sequence[float] | None) -> float:
-    rounds = len(pair.rounds)
-    if measured is not None:
-        return aa_floor(measured, rounds)
-    recorded = [run["aa_floor_pct"] for side in (pair.a, pair.b) for run in side.runs.values() if run["aa_floor_pct"] is not None]
-    return math.log1p(max(recorded) / 100) if recorded else default_floor(rounds)
-
-
 def _row(pair: Pair, found: Judged, kind: str) -> dict[str, Any]:
     first, second = (next(iter(side.runs.values())) for side in (pair.a, pair.b))
     item = found.estimate
@@ -141,7 +133,7 @@ def _row(pair: Pair, found: Judged, kind: str) -> dict[str, Any]:
         "ratio_lo": item.lo,
         "ratio_hi": item.hi,
         "p_holm": found.p_holm,
-        "floor_pct": 100 * math.expm1(found.floor),
+        "floor_pct": percent(found.floor),
         "verdict": found.verdict,
         "flags": " ".join(pair.flags),
         "differs": pair.differences(),

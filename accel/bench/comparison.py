@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -138,12 +138,22 @@ def aa_floor(log_ratios: Sequence[float], rounds: int, seed: int = 0) -> float:
     if len(log_ratios) < FEWEST_AA_PAIRS:
         raise UsageError(
             f"an A/A floor needs at least {FEWEST_AA_PAIRS} pairs of runs of the same variant; {len(log_ratios)} were given",
-            remedy=f"accel bench BUNDLE --runtime VARIANT --no-baseline --rounds {2 * FEWEST_AA_PAIRS}",
+            remedy="accel bench BUNDLE --runtime VARIANT --aa",
         )
     draw = np.random.default_rng(seed)
     either = np.concatenate([np.asarray(log_ratios), -np.asarray(log_ratios)])
     drawn = either[draw.integers(0, len(either), size=(rounds, _RESAMPLES))]
     return float(np.quantile(np.abs(drawn.mean(axis=0)), 0.95))
+
+
+def largest_floor(variants: Collection[Sequence[float]], rounds: int) -> float:
+    """The A/A floor of a machine: the largest over the variants that were run against themselves often enough.
+
+    Raises:
+        UsageError: none was.
+    """
+    enough = [ratios for ratios in variants if len(ratios) >= FEWEST_AA_PAIRS]
+    return max(aa_floor(ratios, rounds) for ratios in enough or [max(variants, key=len, default=())])
 
 
 def _verdict(item: Estimate, p: float | None, least: float) -> str:

@@ -11,27 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from accel import device as devices
 from accel import locking
-from accel.bench import checking, flags
+from accel.bench import checking, flags, floors, stability
 from accel.bench.candidates import Failure, Job
 from accel.bench.clock import utc_now
 from accel.bench.environment import snapshot
-from accel.bench.launch import ARRAYS, Launcher, spawn
-from accel.bench.plan import MeasurementPlan, order
-from accel.bench.results import JSONL, SET, ResultSet, Row, read_rows
+from accel.bench.launch import Launcher, spawn
+from accel.bench.plan import MeasurementPlan
+from accel.bench.results import JSONL, SET, ResultSet, read_rows
+from accel.bench.rounds import Rounds
 from accel.bench.rows import RowMaker
 from accel.bench.settings import BenchSettings
 from accel.bench.telemetry import Telemetry
-from accel.bench.verification import Verification, verify_variants
+from accel.bench.verification import verify_variants
 from accel.engines import Bundle
-from accel.errors import AccelError, MissingError
+from accel.errors import MissingError
 from accel.files import cache_dir
 from accel.optional import require
 from accel.progress import Progress, silent
-from accel.types import Array, Variant
+from accel.types import Variant
 
 
 def run_set(
@@ -50,7 +49,8 @@ def run_set(
 
     The set gets a folder of its own in `out_folder`, `MODEL-DEVICE-TIME`. If one there holds the same set unfinished (same bundle,
     variants, plan, device), it is continued: what is on record is not run again. One set runs on a device at a time; a second waits.
-    A variant that cannot run, or whose worker fails, gets a row that says why, and the others go on.
+    A variant that cannot run, or whose worker fails, gets a row that says why, and the others go on. What the runs of a variant say
+    together (`stability`), and the machine's A/A floor for so many, is written into their rows when all have ended.
 
     Args:
         verify: False times unverified engines and marks their rows.
@@ -66,6 +66,7 @@ def run_set(
     threads = plan.threads if plan.threads is not None or device == "cpu" else 1
     with locking.held(device_lock(device), f"a benchmark on {device}"):
         result = open_set(bundle, variants, plan, device, Path(out_folder), settings)
+        known = floors.read(floors.Machine.of(result.description["environment"]))
         job = Job(bundle, device, plan.batch, threads, settings, result.folder / "work", launch)
         verifications = {str(item.candidate.variant): item for item in verify_variants(job, variants, progress, verify=verify)}
         machine = snapshot(device)
@@ -77,8 +78,9 @@ def run_set(
         maker = RowMaker(job, plan, result.description["set_id"], machine, checked["floors_us"])
         _record_not_run(result, maker, verifications.values())
         with Telemetry(machine["gpu_uuid"]) as telemetry:
-            _run_rounds(result, maker, verifications, telemetry, progress)
+            Rounds(result, maker, verifications, telemetry, progress).run()
             result.describe(environment={**result.description["environment"], "nvml": telemetry.describe()})
+        result.replace(floors.filled(stability.judged(result.rows), known))
         result.describe(state="finished", finished_utc=utc_now())
         shutil.rmtree(job.folder, ignore_errors=True)
     return result
@@ -159,36 +161,3 @@ def _record_not_run(result: ResultSet, maker: RowMaker, verifications: Any) -> N
     for item in verifications:
         if not item.runnable and str(item.candidate.variant) not in recorded:
             result.append([maker.not_run(item)], {})
-
-
-def _run_rounds(
-    result: ResultSet, maker: RowMaker, verifications: dict[str, Verification], telemetry: Telemetry, progress: Progress
-) -> None:
-    runnable = [name for name, item in verifications.items() if item.runnable]
-    total, done = len(runnable) * maker.plan.rounds, 0
-    recorded = result.recorded()
-    for round_index in range(maker.plan.rounds):
-        for order_index, name in enumerate(order(runnable, round_index, maker.plan.seed)):
-            if (name, round_index) not in recorded:
-                progress(f"bench {maker.job.bundle.name} {name}", done, total)
-                first = next((row for row in result.rows if row["latency_kind"] is not None), None)
-                result.append(*_run_once(maker, verifications[name], round_index, order_index, telemetry, first))
-            done += 1
-    if total:
-        progress(f"bench {maker.job.bundle.name}", done, total)
-
-
-def _run_once(
-    maker: RowMaker, verification: Verification, round_index: int, order_index: int, telemetry: Telemetry, first: Row | None
-) -> tuple[list[Row], dict[str, Array]]:
-    job, candidate = maker.job, verification.candidate
-    request = job.request("measure", candidate.variant, plan=maker.plan.to_dict())
-    try:
-        with telemetry.watching() as watch:
-            answer = job.launch(request, candidate.python, job.folder, silent)
-    except AccelError as error:
-        failed = dataclasses.replace(verification, failure=Failure.of(error))
-        return [maker.failed(failed, round_index, order_index)], {}
-    with np.load(job.folder / ARRAYS, allow_pickle=False) as arrays:
-        samples = {kind: arrays[kind] for kind in arrays.files}
-    return maker.measured(verification, round_index, order_index, answer, samples, watch, first)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from accel.bench import stability
 from accel.bench.columns import VERDICTS
+from accel.bench.comparison import default_floor
 from accel.bench.flags import clocks_differ
 from accel.bench.results import Row
 from accel.errors import CorruptArtifact, UsageError
@@ -18,6 +19,9 @@ MUST_AGREE = ("gpu_name", "driver", "cpu_model", "input_sha256", "batch", "l2_mo
 
 Key = tuple[str, str]
 """Model and variant."""
+MEASURED = ("OK", "UNVERIFIED")
+"""Verdicts of runs that may be held against runs of the same variant: how right its answers are does not matter there."""
+
 Round = tuple[int, int]
 """Number of the set in its file, and the round."""
 
@@ -65,16 +69,25 @@ class Pair:
         apart = clocks_differ(self.a.middle("sm_clock_mean_mhz"), self.b.middle("sm_clock_mean_mhz"))
         return tuple(sorted(unsteady | ({"CLOCKS_DIFFER"} if apart else set())))
 
+    @property
+    def floor(self) -> float:
+        """The A/A floor as a log ratio: the largest on record (`aa_floor_pct`), else the default for so many rounds."""
+        recorded = [run["aa_floor_pct"] for side in (self.a, self.b) for run in side.runs.values() if run["aa_floor_pct"] is not None]
+        return math.log1p(max(recorded) / 100) if recorded else default_floor(len(self.rounds))
+
     def differences(self) -> list[str]:
         """What makes the two incomparable: `driver: 580.159 | 590.44`, the values of A and those of B."""
         seen = {name: (_values(self.a, name), _values(self.b, name)) for name in ("device", *MUST_AGREE)}
         return [f"{name}: {', '.join(a)} | {', '.join(b)}" for name, (a, b) in seen.items() if a != b]
 
 
-def sides(rows: Iterable[Row], kind: str) -> tuple[dict[Key, Side], dict[Key, str]]:
+def sides(rows: Iterable[Row], kind: str, verdicts: Collection[str] = ("OK",)) -> tuple[dict[Key, Side], dict[Key, str]]:
     """The variants of a file that may be compared, and why the others may not.
 
     A variant is left out whole if one of its rows is not OK: INVALID, UNVERIFIED, ERROR and so on never enter a ratio.
+
+    Args:
+        verdicts: what counts as OK.
 
     Raises:
         CorruptArtifact: a run is on record twice.
@@ -86,7 +99,7 @@ def sides(rows: Iterable[Row], kind: str) -> tuple[dict[Key, Side], dict[Key, st
         grouped.setdefault((item["model"], item["variant"]), []).append(item)
     good, left_out = {}, {}
     for key, group in grouped.items():
-        reason = _why_not(group, kind)
+        reason = _why_not(group, kind, verdicts)
         if reason:
             left_out[key] = reason
             continue
@@ -101,14 +114,17 @@ def sides(rows: Iterable[Row], kind: str) -> tuple[dict[Key, Side], dict[Key, st
     return good, left_out
 
 
-def aa_log_ratios(rows: Iterable[Row], kind: str) -> list[float]:
-    """ln(p50 of a run / p50 of the run of the same variant in the round before), each run used once, over all good variants."""
-    good, _ = sides(rows, kind)
-    found = []
-    for side in good.values():
-        medians = [side.runs[number]["p50_us"] for number in sorted(side.runs)]
-        found += [math.log(second / first) for first, second in zip(medians[::2], medians[1::2], strict=False)]
-    return found
+def aa_pairs(side: Side) -> list[tuple[Row, Row]]:
+    """The runs of a variant as pairs against itself: rounds 0 and 1 of a set, 2 and 3, and so on; a run without its partner is in none."""
+    runs = side.runs
+    return [(runs[number, at], runs[number, at + 1]) for number, at in sorted(runs) if at % 2 == 0 and (number, at + 1) in runs]
+
+
+def aa_log_ratios(rows: Iterable[Row], kind: str) -> dict[Key, list[float]]:
+    """ln(p50 of the later run / p50 of the earlier) of each pair of `aa_pairs`, for every variant that has one."""
+    good, _ = sides(rows, kind, MEASURED)
+    found = {key: [math.log(later["p50_us"] / earlier["p50_us"]) for earlier, later in aa_pairs(side)] for key, side in good.items()}
+    return {key: ratios for key, ratios in found.items() if ratios}
 
 
 def against_baseline(good: Mapping[Key, Side], left_out: Mapping[Key, str], baseline: str) -> list[Pair]:
@@ -149,9 +165,9 @@ def demand_comparable(pairs: Sequence[Pair], across_machines: bool) -> list[str]
     return found
 
 
-def _why_not(group: Sequence[Row], kind: str) -> str | None:
+def _why_not(group: Sequence[Row], kind: str, verdicts: Collection[str]) -> str | None:
     for item in group:
-        if item["verdict"] != "OK":
+        if item["verdict"] not in verdicts:
             return f"{item['verdict']}: {item['reason'] or VERDICTS.get(item['verdict'], 'no reason is on record')}"
     medians = [item["p50_us"] for item in group if item["latency_kind"] == kind]
     if not medians:

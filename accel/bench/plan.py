@@ -9,6 +9,11 @@ from typing import Any
 
 from accel.errors import UsageError
 
+AUTO = "auto"
+"""What is typed for `iterations` to have a set find its own number."""
+CHOICES = (500, 1000, 2000)
+"""The numbers of samples that an adaptive set takes: the first in round 0, then the one that `accel.bench.sampling` finds enough."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasurementPlan:
@@ -16,8 +21,10 @@ class MeasurementPlan:
 
     Attributes:
         warmup: calls thrown away before the first sample of a process.
-        iterations: samples of each latency kind in each run.
+        iterations: samples of each latency kind in each run; those of the first round if `adaptive`.
+        adaptive: from the second round on, the number of samples is one of CHOICES, found in the first.
         rounds: fresh processes per variant; a run is a round.
+        max_rounds: a variant whose runs disagree (UNSTABLE) gets further ones up to so many.
         block: samples between two garbage collections; `discard` calls after each are thrown away.
         inputs: distinct inputs that are rotated, prepared once.
         batch: samples per call.
@@ -40,6 +47,8 @@ class MeasurementPlan:
     l2: str = "hot"
     idle_ms: float | None = None
     rebuild: bool = False
+    adaptive: bool = False
+    max_rounds: int = 5
     name: str = "full plan"
 
     def __post_init__(self) -> None:
@@ -48,6 +57,9 @@ class MeasurementPlan:
         for field in ("warmup", "discard"):
             _at_least(field, getattr(self, field), 0)
         _at_least("inputs", self.inputs, 8)
+        if self.max_rounds < self.rounds:
+            asked = f"the plan asks for max_rounds = {self.max_rounds} and rounds = {self.rounds}"
+            raise UsageError(asked, remedy=f"--max-rounds {self.rounds} or more, or fewer --rounds")
         if self.threads is not None:
             _at_least("threads", self.threads, 1)
         if self.l2 not in ("hot", "cold"):
@@ -57,26 +69,40 @@ class MeasurementPlan:
 
     @classmethod
     def cpu_quick(cls, **changes: Any) -> MeasurementPlan:
-        """What a machine without a GPU gets by default: a few minutes instead of half an hour."""
-        return cls(**{"warmup": 20, "iterations": 200, "discard": 5, "name": "CPU quick plan", **changes})
+        """What a machine without a GPU gets by default: a few minutes instead of half an hour.
+
+        It adds no runs where a variant is UNSTABLE, as nearly all are on a busy CPU: the demo has a time limit.
+        """
+        return cls(**{"warmup": 20, "iterations": 200, "discard": 5, "max_rounds": 3, "name": "CPU quick plan", **changes})
 
     @classmethod
     def default(cls, device: str, **changes: Any) -> MeasurementPlan:
-        """The plan of `device` with what the user asked otherwise; a changed count makes it a "custom plan"."""
+        """The plan of `device` with what the user asked otherwise (None: nothing); a changed count makes it a "custom plan".
+
+        `iterations` may be AUTO. `rounds` alone raises `max_rounds` if need be, and a plan that adds no runs adds none to other rounds.
+        """
         base = cls.cpu_quick() if device == "cpu" else cls()
-        changed = {key: value for key, value in changes.items() if value is not None and value != getattr(base, key)}
-        name = "custom plan" if changed.keys() & {"warmup", "iterations", "rounds", "block", "discard", "inputs"} else base.name
+        asked = {key: value for key, value in changes.items() if value is not None}
+        if asked.get("iterations") == AUTO:
+            asked |= {"iterations": CHOICES[0], "adaptive": True}
+        if "rounds" in asked:
+            adds_runs = base.max_rounds > base.rounds
+            asked.setdefault("max_rounds", max(asked["rounds"], base.max_rounds) if adds_runs else asked["rounds"])
+        changed = {key: value for key, value in asked.items() if value != getattr(base, key)}
+        name = "custom plan" if changed.keys() & _COUNTS else base.name
         return dataclasses.replace(base, **{"name": name, **changed})
 
     def describe(self) -> str:
         """`CPU quick plan: warm-up 20, 200 iterations, 3 rounds`."""
         batch = f", batch {self.batch}" if self.batch != 1 else ""
+        iterations = f"{CHOICES[0]} to {CHOICES[-1]}" if self.adaptive else str(self.iterations)
         rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
+        rounds += f" (to {self.max_rounds} where UNSTABLE)" if self.max_rounds > self.rounds else ""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
         threads += ", L2 cold" if self.l2 == "cold" else ""
         threads += f", paced at {self.idle_ms:g} ms" if self.idle_ms else ""
         threads += ", every build cold" if self.rebuild else ""
-        return f"{self.name}: warm-up {self.warmup}, {self.iterations} iterations, {rounds}{batch}{threads}"
+        return f"{self.name}: warm-up {self.warmup}, {iterations} iterations, {rounds}{batch}{threads}"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -94,6 +120,9 @@ def order(variants: Sequence[str], round_index: int, seed: int) -> list[str]:
     shuffled = list(variants)
     random.Random(f"{seed}/{round_index // 2}").shuffle(shuffled)
     return shuffled[::-1] if round_index % 2 else shuffled
+
+
+_COUNTS = {"warmup", "iterations", "adaptive", "rounds", "max_rounds", "block", "discard", "inputs"}
 
 
 def _at_least(field: str, value: int, least: int) -> None:

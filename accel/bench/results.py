@@ -88,6 +88,12 @@ class ResultSet:
         self.rows.extend(added)
         write_text(self.folder / CSV, to_csv(self.rows))
 
+    def replace(self, rows: Iterable[Row]) -> None:
+        """Put `rows` in the place of all that was recorded: a process that is killed meanwhile leaves the old record or the new one."""
+        self.rows[:] = rows
+        write_text(self.folder / JSONL, to_jsonl(self.rows))
+        write_text(self.folder / CSV, to_csv(self.rows))
+
     def describe(self, **changes: Any) -> None:
         """Change the description and write it."""
         self.description.update(changes)
@@ -105,7 +111,7 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
         kept = stream.read()
         if kept and not kept.endswith(b"\n"):
             stream.truncate(kept.rfind(b"\n") + 1)
-        stream.write("".join(json.dumps(item, allow_nan=False) + "\n" for item in rows).encode())
+        stream.write(to_jsonl(rows).encode())
         stream.flush()
 
 
@@ -134,6 +140,11 @@ def read_rows(path: Path) -> list[Row]:
             )
         rows.append(upgraded(data))
     return rows
+
+
+def to_jsonl(rows: Iterable[Row]) -> str:
+    """A line of JSON for each row."""
+    return "".join(json.dumps(item, allow_nan=False) + "\n" for item in rows)
 
 
 def to_csv(rows: Iterable[Row]) -> str:

@@ -11,8 +11,12 @@ import numpy as np
 
 from accel.bench.flags import clocks_differ
 from accel.bench.results import Row
+from accel.bench.stability import NOISY, UNSTABLE
 from accel.bench.stats import percentiles
 from accel.types import Array
+
+HEADLINE = "host_us"
+"""The latency that a table is sorted by."""
 
 _SHOWN = ("mean_us", "std_us", "min_us", "p50_us", "p95_us", "p99_us", "max_us")
 
@@ -105,7 +109,7 @@ def lines(rows: Iterable[Row], samples: Mapping[str, Array]) -> list[Line]:
     models = list(dict.fromkeys(line.model for line in made))
 
     def place(line: Line) -> tuple[int, bool, float]:
-        host = line.latency.get("host_us")
+        host = line.latency.get(HEADLINE)
         return models.index(line.model), line.verdict != "OK", host.p50_us if host and host.p50_us is not None else float("inf")
 
     return sorted(made, key=place)
@@ -138,7 +142,7 @@ def _line(rows: Sequence[Row], samples: Mapping[str, Array]) -> Line:
 
     return Line(
         **{name: worst[name] for name in copied},
-        flags=tuple(sorted({flag for row in rows for flag in row["flags"] or ()})),
+        flags=tuple(sorted({flag for row in rows for flag in _flags(row)})),
         top1_reference=reference,
         drop=None if top1 is None or reference is None else round(reference - top1, 9),
         export_s=of_runs("export_s"),
@@ -152,6 +156,12 @@ def _line(rows: Sequence[Row], samples: Mapping[str, Array]) -> Line:
         rounds=len({row["round"] for row in rows if row["latency_kind"] is not None}),
         latency={kind: _latency([row for row in rows if row["latency_kind"] == kind], samples) for kind in kinds},
     )
+
+
+def _flags(row: Row) -> list[str]:
+    """Those of a row that mark its variant: whether the runs agree is judged for each latency kind, and a table says it of the headline."""
+    of_runs = () if row["latency_kind"] == HEADLINE else (NOISY, UNSTABLE)
+    return [flag for flag in row["flags"] or () if flag not in of_runs]
 
 
 def _latency(rows: Sequence[Row], samples: Mapping[str, Array]) -> Latency:

@@ -23,19 +23,30 @@ from accel.cli.options import (
     TrustedOption,
 )
 
+ITERATIONS_HELP = "Timed calls a round; 2000, on a CPU 200; auto: 500 to 2000."
+
+
+def count_or_auto(text: str) -> int | str:
+    """A positive number, or `auto`."""
+    if text != "auto" and not (text.isdecimal() and int(text)):
+        raise typer.BadParameter(f"{text!r} is neither a positive number nor auto")
+    return text if text == "auto" else int(text)
+
 
 def bench(
     bundle: BundleArgument = DEFAULT_MODEL,
     runtime: Annotated[list[str] | None, typer.Option("--runtime", metavar="V", help=VARIANTS_HELP)] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Untimed calls; 200, on a CPU 20.")] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Timed calls a round; 2000, on a CPU 200.")] = None,
+    iterations: Annotated[Any, typer.Option(parser=count_or_auto, metavar="N|auto", help=ITERATIONS_HELP)] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes a variant; 3.")] = None,
+    max_rounds: Annotated[int | None, typer.Option(min=1, help="At most, where they disagree; 5, on a CPU as --rounds.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Intra-op threads on a CPU.")] = None,
     l2: Annotated[str, typer.Option(metavar="hot|cold", help="Leave the GPU's L2 cache hot, or fill it before every call.")] = "hot",
     idle_ms: Annotated[float | None, typer.Option(metavar="MS", help="Also time calls after a sleep, as --idle-ms 33.")] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Empty compile caches for every run: each build is a cold one.")] = False,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify first what is not verified.")] = True,
     baseline: Annotated[bool, typer.Option("--baseline/--no-baseline", help="Run eager:fp32 beside what is named.")] = True,
+    aa: Annotated[bool, typer.Option("--aa", help="Run what is named against itself, 20 rounds, for the machine's A/A floor.")] = False,
     data: DataOption = None,
     metric: MetricOption = "top1",
     max_drop: MaxDropOption = None,
@@ -49,15 +60,16 @@ def bench(
 ) -> None:
     """Time every variant at batch 1, beside the accuracy of the same bytes."""
     from accel import api
-    from accel.cli.output import command_line, print_sets
+    from accel.cli.output import command_line, print_notes, print_sets
     from accel.cli.progress import drawn
 
-    plan: dict[str, Any] = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "threads": threads, "batch": batch}
-    plan |= {"l2": l2, "idle_ms": idle_ms, "rebuild": rebuild}
+    plan: dict[str, Any] = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "max_rounds": max_rounds}
+    plan |= {"threads": threads, "batch": batch, "l2": l2, "idle_ms": idle_ms, "rebuild": rebuild}
     gates: dict[str, Any] = {"verify": verify, "data": data, "metric": metric, "max_drop": max_drop, "min_top1": min_top1}
-    where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "command": command_line()}
+    where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "aa": aa, "command": command_line()}
     with drawn() as progress:
-        done = api.bench(bundle, runtime or "all", baseline=baseline, **plan, **gates, **where, progress=progress)
+        done = api.bench(bundle, runtime or None, baseline=baseline, **plan, **gates, **where, progress=progress)
     print_sets([done.results], format, export_csv)
+    print_notes(done.notes)
     if done.problem is not None:
         raise done.problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -25,18 +24,16 @@ def compare(
     kind: Annotated[str, typer.Option("--kind", metavar="KIND", help="host_us, device_us, span_us or e2e_us.")] = "host_us",
     baseline: Annotated[str | None, typer.Option("--baseline", metavar="V", help="Within one set; eager:fp32.")] = None,
     across_machines: Annotated[bool, typer.Option("--across-machines", help="Compare what was not measured in one place.")] = False,
-    aa: Annotated[Path | None, typer.Option("--aa", metavar="FILE", help="Rounds of one variant: what chance alone does.")] = None,
+    aa: Annotated[Path | None, typer.Option("--aa", metavar="FILE", help="What `accel bench --aa` wrote: what chance alone does.")] = None,
     format: FormatOption = Format.table,
     export_csv: CsvOption = None,
 ) -> None:
     """Say which variant is faster, paired over rounds, with intervals; fail a CI on --fail-if."""
     from accel import api
-    from accel.cli.output import print_rows
+    from accel.cli.output import print_notes, print_rows
 
     found = api.compare(a, b, fail_if=fail_if or (), kind=kind, baseline=baseline, across_machines=across_machines, aa=aa)
     print_rows(found.rows, COLUMNS, format, export_csv)
-    sys.stdout.flush()
-    for note in found.notes:
-        print(f"accel: {note}", file=sys.stderr)
+    print_notes(found.notes)
     if found.problem is not None:
         raise found.problem

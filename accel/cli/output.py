@@ -49,6 +49,13 @@ def print_sets(sets: Sequence[ResultSet], format: Format, csv_file: Path | None 
         write_text(csv_file, report.rows_csv(sets))
 
 
+def print_notes(notes: Sequence[str]) -> None:
+    """Print what is no data on stderr, after what is."""
+    sys.stdout.flush()
+    for note in notes:
+        print(f"accel: {note}", file=sys.stderr)
+
+
 def command_line() -> str:
     """What was typed, with the program's name without its folder."""
     return shlex.join(["accel", *sys.argv[1:]])

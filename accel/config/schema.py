@@ -8,6 +8,7 @@ from typing import Any
 from accel.errors import ConfigError
 
 KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "path": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
+_EXPECTED = {"str": "a string", "path": "a path", "int": "an integer", "float": "a number", "bool": "true or false"}
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -19,6 +20,7 @@ class Setting:
         kind: a key of KINDS; a `path` of a file is relative to that file.
         default: None means "left to what the setting controls", as a recipe's own learning rate.
         minimum: of a number, inclusive.
+        words: what may stand in the place of a number.
     """
 
     key: str
@@ -26,6 +28,7 @@ class Setting:
     default: Any
     help: str
     minimum: float | None = None
+    words: tuple[str, ...] = ()
 
     def check(self, value: Any, where: str) -> Any:
         """`value` if it is of the kind and in range; `where` begins the error's sentence.
@@ -33,6 +36,8 @@ class Setting:
         Raises:
             ConfigError: names `where`, what was expected and what was found.
         """
+        if isinstance(value, str) and value in self.words:
+            return value
         # bool is an int in Python, but `iterations = true` is a mistake.
         right = isinstance(value, KINDS[self.kind]) and (self.kind == "bool" or not isinstance(value, bool))
         if not right:
@@ -45,7 +50,9 @@ class Setting:
         """Read the text of an environment variable; raises ConfigError as `check` does."""
         value: Any = text
         try:
-            if self.kind == "bool":
+            if text in self.words:
+                pass
+            elif self.kind == "bool":
                 value = _parse_bool(text)
             elif self.kind in ("int", "float"):
                 value = KINDS[self.kind][0](text)
@@ -55,7 +62,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        return {"str": "a string", "path": "a path", "int": "an integer", "float": "a number", "bool": "true or false"}[self.kind]
+        return " or ".join([_EXPECTED[self.kind], *self.words])
 
 
 def _parse_bool(text: str) -> bool:
@@ -85,8 +92,16 @@ SCHEMA: tuple[Setting, ...] = (
     Setting("verify.max_drop", "float", 0.5, "points of top-1 that a variant may lose against the reference", minimum=0),
     Setting("verify.min_top1", "float", None, "lowest top-1 in percent; unset: 85 for CIFAR-10, none otherwise", minimum=0),
     Setting("bench.warmup", "int", None, "untimed calls before each measurement; unset: 200, on a CPU 20", minimum=0),
-    Setting("bench.iterations", "int", None, "timed calls a variant, round and latency; unset: 2000, on a CPU 200", minimum=1),
+    Setting(
+        "bench.iterations",
+        "int",
+        None,
+        "timed calls a variant, round and latency; unset: 2000, on a CPU 200; auto: 500 to 2000, found in the first round",
+        minimum=1,
+        words=("auto",),
+    ),
     Setting("bench.rounds", "int", None, "fresh processes a variant; unset: 3", minimum=1),
+    Setting("bench.max_rounds", "int", None, "fresh processes a variant whose rounds disagree; unset: 5, on a CPU no more", minimum=1),
     Setting("bench.threads", "int", None, "intra-op threads on a CPU; unset: the runtime's default", minimum=1),
 )
 

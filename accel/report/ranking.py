@@ -80,11 +80,10 @@ def baseline(section: Section) -> Line | None:
 def _judged(good: Mapping[pairing.Key, pairing.Side], winner: Line, others: Sequence[Line]) -> dict[str, comparison.Judged | None]:
     """The winner against each of the others, judged together as `accel compare` does; None for one that shares no round with it."""
     ours = good[winner.model, winner.variant]
-    ratios = {line.variant: pairing.Pair(good[line.model, line.variant], ours).log_ratios() for line in others}
-    paired = {name: found for name, found in ratios.items() if found}
-    floors = [comparison.default_floor(len(found)) for found in paired.values()]
-    judged = comparison.judge([comparison.estimate(found) for found in paired.values()], floors)
-    return {**dict.fromkeys(ratios), **dict(zip(paired, judged, strict=True))}
+    pairs = {line.variant: pairing.Pair(good[line.model, line.variant], ours) for line in others}
+    paired = {name: found for name, pair in pairs.items() if (found := pair.log_ratios())}
+    judged = comparison.judge([comparison.estimate(found) for found in paired.values()], [pairs[name].floor for name in paired])
+    return {**dict.fromkeys(pairs), **dict(zip(paired, judged, strict=True))}
 
 
 def _against(winner: Line, other: Line, judged: comparison.Judged | None) -> Comparison:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Script:
         self.noise: dict[str, float] = {}
         self.fail: dict[tuple[str, str], BaseException] = {}
         self.launched: list[tuple[str, str, str]] = []
+        self.pace({})
 
     def launch(self, request: dict[str, Any], python: str, folder: Path, progress: Any) -> dict[str, Any]:
         """A Launcher that stays in the process."""
@@ -45,11 +47,23 @@ class Script:
         self.launched.append((*key, python))
         if key in self.fail:
             raise self.fail[key]
+        if request["mode"] == "measure":
+            self._next_run(request["variant"])
         folder.mkdir(parents=True, exist_ok=True)
         reply, arrays = worker.answer(request, progress, self.clock)
         if arrays:
             np.savez(folder / "arrays.npz", **arrays)
         return reply
+
+    def pace(self, runs: Mapping[str, Sequence[Iterable[float]]]) -> None:
+        """Give each run of a variant its own call times (µs, again and again); the last are those of every run after."""
+        self._runs, self._begun = runs, collections.Counter[str]()
+
+    def _next_run(self, variant: str) -> None:
+        if variant in self._runs:
+            runs = self._runs[variant]
+            self.call_us = itertools.cycle(runs[min(self._begun[variant], len(runs) - 1)])
+            self._begun[variant] += 1
 
     def count(self, mode: str) -> int:
         return sum(launched[0] == mode for launched in self.launched)

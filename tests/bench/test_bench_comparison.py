@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from accel.bench.comparison import LEAST_EFFECT, Estimate, aa_floor, default_floor, estimate, holm, judge
+from accel.bench.comparison import LEAST_EFFECT, Estimate, aa_floor, default_floor, estimate, holm, judge, largest_floor
 from accel.errors import UsageError
 
 
@@ -100,6 +100,16 @@ def test_the_sign_of_an_aa_pair_means_nothing():
     # Whichever run came first was 1 % slower in all ten pairs: over four rounds |mean| is 0, 0.5 or, once in eight, 1 %.
     assert aa_floor([0.01] * 10, 4) == pytest.approx(0.01)
     assert aa_floor([0.01] * 10, 1) == pytest.approx(0.01)
+
+
+def test_the_floor_of_a_machine_is_the_largest_of_its_variants():
+    quiet, loud, short = [0.001] * 10, [0.02] * 10, [0.5] * 9
+
+    assert largest_floor([quiet, loud, short], 1) == pytest.approx(0.02)
+    with pytest.raises(UsageError, match="9 were given"):
+        largest_floor([short, short[:3]], 1)
+    with pytest.raises(UsageError, match="0 were given"):
+        largest_floor([], 1)
 
 
 def test_too_few_aa_pairs_are_refused():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from accel.bench.comparison import default_floor
 from accel.bench.pairing import Pair, aa_log_ratios, against_baseline, demand_comparable, same_variants, sides
 from accel.bench.results import row
 from accel.errors import CorruptArtifact, UsageError
@@ -126,6 +127,40 @@ def test_runs_that_do_not_agree_are_flagged_on_either_side():
     assert Pair(*good(runs("a:fp32", [100, 103]), runs("b:fp32", [100, 107])).values()).flags == ("NOISY", "UNSTABLE")
 
 
-def test_consecutive_rounds_of_one_variant_are_aa_pairs():
-    found = aa_log_ratios([*runs("a:fp32", [100, 101, 100, 99, 100]), *runs("b:fp32", [10, 20])], "host_us")
-    assert found == pytest.approx([math.log(1.01), math.log(0.99), math.log(2)])
+def test_rounds_that_one_side_has_beyond_the_other_change_no_ratio():
+    base, other = runs("a:fp32", [100, 110, 120]), runs("b:fp32", [50, 55, 60])
+    further = runs("b:fp32", [50, 55, 60, 90, 10])
+
+    plain, extended = Pair(*good(base, other).values()), Pair(*good(base, further).values())
+
+    assert extended.log_ratios() == plain.log_ratios() == pytest.approx([math.log(0.5)] * 3)
+    assert extended.rounds == plain.rounds
+
+
+def test_rounds_0_and_1_of_a_variant_are_an_aa_pair_and_so_on():
+    rows = [
+        *runs("a:fp32", [100, 101, 100, 99, 100]),
+        *runs("a:fp32", [50, 51], set_id="t"),
+        *runs("b:fp32", [10, 20]),
+        *runs("c:fp32", [1]),
+    ]
+
+    found = aa_log_ratios(rows, "host_us")
+
+    # The fifth run of the first set has no partner, and takes none from the next set.
+    assert list(found) == [("tiny", "a:fp32"), ("tiny", "b:fp32")]
+    assert found["tiny", "a:fp32"] == pytest.approx([math.log(1.01), math.log(0.99), math.log(1.02)])
+    assert found["tiny", "b:fp32"] == pytest.approx([math.log(2)])
+
+
+def test_an_aa_pair_needs_no_known_accuracy_but_runs_that_count():
+    assert aa_log_ratios(runs("a:fp32", [1, 1], verdict="UNVERIFIED"), "host_us") == {("tiny", "a:fp32"): [0]}
+    assert aa_log_ratios(runs("a:fp32", [1, 1], verdict="INVALID"), "host_us") == {}
+
+
+def test_the_floor_of_a_pair_is_the_largest_on_record_else_the_default():
+    def floor(a, b):
+        return Pair(*good(runs("a:fp32", [1, 1, 1], aa_floor_pct=a), runs("b:fp32", [1, 1, 1], aa_floor_pct=b)).values()).floor
+
+    assert floor(2.0, 3.0) == floor(3.0, None) == pytest.approx(math.log(1.03))
+    assert floor(None, None) == default_floor(3)

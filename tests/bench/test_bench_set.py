@@ -536,7 +536,7 @@ def test_a_plan_that_rebuilds_has_a_cold_build_in_every_round_and_says_so(bench,
     rows = bench(EAGER, plan=dataclasses.replace(PLAN, rebuild=True)).rows
 
     assert {(row["round"], row["build_s"], row["build_warm_s"]) for row in rows} == {(0, 2.0, None), (1, 2.0, None)}
-    assert rows[0]["plan"] == "test plan: warm-up 2, 12 iterations, 2 rounds, every build cold"
+    assert rows[0]["plan"] == "test plan: warm-up 2, 12 iterations, 2 rounds (to 5 where UNSTABLE), every build cold"
 
 
 def test_the_memory_of_the_worker_is_on_record(bench, monkeypatch):

@@ -101,8 +101,8 @@ EVERY_OPTION = {
     "--flavor rtx --compute-capability 8.6 --workspace 1G --optimization-level 2 --timing-cache off --version-compatible "
     "--hardware-compatible --tactic-sources jit-convolutions --builds 2 --allow-mixed --min-batch 1 --opt-batch 2 --max-batch 4",
     "verify": "b --variant v --data d --metric m --max-drop 1 --min-top1 2 --batch 4 --device cpu --trusted --force",
-    "bench": "b --runtime r --warmup 1 --iterations 2 --rounds 3 --batch 4 --threads 5 --l2 cold --idle-ms 3 --device cpu --out o "
-    "--no-verify --rebuild --no-baseline --data d --metric m --max-drop 1 --min-top1 2 --trusted",
+    "bench": "b --runtime r --warmup 1 --iterations 2 --rounds 3 --max-rounds 4 --batch 4 --threads 5 --l2 cold --idle-ms 3 "
+    "--device cpu --out o --aa --no-verify --rebuild --no-baseline --data d --metric m --max-drop 1 --min-top1 2 --trusted",
 }
 
 
@@ -126,6 +126,22 @@ def test_every_option_reaches_the_api(command: str, accel_cli: Cli, monkeypatch:
     if command == "export":
         options, fresh = vars(seen["options"]), vars(type(seen["options"])())
         assert [name for name, value in options.items() if value == fresh[name]] == []
+
+
+def test_iterations_are_a_number_or_auto(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel import api
+    from accel.errors import UsageError
+
+    seen: list[Any] = []
+
+    def record(*_: Any, **named: Any) -> None:
+        seen.append(named["iterations"])
+        raise UsageError("recorded")
+
+    monkeypatch.setitem(api.__dict__, "bench", record)
+    for typed in (("--iterations", "auto"), ("--iterations", "600"), ()):
+        assert accel_cli("bench", "b", *typed).code == 2
+    assert seen == ["auto", 600, None]
 
 
 def test_data_status_lists_every_split(accel_cli: Cli) -> None:
