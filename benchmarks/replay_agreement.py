@@ -32,7 +32,7 @@ from accel.runtimes.torch_arrays import as_tensor
 from accel.types import Variant
 from accel.verify.opened import OpenEngine, open_engine
 
-LIMIT, ROUNDS, CALLS, SAMPLES, INPUTS = 0.02, 9, 200, 11, 8
+LIMIT, ROUNDS, CALLS, SAMPLES, INPUTS = 0.02, 5, 100, 5, 8
 
 
 def main() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def test_a_compiled_engine_is_kept_for_the_device_that_it_was_compiled_for(
     compiled_for = iter([{"device": "cuda"}, *[{"device": "cpu"}] * 4])
 
     def compile(program: object, package_path: str, inductor_configs: object) -> None:
-        Path(package_path).write_bytes(b"compiled")
+        with zipfile.ZipFile(package_path, "w") as archive:
+            archive.writestr("model/wrapper.so", b"needs libstdc++.so.6")
 
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", compile)
     monkeypatch.setattr(parity, "run", lambda source, golden: {"status": "passed", "reason": ""})

@@ -17,11 +17,11 @@ from accel.bench.passes import HoldingGate, event_floor, is_elsewhere, work_afte
 from accel.bench.stats import percentile
 
 LENGTHS_US = tuple(float(value) for value in np.geomspace(50, 10_000, 12))
-R_SQUARED, OFFSET_US, UNSYNCED, TAIL = 0.9999, 5.0, 0.10, 0.02
+R_SQUARED, OFFSET_US, OFFSET_SHARE, UNSYNCED, TAIL = 0.9999, 5.0, 0.001, 0.10, 0.02
 SHORT_US, MANY, FEW, LONGER = 100.0, 970, 30, 3.0
 PAIR_US, SLOWER_BY, RUN, ROUNDS = 1000.0, 1.03, 60, 3
 FLOOR_CALLS = 1000
-OFFSET_TURNS = 15
+OFFSET_TURNS = 25
 
 
 class Rig(Protocol):
@@ -138,7 +138,10 @@ def linear(rig: Rig) -> Check:
 def constant_offset(rig: Rig, seed: int) -> Check:
     """The host's clock and the events differ by a constant, whatever the length.
 
-    Every length is visited once a turn, in a new order each, so that what changes slowly meets all of them alike.
+    Every length is visited once a turn, in a new order each, so that what changes slowly meets all of them alike. The least disturbed
+    tenth of the visits is judged: who waits 10 ms on a virtual machine is interrupted more often than who waits 50 µs, and that adds to
+    some calls; a wait that sleeps, or events that bracket something else, add to every one. A thousandth of the length is allowed where
+    that is more than OFFSET_US: two clocks need not run equally fast, and no latency is read better.
     """
     chance = np.random.default_rng(seed)
     differences: dict[float, list[int]] = {length: [] for length in LENGTHS_US}
@@ -146,14 +149,19 @@ def constant_offset(rig: Rig, seed: int) -> Check:
         for length in chance.permutation(LENGTHS_US):
             host, span = host_and_span_ns(rig, float(length))
             differences[float(length)].append(host - span)
-    medians = {length: float(np.median(found)) / 1e3 for length, found in differences.items()}
-    least, most = min(medians, key=lambda length: medians[length]), max(medians, key=lambda length: medians[length])
-    apart = medians[most] - medians[least]
+    offsets = {length: float(np.percentile(found, 10)) / 1e3 for length, found in differences.items()}
+    least = min(offsets.values())
+    worst = max(offsets, key=lambda length: (offsets[length] - least) / allowed_offset_us(length))
     said = (
-        f"host less events varies by {apart:.2f} µs over all lengths, at most {OFFSET_US:g} "
-        f"({medians[least]:.2f} µs at {least / 1e3:.3g} ms, {medians[most]:.2f} at {most / 1e3:.3g})"
+        f"host less events is {least:.2f} µs and varies by {offsets[worst] - least:.2f} at {worst / 1e3:.3g} ms, "
+        f"at most {allowed_offset_us(worst):g}"
     )
-    return Check("offset", apart <= OFFSET_US, said, {f"{length:.0f} us": round(value, 3) for length, value in medians.items()})
+    passed = offsets[worst] - least <= allowed_offset_us(worst)
+    return Check("offset", passed, said, {f"{length:.0f} us": round(value, 3) for length, value in offsets.items()})
+
+
+def allowed_offset_us(length: float) -> float:
+    return max(OFFSET_US, OFFSET_SHARE * length)
 
 
 def needs_sync(rig: Rig) -> Check:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from accel.engines import arithmetic, processor
@@ -26,6 +29,9 @@ COMPUTE_OPS = frozenset(
 _NO_COMPILER = ("InvalidCxxCompiler", "CppCompileError", "CUDACompileError", "FileNotFoundError")
 """Classes of errors by which Inductor says that a compiler is missing or failed; some are torch's own, and move between versions."""
 
+_SHARED_CXX = (b"libstdc++.so", b"libc++.so")
+"""How a library's table of what it needs names the C++ standard library."""
+
 
 def export(request: ExportRequest) -> EngineEntry:
     """Compile the module for `request.device` and write `model.pt2`; raises as `exporters.export` does.
@@ -33,7 +39,8 @@ def export(request: ExportRequest) -> EngineEntry:
     FP32 is compiled in IEEE arithmetic: Inductor's own kernels keep the choice between that and TF32 that they were compiled with.
 
     Raises:
-        RuntimeUnavailable: there is no working C++ compiler, or none that finds what a GPU's code needs.
+        RuntimeUnavailable: there is no working C++ compiler, or none that finds what a GPU's code needs, or one whose code could not be
+            loaded beside torch.
     """
     torch = require("torch", extra="train")
     inductor = require("torch._inductor", extra="train")
@@ -52,6 +59,7 @@ def export(request: ExportRequest) -> EngineEntry:
                 if (compiler := _compiler_error(error)) is not None:
                     raise compiler from error
                 raise
+            demand_shared_library(path)
     toolchain = {"exporter": "torch._inductor.aoti_compile_and_package", "torch": torch.__version__}
     return describe(
         FORMAT,
@@ -103,6 +111,29 @@ def prove(program: Any, precision: str) -> dict[str, Any]:
     if wrong:
         raise PrecisionError(f"{precision} was asked for; the exported program has {' and '.join(wrong)}")
     return {"weights": dict(weights), "compute": dict(compute)}
+
+
+def demand_shared_library(package: Path) -> None:
+    """Refuse a package whose library brings a C++ standard library of its own.
+
+    Beside torch's, of another version, its facets of `std::locale` are taken for others: on an H200, where CXX was a GCC that links
+    libstdc++ statically, every process that loaded such a package died in a `std::regex` of the generated code.
+
+    Raises:
+        RuntimeUnavailable: naming the compiler.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with zipfile.ZipFile(package) as archive:
+        libraries = [name for name in archive.namelist() if name.endswith(".so")]
+        alone = [name for name in libraries if not any(shared in archive.read(name) for shared in _SHARED_CXX)]
+    if alone:
+        builder = require("torch._inductor.cpp_builder", extra="train")
+        raise RuntimeUnavailable(
+            f"{builder.get_cpp_compiler()} put a C++ standard library of its own into the engine; beside torch's, it can crash the "
+            "process that loads it",
+            remedy="name a compiler that links libstdc++ dynamically, as CXX=/usr/bin/g++ accel export MODEL --to aoti",
+        )
 
 
 def _dynamic_shapes(torch: Any, request: ExportRequest) -> tuple[Mapping[int, Any], ...] | None:

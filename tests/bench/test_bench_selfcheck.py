@@ -103,3 +103,24 @@ def test_an_interval_that_misses_the_truth_fails() -> None:
         return verdict, ratio + 0.01, ratio + 0.02
 
     assert failed(SimulatedRig(), wrong) == ["compare"]
+
+
+class Interrupted(SimulatedRig):
+    """A virtual machine: now and then a long wait ends late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = 0
+
+    def _wait_until(self, moment_ns: int) -> None:
+        self.waits += moment_ns - self.clock.now_ns() > 1_000_000
+        super()._wait_until(moment_ns + (30_000 if self.waits % 3 else 0))
+
+
+def test_an_interruption_of_some_long_waits_is_no_fault_of_the_harness() -> None:
+    assert "offset" not in failed(Interrupted())
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(50.0, 5.0), (5000.0, 5.0), (10_000.0, 10.0)])
+def test_a_thousandth_of_a_long_wait_is_allowed(length: float, allowed: float) -> None:
+    assert selfcheck.allowed_offset_us(length) == pytest.approx(allowed)

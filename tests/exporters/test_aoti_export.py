@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,28 @@ def test_a_package_of_any_batch_is_compiled_loaded_and_right(tmp_path: Path) -> 
         runtime.close()
 
 
+STATIC = """#!/bin/sh
+case " $* " in *" -shared "*) exec {compiler} "$@" -static-libstdc++;; esac
+exec {compiler} "$@"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF only")
+def test_a_library_with_its_own_c_plus_plus_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "g++"  # Inductor knows a compiler by its name
+    compiler.write_text(STATIC.format(compiler=shutil.which("g++")))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(compiler)))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    with pytest.raises(RuntimeUnavailable, match="put a C\\+\\+ standard library of its own into the engine") as caught:
+        exporters.export("aoti", request_of(tmp_path / "out"))
+    assert str(compiler) in caught.value.message
+    assert "CXX=/usr/bin/g++" in str(caught.value.remedy)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_what_is_handed_to_the_compiler_is_folded_cast_and_compiled_in_ieee(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -69,7 +93,8 @@ def test_what_is_handed_to_the_compiler_is_folded_cast_and_compiled_in_ieee(
     def compile(program: Any, package_path: str, inductor_configs: dict[str, Any]) -> None:
         seen.update(settings=inductor_configs, matmul=torch.backends.cuda.matmul.fp32_precision)
         seen["operators"] = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-        Path(package_path).write_bytes(b"compiled")
+        with zipfile.ZipFile(package_path, "w") as archive:
+            archive.writestr("model/wrapper.so", b"needs libstdc++.so.6")
 
     fake_compiler(monkeypatch, compile)
     before = torch.backends.cuda.matmul.fp32_precision
