@@ -104,7 +104,7 @@ FLAGS = {
     ),
     "NOT_WARM": Rule("the latency had not settled when the warm-up ended", "ask for a longer --warmup"),
     "INPUT_DEPENDENT": Rule(
-        "one input over and over differs from rotated ones by over 2 %", "measure with inputs like those of the service"
+        "one input over and over takes the GPU over 2 % more or less than inputs in turn", "measure with inputs like those of the service"
     ),
     "SW_POWER_CAP": Rule("the power limit held the clocks down", "none if the service has the same limit; else bench at that limit"),
     "SW_THERMAL": Rule("the driver held the clocks down because of the temperature", "let the GPU cool, or improve its cooling"),

@@ -74,11 +74,10 @@ class Subject:
     arrays: Sequence[Mapping[str, Array]]
 
 
-def host(subject: Subject, instruments: Instruments, *, only: int | None = None, idle_s: float = 0.0) -> Take:
-    """`host_us`; always input number `only` if that is given; after a sleep of `idle_s` it is `paced_us`."""
+def host(subject: Subject, instruments: Instruments, *, idle_s: float = 0.0) -> Take:
+    """`host_us`; after a sleep of `idle_s` it is `paced_us`."""
     now, pause, synchronize = instruments.clock.now_ns, instruments.clock.sleep, instruments.synchronize
-    enqueue, stream = subject.engine.runtime.enqueue, subject.engine.stream
-    bindings = subject.bindings if only is None else [subject.bindings[only]]
+    enqueue, stream, bindings = subject.engine.runtime.enqueue, subject.engine.stream, subject.bindings
     count, cool = len(bindings), _cooler(subject, instruments)
 
     def take(samples: Array, offset: int) -> None:

@@ -17,7 +17,7 @@ from accel.bench.passes import HoldingGate, event_floor, is_elsewhere, work_afte
 from accel.bench.stats import percentile
 
 LENGTHS_US = tuple(float(value) for value in np.geomspace(50, 10_000, 12))
-R_SQUARED, OFFSET_US, OFFSET_SHARE, UNSYNCED, TAIL = 0.9999, 5.0, 0.001, 0.10, 0.02
+R_SQUARED, OFFSET_US, OFFSET_SHARE, UNSYNCED, TAIL = 0.9999, 5.0, 0.005, 0.10, 0.02
 SHORT_US, MANY, FEW, LONGER = 100.0, 970, 30, 3.0
 PAIR_US, SLOWER_BY, RUN, ROUNDS = 1000.0, 1.03, 60, 3
 FLOOR_CALLS = 1000
@@ -140,8 +140,8 @@ def constant_offset(rig: Rig, seed: int) -> Check:
 
     Every length is visited once a turn, in a new order each, so that what changes slowly meets all of them alike. The least disturbed
     tenth of the visits is judged: who waits 10 ms on a virtual machine is interrupted more often than who waits 50 µs, and that adds to
-    some calls; a wait that sleeps, or events that bracket something else, add to every one. A thousandth of the length is allowed where
-    that is more than OFFSET_US: two clocks need not run equally fast, and no latency is read better.
+    some calls; a wait that sleeps, or events that bracket something else, add to every one. OFFSET_SHARE of the length is allowed where
+    that is more than OFFSET_US: half of the smallest difference that any verdict is given for.
     """
     chance = np.random.default_rng(seed)
     differences: dict[float, list[int]] = {length: [] for length in LENGTHS_US}

@@ -121,6 +121,6 @@ def test_an_interruption_of_some_long_waits_is_no_fault_of_the_harness() -> None
     assert "offset" not in failed(Interrupted())
 
 
-@pytest.mark.parametrize(("length", "allowed"), [(50.0, 5.0), (5000.0, 5.0), (10_000.0, 10.0)])
-def test_a_thousandth_of_a_long_wait_is_allowed(length: float, allowed: float) -> None:
+@pytest.mark.parametrize(("length", "allowed"), [(50.0, 5.0), (1000.0, 5.0), (10_000.0, 50.0)])
+def test_half_a_percent_of_a_long_wait_is_allowed(length: float, allowed: float) -> None:
     assert selfcheck.allowed_offset_us(length) == pytest.approx(allowed)
