@@ -90,7 +90,7 @@ FLAGS = {
         f"the middle half of the samples spans over {MOST_IQR_PCT:.0f} % of the median", "close other programs; look at the ECDF"
     ),
     "DRIFT": Rule(
-        f"the last third of the samples differs from the first by over {MOST_DRIFT_PCT:.0f} %", "let the GPU settle; bench again"
+        f"the last third of the samples differs from the first by over {MOST_DRIFT_PCT:.0f} %", "let the machine settle; bench again"
     ),
     "AUTOCORR": Rule(
         f"successive samples are correlated (over {AUTOCORRELATED}): fewer are independent than were taken",

@@ -225,7 +225,7 @@ COLUMNS: dict[str, Cell] = {
 
 _ALWAYS = ("variant", "verdict")
 _LEAST_FIRST = (
-    *("e2e p99", "host std", "host max", "host min", "export s", "load s", "warm build s", "p", "device × floor", "build s", "host mean"),
+    *("warm build s", "export s", "load s", "e2e p99", "host std", "host max", "host min", "p", "device × floor", "build s", "host mean"),
     *("MB", "spread", "host × floor", "flips", "host p99", "device p50", "e2e p50", "Δ", "host p95"),
 )
 """What a narrow terminal loses, the least important first."""

@@ -127,7 +127,7 @@ def test_120_columns_hold_what_matters(cpu):
 def test_a_column_that_does_not_fit_is_named(cpu):
     printed = render(cpu, "table", width=80)
 
-    assert "left out to fit 80 columns: e2e p99, host std, host max, host min" in printed
+    assert "left out to fit 80 columns: warm build s, e2e p99, host std, host max, host min" in printed
     assert "device p50" not in printed
 
 
