@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ def versions() -> dict[str, str]:
     """Distribution → version of what is installed here, without importing any of it."""
     found = {name: version_of(*candidates) for name, candidates in _DISTRIBUTIONS.items()}
     return {name: version for name, version in found.items() if version}
+
+
+def cudnn() -> str | None:
+    """The cuDNN that this process uses, as `9.10.2`: torch's where torch is loaded, else the installed wheel's; None without either."""
+    torch = sys.modules.get("torch")
+    number = torch.backends.cudnn.version() if torch is not None else None
+    if number is None:
+        return version_of("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
+    # 8.9.7 is 8907, 9.10.2 is 91002.
+    major, rest = divmod(number, 10_000 if number >= 90_000 else 1_000)
+    return f"{major}.{rest // 100}.{rest % 100}"
 
 
 def cpu_model() -> str | None:

@@ -117,7 +117,7 @@ def selfcheck(request: Request, progress: Progress, clock: Clock) -> Reply:
 def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
     from accel import device
     from accel.bench import inputs as rotation
-    from accel.bench.environment import cpu_affinity, load1, peak_resident_mib, versions
+    from accel.bench.environment import cpu_affinity, cudnn, load1, peak_resident_mib, versions
     from accel.bench.measure import first_call
     from accel.bench.measure import measure as run_passes
     from accel.bench.passes import Instruments
@@ -137,12 +137,14 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         opened = clock.now_ns()
         called = first_call(engine, batches[0], clock, device.synchronize)
         resident = peak_resident_mib()
-        instruments = Instruments(clock, device.synchronize)
+        instruments, sync_mode = Instruments(clock, device.synchronize), None
         if engine.stream is not None:
             from accel.bench.clock import EventTimer
 
             flush = device.L2Flush(source.device, engine.stream) if plan.l2 == "cold" else None
-            instruments = dataclasses.replace(instruments, timer=EventTimer(engine.stream), gate=device.Gate(engine.stream), flush=flush)
+            gate, whole = device.Gate(engine.stream), functools.partial(device.synchronize_device, source.device)
+            instruments = Instruments(clock, device.synchronize, EventTimer(engine.stream), gate, synchronize_device=whole, flush=flush)
+            sync_mode = "spin" if device.spins(source.device) else "as another library chose"
         result = run_passes(engine, batches, plan, instruments)
         facts = dict(engine.runtime.facts)
         shape = [list(spec.shape) for spec in engine.runtime.inputs]
@@ -161,6 +163,8 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         "blocks": result.blocks,
         "input_sha256": rotation.input_sha256(golden, *draw),
         "input_shape": shape[0] if len(shape) == 1 else shape,
+        "sync_mode": sync_mode,
+        "cudnn": None if engine.stream is None else cudnn(),
         "load1": load_before,
         "cpu_affinity": cpu_affinity(),
         "versions": versions(),

@@ -32,6 +32,8 @@ ANSWER = {
     "timed_ns": [0, 0],
     "input_sha256": "abc",
     "input_shape": [1, 3, 4, 4],
+    "sync_mode": "spin",
+    "cudnn": "9.10.2",
     "load1": 0.1,
     "cpu_affinity": "0-1",
     "versions": {},
