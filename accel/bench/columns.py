@@ -35,6 +35,8 @@ each run empty caches. `host_mem_peak_mib` is the most memory that the worker he
 
 ADDED = (
     "variant",
+    "p50_corrected_us",
+    "preprocess_us",
     "device",
     "metric",
     "reason",
@@ -48,7 +50,11 @@ ADDED = (
     "versions_json",
     "command",
 )
-"""What a row needs to be read alone: which variant, why its verdict, and the machine, versions and command that made it."""
+"""What a row needs to be read alone: which variant, why its verdict, and the machine, versions and command that made it.
+
+`p50_corrected_us` is `p50_us` less `event_floor_us`, what events read around nothing; None for the host's clock. `preprocess_us` is the
+median time of the bundle's own preprocessing of a batch of images on the host, which no latency contains; None for a model that takes none.
+"""
 
 COLUMNS = STANDARD + ADDED
 

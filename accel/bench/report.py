@@ -12,7 +12,7 @@ from accel.bench import columns
 from accel.bench.flags import FLAGS
 from accel.bench.results import ResultSet, Row
 from accel.bench.stats import ENOUGH
-from accel.bench.summary import Latency, Line, lines
+from accel.bench.summary import DIAGNOSTICS, Latency, Line, lines
 from accel.errors import UnknownName
 from accel.optional import require
 
@@ -107,7 +107,11 @@ def table(results: Sequence[ResultSet], width: int) -> RenderableType:
         if hidden:
             parts.append(Text(f"left out to fit {width} columns: {', '.join(hidden)} (see --format csv)", style="dim"))
     parts += [Text(remark) for remark in remarks(found)]
-    parts += [Text(""), Text(UNITS, style="dim"), *(Text(line, style="dim") for line in header(results))]
+    parts += [
+        Text(""),
+        Text(" ".join([f"{UNITS}.", *insufficient(found)]), style="dim"),
+        *(Text(line, style="dim") for line in header(results)),
+    ]
     return Group(*parts)
 
 
@@ -117,6 +121,13 @@ UNITS = (
     "latencies in µs over all rounds; host = call + synchronize, device = GPU alone, e2e = host array to host array; "
     "spread = largest / smallest p50 of a round; build = compile, warm up, capture (warm: with the caches of an earlier run)"
 )
+
+
+def insufficient(found: Sequence[Line]) -> list[str]:
+    """What `n<662` means, where a line has it: fewer samples are insufficient for that percentile."""
+    kinds = [latency for line in found for kind, latency in line.latency.items() if kind not in DIAGNOSTICS]
+    lacking = [percent for percent in sorted(ENOUGH) if any(getattr(latency, f"p{percent}_us") is None for latency in kinds)]
+    return [f"n<{ENOUGH[percent]} = insufficient n for a p{percent}." for percent in lacking]
 
 
 def fitting(group: Sequence[Line], width: int) -> tuple[list[tuple[str, Cell]], list[str]]:
@@ -189,6 +200,10 @@ def _verdict(line: Line) -> str:
     return line.verdict + ("*" if (set(line.flags) & FLAGS.keys()) - {line.verdict} else "")
 
 
+def _preprocess(line: Line) -> str | None:
+    return None if line.preprocess_us is None else f"{line.preprocess_us:.1f}"
+
+
 def _top1(line: Line) -> str | None:
     if line.metric == "parity":
         return "n/a"
@@ -211,9 +226,12 @@ COLUMNS: dict[str, Cell] = {
     "host × floor": _times_floor("host_us"),
     "spread": _spread,
     "device p50": _us("device_us", "p50_us"),
+    "device p50 corrected": _us("device_us", "p50_corrected_us"),
     "device × floor": _times_floor("device_us"),
     "e2e p50": _us("e2e_us", "p50_us"),
     "e2e p99": _us("e2e_us", "p99_us"),
+    "paced p50": _us("paced_us", "p50_us"),
+    "preprocess": _preprocess,
     "MB": lambda line: None if line.size_mb is None else f"{line.size_mb:.1f}",
     "export s": _seconds("export_s"),
     "load s": _seconds("load_s"),
@@ -225,8 +243,22 @@ COLUMNS: dict[str, Cell] = {
 
 _ALWAYS = ("variant", "verdict")
 _LEAST_FIRST = (
-    *("warm build s", "export s", "load s", "e2e p99", "host std", "host max", "host min", "p", "device × floor", "build s", "host mean"),
-    *("MB", "spread", "host × floor", "flips", "host p99", "device p50", "e2e p50", "Δ", "host p95"),
+    *(
+        "device p50 corrected",
+        "preprocess",
+        "warm build s",
+        "export s",
+        "load s",
+        "e2e p99",
+        "host std",
+        "host max",
+        "host min",
+        "p",
+        "device × floor",
+        "build s",
+        "host mean",
+    ),
+    *("MB", "spread", "host × floor", "flips", "host p99", "device p50", "e2e p50", "paced p50", "Δ", "host p95"),
 )
 """What a narrow terminal loses, the least important first."""
 
@@ -267,7 +299,7 @@ def _markdown_text(results: Sequence[ResultSet], width: int) -> str:
         out.append("|" + "|".join(":--" if name in _ALWAYS else "--:" for name, _ in shown) + "|")
         out += ["| " + " | ".join(cell(line) or "-" for _, cell in shown) + " |" for line in group] + [""]
     out += [f"* {remark.replace('|', '/')}" for remark in remarks(found)]
-    return "\n".join([*out, "", UNITS, "", *(f"* {line}" for line in header(results))]) + "\n"
+    return "\n".join([*out, "", " ".join([f"{UNITS}.", *insufficient(found)]), "", *(f"* {line}" for line in header(results))]) + "\n"
 
 
 FORMATS: dict[str, Callable[[Sequence[ResultSet], int], str]] = {

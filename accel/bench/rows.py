@@ -14,7 +14,7 @@ from accel.bench.columns import LATENCY_KINDS
 from accel.bench.launch import Answer
 from accel.bench.plan import MeasurementPlan
 from accel.bench.results import SAMPLES, Row, row
-from accel.bench.stats import summarise
+from accel.bench.stats import corrected, summarise
 from accel.bench.telemetry import Watch
 from accel.bench.verification import Verification
 from accel.types import Array
@@ -95,6 +95,7 @@ class RowMaker:
             "sync_mode": answer["sync_mode"],
             "cudnn": answer["cudnn"],
             "load1": answer["load1"],
+            "preprocess_us": answer["preprocess_us"],
             "warmup_n": answer["warmup_n"],
             "cpu_affinity": answer["cpu_affinity"],
             "python": answer["python"],
@@ -110,6 +111,7 @@ class RowMaker:
             wall = round(answer["wall_s"][kind], 4)
             place = {"latency_kind": kind, "blocks": answer["blocks"], "timed_wall_s": wall, "raw_path": f"{SAMPLES}#{key}"}
             place["event_floor_us"] = answer["event_floor_us"].get(kind)
+            place["p50_corrected_us"] = corrected(statistics["p50_us"], place["event_floor_us"])
             place["launch_floor_us"] = self.floors_us.get(_FLOOR.get(kind, ""))
             made = row(**{**common, **statistics, **place})
             rows.append(made | {"flags": _flags(made, answer, watch)})

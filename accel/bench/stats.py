@@ -88,6 +88,11 @@ def percentiles(samples_ns: Array) -> Percentiles:
     )
 
 
+def corrected(value_us: float | None, event_floor_us: float | None) -> float | None:
+    """What CUDA events read, less what they read around nothing; None where no events were read. The raw value stays beside it."""
+    return None if value_us is None or event_floor_us is None else max(value_us - event_floor_us, 0.0)
+
+
 def summarise(samples_ns: Array) -> Statistics:
     """Summarise the samples (nanoseconds, integers, at least one) of one pass of one run, in the order in which they were taken.
 

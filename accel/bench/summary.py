@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from accel.bench.columns import LATENCY_KINDS
 from accel.bench.flags import clocks_differ
 from accel.bench.results import Row
 from accel.bench.stability import NOISY, UNSTABLE
-from accel.bench.stats import percentiles
+from accel.bench.stats import corrected, percentiles
 from accel.types import Array
 
 HEADLINE = "host_us"
 """The latency that a table is sorted by."""
+
+DIAGNOSTICS = ("span_us", "enqueue_us", "replay_us")
+"""Latency kinds that no table ranks by."""
 
 _SHOWN = ("mean_us", "std_us", "min_us", "p50_us", "p95_us", "p99_us", "max_us")
 
@@ -29,6 +33,7 @@ class Latency:
         n: samples over all rounds.
         pooled: whether the statistics are those of all rounds' samples together; else the median of the rounds' own.
         spread: the largest p50 of a round over the smallest.
+        event_floor_us: what a pair of CUDA events reads around nothing, median of the rounds; None for the host's clock.
         launch_floor_us: what a CUDA graph of one empty kernel takes by the same clock; None on a CPU, and for a latency without one.
     """
 
@@ -43,6 +48,12 @@ class Latency:
     spread: float
     pooled: bool
     launch_floor_us: float | None = None
+    event_floor_us: float | None = None
+
+    @property
+    def p50_corrected_us(self) -> float | None:
+        """The median less the floor of the events."""
+        return corrected(self.p50_us, self.event_floor_us)
 
     @property
     def times_floor(self) -> float | None:
@@ -56,6 +67,7 @@ class Line:
 
     Attributes:
         load_s, build_s, build_warm_s, first_call_ms, host_mem_peak_mib, mem_peak_mib: the largest of the runs (see `columns.STANDARD`).
+        preprocess_us: of a batch of images, on the host, in no latency; the median of the runs.
         build_min_s: the quickest cold build; below `build_s` where a plan rebuilds in every run.
     """
 
@@ -82,17 +94,22 @@ class Line:
     first_call_ms: float | None
     host_mem_peak_mib: float | None
     mem_peak_mib: float | None
+    preprocess_us: float | None
     rounds: int
     latency: Mapping[str, Latency]
 
     def to_dict(self) -> dict[str, Any]:
-        """Flat: `host_p50_us`, `device_p95_us`, …, `host_spread`, `host_launch_floor_us` and `host_times_floor`."""
+        """Flat: `host_p50_us`, `device_p95_us`, …, `host_spread`, `host_launch_floor_us`, `host_times_floor`, `device_p50_corrected_us`.
+
+        Of the diagnostics the median alone: `span_p50_us`, `enqueue_p50_us`, `replay_p50_us`.
+        """
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "latency"}
         data["flags"] = list(self.flags)
-        shown = ("n", *_SHOWN, "spread", "launch_floor_us", "times_floor")
-        for kind in ("host_us", "device_us", "e2e_us"):
+        shown = ("n", *_SHOWN, "spread", "launch_floor_us", "times_floor", "p50_corrected_us")
+        for kind in LATENCY_KINDS:
             latency, short = self.latency.get(kind), kind.removesuffix("_us")
-            data.update({f"{short}_{name}": getattr(latency, name) if latency else None for name in shown})
+            names = ("p50_us",) if kind in DIAGNOSTICS else shown
+            data.update({f"{short}_{name}": getattr(latency, name) if latency else None for name in names})
         return data
 
 
@@ -153,6 +170,7 @@ def _line(rows: Sequence[Row], samples: Mapping[str, Array]) -> Line:
         first_call_ms=of_runs("first_call_ms"),
         host_mem_peak_mib=of_runs("host_mem_peak_mib"),
         mem_peak_mib=of_runs("mem_peak_mib"),
+        preprocess_us=of_runs("preprocess_us", statistics.median),
         rounds=len({row["round"] for row in rows if row["latency_kind"] is not None}),
         latency={kind: _latency([row for row in rows if row["latency_kind"] == kind], samples) for kind in kinds},
     )
@@ -168,10 +186,12 @@ def _latency(rows: Sequence[Row], samples: Mapping[str, Array]) -> Latency:
     medians = [row["p50_us"] for row in rows]
     spread = max(medians) / min(medians) if min(medians) > 0 else float("nan")
     floor = next((row["launch_floor_us"] for row in rows if row["launch_floor_us"] is not None), None)
+    floors = [row["event_floor_us"] for row in rows if row["event_floor_us"] is not None]
+    measured: dict[str, Any] = {"spread": spread, "launch_floor_us": floor, "event_floor_us": statistics.median(floors) if floors else None}
     keys = [str(row["raw_path"]).partition("#")[2] for row in rows]
     if all(key in samples for key in keys):
         pooled = percentiles(np.concatenate([samples[key].astype(np.int64) for key in keys]))
-        return Latency(**dataclasses.asdict(pooled), spread=spread, pooled=True, launch_floor_us=floor)
+        return Latency(**dataclasses.asdict(pooled), pooled=True, **measured)
     values = {name: [row[name] for row in rows if row[name] is not None] for name in _SHOWN}
-    middle = {name: statistics.median(found) if found else None for name, found in values.items()}
-    return Latency(n=sum(row["n"] for row in rows), **middle, spread=spread, pooled=False, launch_floor_us=floor)
+    middle: dict[str, Any] = {name: statistics.median(found) if found else None for name, found in values.items()}
+    return Latency(n=sum(row["n"] for row in rows), **middle, pooled=False, **measured)

@@ -18,7 +18,6 @@ Needs numpy and the variant's runtime, nothing else: it may run in an environmen
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import faulthandler
 import functools
 import gc
@@ -118,9 +117,10 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
     from accel import device
     from accel.bench import inputs as rotation
     from accel.bench.environment import cpu_affinity, cudnn, load1, peak_resident_mib, versions
-    from accel.bench.measure import first_call
+    from accel.bench.measure import first_call, preprocessing_ns
     from accel.bench.measure import measure as run_passes
     from accel.bench.passes import Instruments
+    from accel.verify.data import preparation
     from accel.verify.opened import open_engine
 
     bundle, source = _resolve(request)
@@ -149,6 +149,8 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         facts = dict(engine.runtime.facts)
         shape = [list(spec.shape) for spec in engine.runtime.inputs]
         instruments.close()
+    preprocess = preparation(bundle)
+    preparing = None if preprocess is None or golden.images is None else preprocessing_ns(preprocess, golden.images, plan.batch, clock)
     found = {
         "facts": facts,
         "load_s": request.get("started_s", 0.0) + (loaded[0] - began) / 1e9 if loaded else None,
@@ -158,6 +160,7 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         "flags": list(result.flags),
         "timed_ns": list(result.timed_ns),
         "warmup_n": result.warmup_n,
+        "preprocess_us": None if preparing is None else preparing / 1e3,
         "event_floor_us": {kind: floor / 1e3 for kind, floor in result.event_floor_ns.items()},
         "wall_s": result.wall_s,
         "blocks": result.blocks,

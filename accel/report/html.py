@@ -54,7 +54,7 @@ def page(sections: Sequence[Section]) -> str:
     environment.filters["tight"] = tight
     shown = [_shown(section, f"set{number}") for number, section in enumerate(sections, start=1)]
     title = "accel: " + ", ".join(dict.fromkeys(section.model for section in sections))
-    text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown, units=tables.UNITS)
+    text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown, units=tables.units(sections))
     return text.rstrip() + "\n"
 
 

@@ -34,7 +34,7 @@ def body(section: Section) -> str:
         who = ", ".join(code(variant) for variant in item.variants)
         mended = f"; to mend it: {escaped(item.remedy)}" if item.remedy else ""
         out.append(f"* {escaped(item.flag)} ({who})" + (f": {escaped(item.meaning)}" if item.meaning else "") + mended)
-    out += [*([""] if out[-1] else []), tables.UNITS, ""]
+    out += [*([""] if out[-1] else []), escaped(tables.units([section])), ""]
     out += _ledger(section)
     out += [f"* {name}: {escaped(text)}" for name, text in about.environment(section).items()]
     command = about.command(section)

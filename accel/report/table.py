@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from accel.bench import columns
-from accel.bench.report import COLUMNS
+from accel.bench.report import COLUMNS, insufficient
 from accel.bench.summary import Line
 from accel.report.sections import Section
 
-NUMBERS = ("top-1 %", "flips", "host p50", "host p95", "host p99", "host × floor", "device p50", "device × floor", "e2e p50", "MB")
+NUMBERS = (
+    "top-1 %",
+    "flips",
+    "host p50",
+    "host p95",
+    "host p99",
+    "host × floor",
+    "device p50",
+    "device × floor",
+    "e2e p50",
+    "paced p50",
+    "MB",
+)
 INTERVAL = "95 % interval"
 ABSENT = "–"
 UNITS = "Latencies in µs over all rounds; host = call + synchronize, device = GPU alone, e2e = host array to host array. Only OK rows rank."
@@ -32,6 +45,11 @@ def headings(section: Section) -> list[str]:
     if "host p50" in shown and any(interval(section, line) for line in section.lines):
         shown.insert(shown.index("host p50") + 1, INTERVAL)
     return shown
+
+
+def units(sections: Sequence[Section]) -> str:
+    """UNITS, and what stands in the place of a percentile that some variant has too few samples for."""
+    return " ".join([UNITS, *insufficient([line for section in sections for line in section.lines])])
 
 
 def table(section: Section) -> list[TableLine]:

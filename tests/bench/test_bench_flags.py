@@ -33,6 +33,7 @@ ANSWER = {
     "input_sha256": "abc",
     "input_shape": [1, 3, 4, 4],
     "sync_mode": "spin",
+    "preprocess_us": 12.5,
     "cudnn": "9.10.2",
     "load1": 0.1,
     "cpu_affinity": "0-1",
@@ -99,6 +100,19 @@ def test_each_refusal_fires_on_its_case_alone_and_changes_nothing_else_in_the_ro
 def test_every_refusal_of_a_run_has_its_case():
     # The two left are found before anything is timed.
     assert {case.partition(" ")[0] for case in RUNS} | {"CORRECTNESS", "SELF_CHECK"} == REFUSALS.keys()
+
+
+def test_what_events_read_is_on_record_raw_and_corrected(bundle, tmp_path):
+    maker = RowMaker(Job(bundle, "cuda:0", 1, 1, BenchSettings(), tmp_path, launch=lambda *_: {}), MeasurementPlan(), "set", MACHINE)
+    answer = {**ANSWER, "facts": FACTS, "wall_s": {"host_us": 1.0, "device_us": 1.0}, "event_floor_us": {"device_us": 1.5}}
+    samples = {"host_us": np.full(200, 100_000), "device_us": np.full(200, 90_000)}
+
+    rows, _ = maker.measured(
+        Verification(Candidate(Variant("eager", "fp32"), "/python", "1.0", "x")), 0, 0, answer, samples, watched(), None
+    )
+
+    found = {row["latency_kind"]: [row[name] for name in ("p50_us", "event_floor_us", "p50_corrected_us")] for row in rows}
+    assert found == {"host_us": [100, None, None], "device_us": [90, 1.5, 88.5]}
 
 
 def test_a_clean_run_has_neither_flag_nor_refusal(measured):

@@ -9,7 +9,7 @@ import pytest
 
 from accel.bench import inputs as rotation
 from accel.bench import passes
-from accel.bench.measure import ENQUEUE_BLOCKED, FOREIGN_STREAM, INPUT_DEPENDENT, first_call, measure
+from accel.bench.measure import ENQUEUE_BLOCKED, FOREIGN_STREAM, INPUT_DEPENDENT, first_call, measure, preprocessing_ns
 from accel.bench.passes import Instruments
 from accel.bench.plan import MeasurementPlan
 from accel.bench.warming import NOT_WARM, agree, preheat, warm_up
@@ -92,6 +92,18 @@ def test_the_wall_time_of_a_pass_counts_its_discarded_calls(script, engine, batc
     assert result.wall_s["host_us"] == pytest.approx((20 + 3 * 2) * 100e-6)
 
 
+def test_preprocessing_is_timed_over_batches_of_images_in_turn(script):
+    images, given = np.arange(16, dtype=np.uint8).reshape(16, 1, 1, 1), []
+
+    def preprocess(batch):
+        given.append(batch.ravel().tolist())
+        script.clock.advance_us(900 if len(given) <= 20 else 30)
+        return batch
+
+    assert preprocessing_ns(preprocess, images, 3, script.clock) == 30_000
+    assert (len(given), given[20], given[25]) == (220, [0, 1, 2], [15, 0, 1])
+
+
 def test_inputs_are_rotated(script, engine, batches):
     seen = []
     enqueue = engine.runtime.enqueue
@@ -141,13 +153,14 @@ def test_the_gate_is_opened_when_the_call_fails(script, engine, batches):
 
 
 def test_no_garbage_is_collected_while_timing_and_the_collector_comes_back(script, engine, batches):
-    enabled = []
+    enabled, frozen = [], []
     enqueue = engine.runtime.enqueue
-    engine.runtime.enqueue = lambda binding: (enabled.append(gc.isenabled()), enqueue(binding))
+    engine.runtime.enqueue = lambda binding: (enabled.append(gc.isenabled()), frozen.append(gc.get_freeze_count()), enqueue(binding))
 
     measure(engine, batches, PLAN, instruments(script))
 
     assert not any(enabled[PLAN.warmup :])
+    assert all(frozen[PLAN.warmup : PLAN.warmup + 20 + 3 * 2])
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from accel.bench.columns import LATENCY_KINDS
 from accel.bench.flags import FLAGS
 from accel.bench.report import fitting, header, remarks, render, rows_csv, summary
 from accel.bench.results import ResultSet, row, write_samples
@@ -36,7 +37,7 @@ def result_set(tmp_path, variants: dict[str, dict], samples: int = 250) -> Resul
     rows, raw = [], {}
     for name, given in variants.items():
         values = {"verdict": "OK", "top1": 95.2, "top1_reference": 95.22, "n_flips": 3, "mcnemar_p": 0.625, **given}
-        kinds = {kind: values.pop(kind) for kind in ("host_us", "device_us", "e2e_us") if kind in values}
+        kinds = {kind: values.pop(kind) for kind in LATENCY_KINDS if kind in values}
         common = {**MACHINE, "variant": name, "runtime": name.partition(":")[0], **values}
         if not kinds:
             rows.append(row(**common))
@@ -263,6 +264,51 @@ def test_too_few_samples_for_a_tail_are_said(tmp_path):
 
     assert "n<662" in printed
     assert "n<130" not in printed
+    assert " ".join(printed.split()).count("n<662 = insufficient n for a p99.") == 1
+
+
+@pytest.mark.parametrize(("samples", "lacking"), [(221, []), (220, [99]), (43, [95, 99])])
+def test_p99_under_662_samples_over_all_rounds_is_insufficient_and_p95_under_130(tmp_path, samples, lacking):
+    results = [result_set(tmp_path, {"eager:fp32": {"host_us": 500}}, samples=samples)]
+    cells = {name: cell(summary(results)[0]) for name, cell in fitting(summary(results), 1000)[0]}
+
+    least = {95: "n<130", 99: "n<662"}
+    assert [percent for percent in least if cells[f"host p{percent}"] == least[percent]] == lacking
+    for format in ("table", "markdown"):
+        printed = " ".join(render(results, format, width=300).split())
+        assert [percent for percent in least if f"{least[percent]} = insufficient n for a p{percent}." in printed] == lacking
+
+
+def test_what_a_paced_service_sees_has_its_column(tmp_path):
+    results = [result_set(tmp_path, {"eager:fp32": {"host_us": 500, "paced_us": 740}, "compile:fp32": {"host_us": 600}})]
+
+    shown = dict(fitting(summary(results), 1000)[0])
+
+    assert [shown["paced p50"](line) for line in summary(results)] == ["747.2", None]
+    assert [line["paced_p50_us"] for line in json.loads(render(results, "json"))["lines"]] == [pytest.approx(747.2, abs=0.05), None]
+
+
+def test_events_are_published_raw_and_corrected_by_their_floor(tmp_path):
+    results = [result_set(tmp_path, GPU)]
+    for item in results[0].rows:
+        item["event_floor_us"] = 1.5 if item["latency_kind"] == "device_us" else None
+
+    (first, _) = json.loads(render(results, "json"))["lines"]
+
+    assert (first["device_p50_us"], first["device_p50_corrected_us"]) == (pytest.approx(12.12, abs=0.01), first["device_p50_us"] - 1.5)
+    assert (first["host_p50_corrected_us"], first["e2e_p50_corrected_us"]) == (None, None)
+    assert dict(fitting(summary(results), 1000)[0])["device p50 corrected"](summary(results)[0]) == "10.6"
+
+
+def test_preprocessing_and_diagnostics_are_numbers_of_their_own(tmp_path):
+    given = {"host_us": 500, "span_us": 480, "enqueue_us": 90, "replay_us": 400, "preprocess_us": 12.5}
+    results = [result_set(tmp_path, {"eager:fp32": given})]
+
+    assert dict(fitting(summary(results), 1000)[0])["preprocess"](summary(results)[0]) == "12.5"
+    (line,) = json.loads(render(results, "json"))["lines"]
+    assert line["preprocess_us"] == 12.5
+    assert [line[f"{kind}_p50_us"] for kind in ("span", "enqueue", "replay")] == pytest.approx([484.8, 90.9, 404], abs=0.2)
+    assert "span_p95_us" not in line
 
 
 def test_json_and_csv_carry_every_number(cpu):

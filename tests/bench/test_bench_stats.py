@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from accel.bench.columns import STANDARD
-from accel.bench.stats import Statistics, percentiles, rank, summarise
+from accel.bench.stats import Statistics, corrected, percentiles, rank, summarise
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,11 @@ def test_few_samples_support_only_what_they_can():
     assert (found.p50_us, found.p50_lo_us, found.p95_lo_us, found.rho1, found.drift_pct) == (3, None, None, None, None)
     assert summarise(np.arange(1, 7) * 1000).p50_lo_us == 1
     assert (summarise(np.arange(1, 4) * 1000).iqr_rel_pct, summarise(np.arange(1, 31) * 1000).drift_pct) == (None, pytest.approx(400 / 3))
+
+
+@pytest.mark.parametrize(("value", "floor", "found"), [(100.0, 2.5, 97.5), (2.0, 2.5, 0.0), (None, 2.5, None), (100.0, None, None)])
+def test_a_value_of_events_is_corrected_by_what_they_read_around_nothing(value, floor, found):
+    assert corrected(value, floor) == found
 
 
 def test_runs_are_pooled_without_an_interval():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from report_sets import COMMAND, GPU, section, write_set
 
 from accel.bench.report import COLUMNS
 from accel.report import about, distribution, svg
+from accel.report.markdown import document
 from accel.report.sections import open_sections
 
 pytest.importorskip("jinja2")
@@ -202,6 +204,16 @@ def test_a_set_that_lacks_something_still_has_its_page(tmp_path: Path, variants:
     assert seen.open == []
     assert [tag for tag, _ in seen.tags].count("svg") == figures
     assert said in text
+
+
+def test_a_percentile_without_enough_samples_is_called_insufficient(made: tuple[Any, str]) -> None:
+    one, text = made
+    assert "insufficient" not in text
+    few = dataclasses.replace(one.lines[0].latency["host_us"], p99_us=None)
+    line = dataclasses.replace(one.lines[0], latency={**one.lines[0].latency, "host_us": few})
+    short = dataclasses.replace(one, lines=(line, *one.lines[1:]))
+    assert "n&lt;662 = insufficient n for a p99." in page([short])
+    assert "n&lt;662 = insufficient n for a p99." in document([short])
 
 
 def test_several_sets_stay_apart_and_no_id_is_used_twice(tmp_path: Path) -> None:
