@@ -18,6 +18,9 @@ def rotated(golden: Golden, count: int, batch: int, seed: int) -> list[dict[str,
     """`count` batches of the golden inputs (float32, by public name), drawn without a repeat until the samples run out.
 
     The golden noise inputs come after the images and are left out where there are images: users send images.
+
+    Raises:
+        UsageError: there are too few samples, or two batches are the same or one all zero, which caches or branches may make faster.
     """
     rows = _rows(golden)
     if rows < count:
@@ -27,7 +30,12 @@ def rotated(golden: Golden, count: int, batch: int, seed: int) -> list[dict[str,
     while len(drawn) < count * batch:
         drawn.extend(generator.permutation(rows).tolist())
     picks = np.array(drawn[: count * batch]).reshape(count, batch)
-    return [{name: np.ascontiguousarray(array[pick]) for name, array in golden.inputs.items()} for pick in picks]
+    batches = [{name: np.ascontiguousarray(array[pick]) for name, array in golden.inputs.items()} for pick in picks]
+    distinct = {tuple(array.tobytes() for array in given.values()) for given in batches if any(array.any() for array in given.values())}
+    if len(distinct) < count:
+        what = f"{count} distinct inputs are rotated, and of those drawn from golden.npz {len(distinct)} differ and are not all zero"
+        raise UsageError(what, remedy="choose another seed, or export the model again with samples that differ")
+    return batches
 
 
 def input_sha256(golden: Golden, count: int, batch: int, seed: int) -> str:

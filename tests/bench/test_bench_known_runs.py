@@ -10,7 +10,7 @@ import pytest
 from accel.api import compare
 from accel.bench import stability
 from accel.bench.coordinate import run_set
-from accel.bench.plan import MeasurementPlan
+from accel.bench.plan import MeasurementPlan, order
 from accel.bench.results import UINT32_NS, open_results, read_rows, read_samples, to_csv, write_samples
 from accel.bench.stats import summarise
 from accel.bench.summary import lines
@@ -123,6 +123,23 @@ def test_a_reloaded_set_gives_identical_statistics_verdicts_and_tables(whole):
     (found,) = compare(whole.folder).rows
     assert (found["variant"], found["ratio"]) == (OTHER, pytest.approx(0.83, abs=0.03))
     assert compare(whole.folder / "results.jsonl").rows == (found,)
+
+
+def test_the_order_of_each_round_is_the_shuffled_one_of_the_seed_on_record_and_every_other_reversed(bench):
+    names = (EAGER, OTHER, "eager:tf32", "other:tf32", "eager:fp32+odd", "other:fp32+odd")
+    plan = dataclasses.replace(PLAN, iterations=20, rounds=4, max_rounds=4, seed=3)
+
+    result = bench(plan, names)
+
+    rows = [row for row in result.rows if row["latency_kind"] == "host_us"]
+    taken = [[row["variant"] for row in rows if row["round"] == number] for number in range(4)]
+    ran = sorted(taken[0])
+    assert {row["seed"] for row in rows} == {3}
+    assert [[row["order_index"] for row in rows if row["round"] == number] for number in range(4)] == [list(range(len(ran)))] * 4
+    assert taken == [order([name for name in names if name in ran], number, 3) for number in range(4)]
+    assert (taken[1], taken[3]) == (taken[0][::-1], taken[2][::-1])
+    assert len(ran) >= 4
+    assert taken[0] != taken[2]
 
 
 def test_the_csv_is_what_the_jsonl_says(whole):

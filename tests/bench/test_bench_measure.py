@@ -13,6 +13,8 @@ from accel.bench.measure import ENQUEUE_BLOCKED, FOREIGN_STREAM, INPUT_DEPENDENT
 from accel.bench.passes import Instruments
 from accel.bench.plan import MeasurementPlan
 from accel.bench.warming import NOT_WARM, agree, preheat, warm_up
+from accel.engines import Golden
+from accel.errors import UsageError
 from accel.types import EngineSource, TensorSpec, Variant
 from accel.verify.opened import open_engine
 
@@ -183,6 +185,19 @@ def test_rotated_inputs_are_distinct_images_and_the_same_every_time(bundle):
     assert all((a["image"] == b["image"]).all() for a, b in zip(batches, again, strict=True))
     assert rotation.input_sha256(golden, 8, 1, 0) == rotation.input_sha256(golden, 8, 1, 0) != rotation.input_sha256(golden, 8, 1, 1)
     assert rotation.rotated(golden, 8, 5, seed=0)[7]["image"].shape == (5, 3, 4, 4)
+
+
+@pytest.mark.parametrize(("spoil", "left"), [(lambda image: image, 15), (np.zeros_like, 15)])
+def test_inputs_that_are_the_same_or_all_zero_are_refused(spoil, left):
+    image = np.random.default_rng(0).standard_normal((16, 3, 4, 4)).astype(np.float32)
+    good = Golden(None, {"image": image.copy()}, {})
+    image[7] = spoil(image[0])
+
+    assert len(rotation.rotated(good, 16, 1, seed=0)) == 16
+    with pytest.raises(UsageError, match=f"16 distinct inputs are rotated, and of those drawn from golden.npz {left} differ"):
+        rotation.rotated(Golden(None, {"image": image}, {}), 16, 1, seed=0)
+    with pytest.raises(UsageError, match="holds 7 samples and 8 distinct"):
+        rotation.rotated(Golden(None, {"image": image[:7]}, {}), 8, 1, seed=0)
 
 
 def test_a_short_batch_is_padded_and_cut(script):
