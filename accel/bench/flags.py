@@ -102,7 +102,7 @@ FLAGS = {
     "ENQUEUE_BLOCKED": Rule(
         "the call waits for the GPU itself (or made over about 1,000 launches): device_us cannot be gated", "use span_us, which has no gate"
     ),
-    "NOT_WARM": Rule("the latency had not settled when the warm-up ended", "ask for a longer --warmup"),
+    "NOT_WARM": Rule("the latency, or the GPU's clock, had not settled when the warm-up ended", "ask for a longer --warmup"),
     "INPUT_DEPENDENT": Rule(
         "one input over and over takes the GPU over 2 % more or less than inputs in turn", "measure with inputs like those of the service"
     ),

@@ -17,6 +17,7 @@ from accel.bench.results import SAMPLES, Row, row
 from accel.bench.stats import corrected, summarise
 from accel.bench.telemetry import Watch
 from accel.bench.verification import Verification
+from accel.bench.warming import NOT_WARM
 from accel.types import Array
 
 _FACTS = ("tf32_matmul", "tf32_conv", "graph_nodes", "cpu_nodes", "recompiles")
@@ -37,6 +38,8 @@ def _flags(made: Row, answer: Answer, watch: Watch) -> list[str]:
     found = {*made["flags"], *flags.flags(made), *(name for name in answer["flags"] if name not in flags.REFUSALS)}
     if watch.pids_hidden and "NVML_UNAVAILABLE" not in found:
         found.add("PIDS_HIDDEN")
+    if watch.clock_moved(answer.get("timed_ns")):
+        found.add(NOT_WARM)
     return sorted(found)
 
 

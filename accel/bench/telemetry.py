@@ -16,9 +16,13 @@ from typing import Any
 
 from accel.bench.clock import Clock, HostClock
 from accel.bench.nvml import Nvml, Reading
+from accel.bench.warming import PREHEAT_NS
 from accel.errors import MissingError
 
 PERIOD_S = 0.1
+
+STILL_SAMPLES, STILL = 5, 0.01
+"""The SM clock has settled if it moved by less than STILL over the last STILL_SAMPLES before the timed passes."""
 
 Family = Callable[[int], bool]
 """Whether a process is the worker, or a child of it."""
@@ -86,6 +90,17 @@ class Watch:
     def pids_hidden(self) -> bool:
         """Processes are not shown, or not by their numbers here: our own worker was never among them although it computed."""
         return bool(self.samples) and not any(sample.own for sample in self.samples)
+
+    def clock_moved(self, timed_ns: Sequence[int] | None = None) -> bool:
+        """Whether the SM clock had not settled when the timed passes began; False where too little of the preheat was seen to tell.
+
+        The preheat is not made longer for it: a worker has no NVML, and by the time that we know, its passes are under way.
+        """
+        if timed_ns is None:
+            return False
+        before = [sample.reading.sm_clock_mhz for sample in self.samples if 0 <= timed_ns[0] - sample.at_ns <= PREHEAT_NS]
+        clocks = _known(before[-STILL_SAMPLES:])
+        return len(clocks) == STILL_SAMPLES and max(clocks) - min(clocks) >= STILL * max(clocks)
 
     def other_pids(self, timed_ns: Sequence[int] | None = None) -> list[int] | None:
         """Processes with a compute context that are neither the worker, a child of it, nor the coordinator; None if that is not known."""

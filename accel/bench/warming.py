@@ -10,7 +10,7 @@ from accel.bench.passes import Take
 from accel.types import Array
 
 NOT_WARM = "NOT_WARM"
-"""The last calls of the warm-up were still getting faster, or slower."""
+"""The last calls of the warm-up were still getting faster, or slower; or the GPU's clock was still moving (`Watch.clock_moved`)."""
 
 PREHEAT_NS = 1_000_000_000
 """How long the GPU is kept busy. That its clock holds still then is judged by the coordinator, which reads it; a worker has no NVML."""

@@ -194,6 +194,18 @@ def test_what_a_worker_alone_can_know_it_tells(measured, name):
     assert measured(told=[name]) == measured() | {"flags": [name]}
 
 
+def test_a_clock_that_moves_into_the_passes_is_not_warm(measured):
+    def rising(mhz):
+        reading = Reading(sm_clock_mhz=mhz, reasons=0, pids=frozenset(), **READING)
+        return Sample(0, reading, True, frozenset())
+
+    steady = Watch([rising(1980)] * 5, 700.0, (0, 0))
+    climbing = Watch([*[rising(1980)] * 4, rising(1950)], 700.0, (0, 0))
+
+    assert measured(watch=steady)["flags"] == []
+    assert measured(watch=climbing)["flags"] == ["NOT_WARM"]
+
+
 def test_hidden_processes_are_said(measured):
     assert measured(watch=watched(own=False)) == measured() | {"flags": ["PIDS_HIDDEN"], "other_pids": None}
 

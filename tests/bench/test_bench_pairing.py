@@ -5,7 +5,7 @@ import math
 import pytest
 
 from accel.bench.comparison import default_floor
-from accel.bench.pairing import Pair, aa_log_ratios, against_baseline, demand_comparable, same_variants, sides
+from accel.bench.pairing import MUST_AGREE, Pair, aa_log_ratios, against_baseline, demand_comparable, same_variants, sides
 from accel.bench.results import row
 from accel.errors import CorruptArtifact, UsageError
 
@@ -90,17 +90,19 @@ def test_a_missing_baseline_names_the_others():
         against_baseline(good(runs("ort:fp32", [1])), {("tiny", "eager:fp32"): "INVALID: wrong"}, "eager:fp32")
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "said"),
-    [
-        ("gpu_name", "NVIDIA L4", "gpu_name: NVIDIA H200 | NVIDIA L4"),
-        ("driver", "590", "driver: 580 | 590"),
-        ("cpu_model", None, "cpu_model: Some CPU | not known"),
-        ("device", "cpu", "device: cuda | cpu"),
-        ("input_sha256", "bb", "input_sha256: aa | bb"),
-        ("batch", 8, "batch: 1 | 8"),
-    ],
+ELSEWHERE = (
+    ("gpu_name", "NVIDIA L4", "gpu_name: NVIDIA H200 | NVIDIA L4"),
+    ("driver", "590", "driver: 580 | 590"),
+    ("cpu_model", None, "cpu_model: Some CPU | not known"),
+    ("device", "cpu", "device: cuda | cpu"),
+    ("input_sha256", "bb", "input_sha256: aa | bb"),
+    ("batch", 8, "batch: 1 | 8"),
+    ("l2_mode", "cold", "l2_mode: hot | cold"),
 )
+"""Column → a value that another machine, driver, input or plan would have, and what is said of it."""
+
+
+@pytest.mark.parametrize(("column", "value", "said"), ELSEWHERE)
 def test_what_was_measured_elsewhere_is_refused_unless_asked_for(column, value, said):
     a, b = good(runs("a:fp32", [1, 1])), good(runs("a:fp32", [1, 1], **{column: value}))
     pairs = same_variants(a, b)
@@ -110,6 +112,10 @@ def test_what_was_measured_elsewhere_is_refused_unless_asked_for(column, value, 
     assert said in str(caught.value)
     assert "--across-machines" in caught.value.remedy
     assert demand_comparable(pairs, across_machines=True) == [said]
+
+
+def test_each_column_that_must_agree_is_asked():
+    assert {case[0] for case in ELSEWHERE} == {"device", *MUST_AGREE}
 
 
 def test_another_gpu_of_the_same_name_is_the_same_machine():

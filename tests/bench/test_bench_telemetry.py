@@ -277,6 +277,26 @@ def test_a_window_without_a_sample_says_nothing():
     assert (found["sm_clock_mean_mhz"], found["throttle_mask"], found["other_pids"]) == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("clocks", "moved"),
+    [
+        ((345, 1200, 1980, 1965, 1965, 1980, 1980), False),  # five within one step of 15 MHz
+        ((1980, 1980, 1980, 1980, 1980, 1960), True),  # 1.01 %
+        ((1980, 1980, 1980, 1980, 1980, 1961), False),  # 0.96 %
+        ((1960, 1980, 1980, 1980, 1980, 1980), False),  # the sixth before the passes
+        ((345, 1980, 1980, 1980), False),  # too few to tell
+        ((None, 345, 1980, 1980, 1980), False),
+    ],
+)
+def test_a_clock_that_still_moves_when_the_passes_begin_is_told(clocks, moved):
+    before = [sample(1000 - 100 * (len(clocks) - at), sm_clock_mhz=mhz) for at, mhz in enumerate(clocks)]
+    watch = Watch([*before, sample(1100, sm_clock_mhz=700)])
+
+    assert watch.clock_moved((1_000_000_000, 2_000_000_000)) is moved
+    assert not watch.clock_moved((2_100_000_000, 3_000_000_000))  # more than the preheat ago
+    assert not watch.clock_moved()
+
+
 def test_other_processes_are_neither_the_worker_nor_us(nvml):
     watch = readings(nvml, {"pids": [os.getpid()]}, {"pids": [OURS, THEIRS, os.getpid()]})
 

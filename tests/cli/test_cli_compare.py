@@ -104,6 +104,34 @@ def test_another_machine_is_refused_and_named_when_asked_for(accel_cli: Cli, bef
     assert "accel: differs: cpu_model: Some CPU | Other CPU" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("driver", "590", "driver: not known | 590"),
+        ("input_sha256", "bb", "input_sha256: aa | bb"),
+        ("device", "cuda:0", "device: cpu | cuda"),
+    ],
+)
+def test_other_drivers_inputs_and_devices_are_refused_too_and_no_gate_passes_by_it(
+    accel_cli: Cli, before: Path, tmp_path: Path, column: str, value: str, said: str
+) -> None:
+    after = write(tmp_path / "after.jsonl", {"eager:fp32": [200, 201, 200]}, **{column: value})
+    ran = accel_cli("compare", before, after, "--fail-if", "p50>+5%")
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert "--across-machines" in ran.err
+    ran = accel_cli("compare", before, after, "--fail-if", "p50>+5%", "--across-machines")
+    assert ran.code == 3
+    assert f"accel: differs: {said}" in ran.err
+
+
+def test_inside_one_file_what_was_measured_elsewhere_is_refused_too(accel_cli: Cli, before: Path) -> None:
+    write(before, {"trt:fp32": [10, 10, 10]}, cpu_model="Other CPU")
+    ran = accel_cli("compare", before)
+    assert (ran.code, ran.out) == (2, "")
+    assert "cpu_model: Some CPU | Other CPU" in ran.err
+
+
 def test_rounds_without_a_partner_are_said(accel_cli: Cli, before: Path, tmp_path: Path) -> None:
     after = write(tmp_path / "after.jsonl", {"eager:fp32": [100, 101]})
     ran = accel_cli("compare", before, after, "--format", "json")
