@@ -30,7 +30,7 @@ FAR = (0.7, 1.6)
 
 
 def curve(samples_us: Array) -> tuple[Array, Array]:
-    """The empirical distribution: ascending latencies (µs) and the share of calls (%) at or below each, thinned to POINTS and some of the tail."""
+    """The empirical distribution: ascending latencies (µs) and the share of calls (%) at or below each, thinned where they lie close."""
     ordered = np.sort(samples_us)
     n = len(ordered)
     even = np.linspace(0, n - 1, min(n, POINTS))
