@@ -6,7 +6,7 @@
 #
 # Writes OUT/MODEL-cuda0-TIME/. Interrupted (or out of a lease's time), the same command goes on where it stopped, on the same machine.
 # Timing runs on the first GPU alone, one process at a time. With a second GPU each precision is verified on a GPU of its own beforehand,
-# at the same time: cold compilers take most of a set's time, and nothing is timed then.
+# at the same time: cold compilers take most of a set's time, and nothing is timed then. VERIFY_ONLY ends before anything is timed.
 #
 # PYTHON names the interpreter (default python3). TRT_PYTHON names one that has TensorRT, with TRT_OPTIONS for its exports, as
 # TRT_OPTIONS="--tactic-sources edge-mask-convolutions,jit-convolutions"; without it plans are built where PYTHON can import tensorrt,
@@ -22,6 +22,12 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do models+=("$1"); shift; done
 [ $# -gt 0 ] && shift
 [ ${#models[@]} -gt 0 ] || models=(resnet18 mobilenetv3_small)
 gpus=$(nvidia-smi -L | wc -l)
+
+# Without bytecode every process, and each of Inductor's compile workers, would compile torch's sources anew.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+  unset PYTHONDONTWRITEBYTECODE
+  export PYTHONPYCACHEPREFIX=${PYTHONPYCACHEPREFIX:-${ACCEL_CACHE_DIR:-$HOME/.cache/accel-engines}/bytecode}
+fi
 
 trt_python=${TRT_PYTHON:-}
 if [ -n "$trt_python" ]; then
@@ -77,12 +83,13 @@ for model in "${models[@]}"; do
         echo "cuda_sets: $model has no TensorRT plan in $precision; its rows will say so" >&2
     done
   fi
-  if [ "$gpus" -gt 1 ]; then
+  if [ "$gpus" -gt 1 ] || [ -n "${VERIFY_ONLY:-}" ]; then
     CUDA_VISIBLE_DEVICES=0 "$python" -m accel verify "$model" --variant eager:fp32 --device cuda >&2 # the reference, for both
     waiting=() number=0
     for precision in "${precisions[@]}"; do
       CUDA_VISIBLE_DEVICES=$((number++ % gpus)) accel_with --variant "$precision" verify "$model" >&2 &
       waiting+=($!)
+      [ "$gpus" -gt 1 ] || wait "$!" || true # one at a time: compilers that tune themselves beside another choose badly
     done
     for job in "${waiting[@]}"; do wait "$job" || echo "cuda_sets: a verification of $model ended early; the set will say more" >&2; done
   fi

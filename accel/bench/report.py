@@ -48,7 +48,7 @@ def header(results: Sequence[ResultSet]) -> list[str]:
     found = {
         "machine": " | ".join(_once([*gpu, *host])),
         "versions": ", ".join(software),
-        "plan": " | ".join(_once(row["plan"] for row in rows)),
+        "plan": " | ".join(_once(row["plan"] for row in rows if row["plan"])),
         "launch floor": " | ".join(_once(filter(None, (_floors(result.rows) for result in results)))),
         "command": " | ".join(_once(row["command"] for row in rows if row["command"])),
     }

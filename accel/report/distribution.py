@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 POINTS = 160
 """Points of a distribution's curve: all that a screen resolves; the ends are always among them."""
+TAIL, TAIL_SHARE = 40, 0.05
+"""Points more for the slowest calls, closer and closer to the slowest: there neighbours in rank lie far apart in latency."""
+NAMED = (0.5, 0.95, 0.99)
+"""Percentiles of the table: a curve passes through them exactly."""
 BINS = 24
 """Groups of neighbouring calls in a round's strip."""
 FAR = (0.7, 1.6)
@@ -25,10 +30,12 @@ FAR = (0.7, 1.6)
 
 
 def curve(samples_us: Array) -> tuple[Array, Array]:
-    """The empirical distribution: ascending latencies (µs) and the share of calls (%) at or below each, thinned to about POINTS."""
+    """The empirical distribution: ascending latencies (µs) and the share of calls (%) at or below each, thinned where they lie close."""
     ordered = np.sort(samples_us)
     n = len(ordered)
-    kept = np.unique(np.linspace(0, n - 1, min(n, POINTS)).astype(int))
+    even = np.linspace(0, n - 1, min(n, POINTS))
+    tail = n - np.geomspace(1, max(1, TAIL_SHARE * n), min(n, TAIL))
+    kept = np.unique(np.concatenate([even, tail, [math.ceil(q * n) - 1 for q in NAMED]]).astype(int))
     return ordered[kept], 100.0 * (kept + 1) / n
 
 
@@ -86,11 +93,14 @@ def over_time(section: Section, name: str, order: Sequence[str]) -> str | None:
             ends, rounds = [min(ends[0], low), max(ends[1], high)], max(rounds, count)
         strips[-1].set_ylim(max(FAR[0], ends[0] - 0.02), min(FAR[1], ends[1] + 0.02))
         strips[-1].set_xlim(0, rounds)
-        strips[-1].set_xticks([number + 0.5 for number in range(rounds)], [f"round {number + 1}" for number in range(rounds)])
+        few = rounds <= 5
+        strips[-1].set_xticks([at + 0.5 for at in range(rounds)], [f"round {at + 1}" if few else f"{at + 1}" for at in range(rounds)])
+        if not few:
+            strips[-1].set_xlabel("round")
         strips[-1].yaxis.set_major_formatter(lambda value, _: f"{100 * (value - 1):+.0f} %" if abs(value - 1) > 1e-9 else "0")
         strips[-1].yaxis.get_major_locator().set_params(nbins=3)
 
-    return svg.drawn(name, paint, height=0.5 + 0.64 * len(shown))
+    return svg.drawn(name, paint, height=0.5 + 0.7 * len(shown))
 
 
 def _strip(axes: Axes, section: Section, variant: str, number: int) -> tuple[float, float, int]:
@@ -109,5 +119,5 @@ def _strip(axes: Axes, section: Section, variant: str, number: int) -> tuple[flo
     axes.axhline(1, color=svg.GRID, linewidth=0.8)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="x", length=0)
-    axes.set_title(variant, loc="left", fontsize=9, pad=2)
+    axes.set_title(svg.short(variant), loc="left", fontsize=10, pad=2)
     return lowest, highest, len(rounds)

@@ -51,21 +51,29 @@ def page(sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["tight"] = tight
+    environment.filters.update(tight=tight, breakable=breakable)
     shown = [_shown(section, f"set{number}") for number, section in enumerate(sections, start=1)]
     title = "accel: " + ", ".join(dict.fromkeys(section.model for section in sections))
-    text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown, units=tables.units(sections))
+    text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown)
     return text.rstrip() + "\n"
 
 
 def tight(text: str) -> str:
     """No line ends between a number and its unit, nor inside `p = …` and `top-1`."""
-    text = re.sub(r"(?<=\d) (?=(?:%|µs|ms|s|calls?)\b|%)", "\N{NO-BREAK SPACE}", text)
+    text = re.sub(r"(?<=\d) (?=(?:%|µs|ms|s|MHz|W|°C|calls?)\b|%)", "\N{NO-BREAK SPACE}", text)
     return re.sub(r"\bp ([=<]) ", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text).replace("top-1", "top\N{NON-BREAKING HYPHEN}1")
+
+
+def breakable(variant: str) -> Any:
+    """The name as safe markup that may go on in the next line before a precision or an option, and nowhere else before it has to."""
+    text = str(require("markupsafe", extra="report").escape(variant))
+    return _markup(text.replace(":", ":<wbr>").replace("+", "<wbr>+"))
 
 
 def _shown(section: Section, name: str) -> dict[str, Any]:
     order = [line.variant for line in section.lines]
+    flagged = about.flags(section)
+    flag_headings, flag_lines = about.flag_table(flagged)
     return {
         "id": name,
         "section": section,
@@ -73,8 +81,8 @@ def _shown(section: Section, name: str) -> dict[str, Any]:
         "verdict": sentences.verdict(section),
         "headings": tables.headings(section),
         "lines": tables.table(section),
-        "has_reason": any(line.reason for line in tables.table(section)),
-        "has_interval": tables.INTERVAL in tables.headings(section),
+        "notes": tables.notes(section),
+        "reasons": tables.reasons(section),
         "key": _key(section),
         "figures": [_figure(section, name, order, *given) for given in FIGURES],
         "ledger_headings": ledger.headings(section),
@@ -82,7 +90,12 @@ def _shown(section: Section, name: str) -> dict[str, Any]:
         "ledger_notes": ledger.notes(section),
         "pay_backs": sentences.pay_backs(section),
         "environment": about.environment(section),
-        "flags": about.flags(section),
+        "flags": flagged,
+        "flag_headings": flag_headings,
+        "flag_lines": flag_lines,
+        "flag_how": about.HOW,
+        "unjudged": about.unjudged(section),
+        "explained": about.explained,
         "command": about.command(section),
         "raw": _markup(_raw(section)),
     }
@@ -106,7 +119,8 @@ FIGURES: tuple[tuple[str, Draw, str, str, str], ...] = (
         "ecdf",
         distribution.ecdf,
         "Distribution",
-        "Share of the calls at or below a latency, rounds pooled; further left is faster, and a long foot to the right is a slow tail.",
+        "Share of the calls at or below a latency, rounds pooled; further left is faster, and a curve that "
+        "runs on to the right below 100 % has a slow tail.",
         _NO_SAMPLES,
     ),
     (
@@ -142,9 +156,15 @@ def _figure(section: Section, name: str, order: Sequence[str], part: str, draw: 
 
 
 def _raw(section: Section) -> str:
-    """One row a line, without what was not measured. Quotes need no escape in text, and escaped they would double the page."""
-    lines = (json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False) for row in section.rows)
-    return html.escape("\n".join(lines), quote=False)
+    """What all rows share, then one row a line, both without what was not measured.
+
+    Quotes need no escape in text, and escaped they would double the page; written in every row, the shared columns would too.
+    """
+    rows = [{key: value for key, value in row.items() if value is not None} for row in section.rows]
+    first, *others = rows
+    shared = {key: value for key, value in first.items() if others and all(key in row and row[key] == value for row in others)}
+    lines = [shared, *({key: value for key, value in row.items() if key not in shared} for row in rows)]
+    return html.escape("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), quote=False)
 
 
 def _markup(safe: str) -> Any:

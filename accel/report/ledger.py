@@ -16,7 +16,8 @@ READY = (
     "calls. The first call comes after that. Each is the slowest of the rounds."
 )
 AT_LEAST = (
-    "≥: the export is not on record, or only builds were seen that found the caches of an earlier one (--rebuild measures cold ones)."
+    "≥ and “not known”: the export is not on record, or only builds were seen that found the caches of an earlier one (--rebuild "
+    "measures cold ones)."
 )
 OLD = "This set is of a version that recorded no exports and did not tell the load from the build: its build holds both load and build."
 
@@ -147,7 +148,7 @@ def _paid_back(section: Section, line: Line, calls: Mapping[str, BreakEven]) -> 
     if found is None or found.calls is None:
         return None if found is None else "never"
     if found.ours.is_bound:
-        return f"≥ {found.calls:,}"
+        return f"≥ {found.calls:,}" if found.calls else "not known"
     return f"{found.calls:,}" if found.calls else "at once"
 
 

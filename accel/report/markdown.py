@@ -17,24 +17,22 @@ def document(sections: Sequence[Section]) -> str:
 
 def body(section: Section) -> str:
     """One set without a heading: what stands between the markers of a README."""
-    names, lines = tables.headings(section), tables.table(section)
+    names, lines, flagged = tables.headings(section), tables.table(section), about.flags(section)
     out = [escaped(sentences.verdict(section)), ""]
     out.append("| " + " | ".join(["variant", *names, "verdict"]) + " |")
     out.append("|" + "|".join([":--", *["--:"] * len(names), ":--"]) + "|")
     out += ["| " + " | ".join([code(line.variant), *line.cells, line.verdict]) + " |" for line in lines]
     out.append("")
-    shared: dict[tuple[str, str, str | None], list[str]] = {}
-    for line in lines:
-        if line.reason and line.verdict != "OK":
-            shared.setdefault((line.verdict, line.reason, line.remedy), []).append(code(line.variant))
-    for (verdict, reason, remedy), variants in shared.items():
-        mended = f"; to mend it: {escaped(remedy)}" if remedy else ""
-        out.append(f"* {', '.join(variants)} {verdict}: {escaped(reason)}{mended}")
-    for item in about.flags(section):
-        who = ", ".join(code(variant) for variant in item.variants)
-        mended = f"; to mend it: {escaped(item.remedy)}" if item.remedy else ""
-        out.append(f"* {escaped(item.flag)} ({who})" + (f": {escaped(item.meaning)}" if item.meaning else "") + mended)
-    out += [*([""] if out[-1] else []), escaped(tables.units([section])), ""]
+    for found in tables.reasons(section):
+        mended = f"; to mend it: {escaped(found.remedy)}" if found.remedy else ""
+        out.append(f"* {', '.join(map(code, found.variants))} {found.verdict}: {escaped(found.reason)}{mended}")
+    out += [*([""] if out[-1] else []), escaped(" ".join(tables.notes(section))), ""]
+    if flagged:
+        out += [*_table("flagged", *about.flag_table(flagged)), ""]
+        out += [f"* {escaped(item.flag)}{escaped(about.explained(item))}" for item in flagged]
+        out += ["", about.HOW, ""]
+    if unjudged := about.unjudged(section):
+        out += [unjudged, ""]
     out += _ledger(section)
     out += [f"* {name}: {escaped(text)}" for name, text in about.environment(section).items()]
     command = about.command(section)
@@ -49,9 +47,12 @@ def _ledger(section: Section) -> list[str]:
     lines, names = ledger.table(section), ledger.headings(section)
     if not lines:
         return []
-    out = ["| " + " | ".join(["cold start", *names]) + " |", "|" + "|".join([":--", *["--:"] * len(names)]) + "|"]
-    out += ["| " + " | ".join([code(variant), *cells]) + " |" for variant, cells in lines]
-    return [*out, "", " ".join(map(escaped, ledger.notes(section))), ""]
+    return [*_table("cold start", names, lines), "", " ".join(map(escaped, ledger.notes(section))), ""]
+
+
+def _table(corner: str, names: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    out = ["| " + " | ".join([corner, *map(escaped, names)]) + " |", "|" + "|".join([":--", *["--:"] * len(names)]) + "|"]
+    return out + ["| " + " | ".join([code(variant), *cells]) + " |" for variant, cells in lines]
 
 
 def escaped(text: str) -> str:

@@ -41,6 +41,12 @@ class Section:
         return str(self.rows[0]["set_id"])
 
     @property
+    def machine(self) -> str:
+        """The GPU's name, else the CPU's, else the device as it was asked for."""
+        named = (row["gpu_name"] or row["cpu_model"] for row in self.rows)
+        return next((str(name) for name in named if name), self.lines[0].device)
+
+    @property
     def results(self) -> ResultSet:
         """For what takes a result set: its header, its table."""
         return ResultSet(Path(self.name), {}, list(self.rows))
@@ -53,6 +59,10 @@ class Section:
         """The rows of the headline latency, one a round, in the order of the rounds."""
         found = [row for row in self.rows if row["variant"] == variant and row["latency_kind"] == HOST]
         return sorted(found, key=lambda row: row["round"] or 0)
+
+    def n_test(self, variant: str) -> int | None:
+        """On how many images the variant was verified; None where it was not, or nobody recorded it."""
+        return next((int(row["n_test"]) for row in self.rows if row["variant"] == variant and row["n_test"]), None)
 
     def rounds(self, variant: str) -> list[Array]:
         """Raw host samples (nanoseconds) of every round that kept them, in the order of the rounds and of the calls."""

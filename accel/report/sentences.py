@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from accel.bench import stability
 from accel.bench.comparison import AMBIGUOUS, FASTER, SAME, SLOWER
 from accel.bench.report import COLUMNS
 from accel.bench.summary import Line
@@ -25,61 +26,82 @@ def verdict(section: Section) -> str:
         counts = Counter(line.verdict for line in section.lines)
         said = ", ".join(f"{count} {name}" for name, count in counts.items())
         return f"Nothing may be ranked: no variant of this set has a latency and the verdict OK ({said})."
-    winner = ranking.ranked[0]
-    where = next((row["gpu_name"] or row["cpu_model"] for row in section.rows if row["gpu_name"] or row["cpu_model"]), winner.device)
-    took = f"{us(winner)} from call to result on {where}"
-    if len(ranking.ranked) == 1:
-        return f"{winner.variant} is the only variant that may be ranked, at a median of {took}; {accuracy(winner)}."
+    winner, count = ranking.ranked[0], len(ranking.ranked)
+    took = f"{us(winner)} from call to result (median) on {section.machine}"
+    right = accuracy(winner, section.n_test(winner.variant))
+    if count == 1:
+        return f"{winner.variant} is the only variant that may be ranked: {took}. {right}.{_unsteady(section, [winner])}"
     compared = _joined([_compared(winner, found) for found in ranking.against])
-    missing = "" if any(_is_eager(found.other) for found in ranking.against) or _is_eager(winner) else _no_eager(section)
+    plain = any(_is_eager(line) for line in (winner, *(found.other for found in ranking.against)))
+    missing = "" if plain else f" It is not compared with eager: {_absent(section)}."
     sure = all(found.verdict == FASTER for found in ranking.against if found.other is ranking.ranked[1])
-    count = len(ranking.ranked)
-    place = f"is the fastest of {count} with a median of" if sure else f"has the smallest median of {count},"
-    return f"{winner.variant} {place} {took}: {compared}{missing}; {accuracy(winner)}."
+    place = "is the fastest" if sure else "has the smallest median"
+    shaky = _unsteady(section, [winner, *(found.other for found in ranking.against)])
+    return f"{winner.variant} {place} of {count} ranked variants: {took}, {compared}.{missing} {right}.{shaky}"
 
 
-def accuracy(line: Line) -> str:
-    """Whether the accuracy is kept, with what shows it; the line's verdict is OK, so it passed the gate."""
+def accuracy(line: Line, n_test: int | None = None) -> str:
+    """Whether the accuracy is kept, with what shows it; the line's verdict is OK, so it passed the gate.
+
+    Args:
+        n_test: on how many images it was verified; None where that is not known.
+    """
     if line.top1 is None or line.top1_reference is None or line.drop is None:
-        return "its outputs agree with the reference on the golden samples, and no accuracy was measured"
+        return "Its outputs agree with the reference on the golden samples; no accuracy was measured"
     name = "top-1" if line.metric == "top1" else str(line.metric)
-    facts = [f"{name} {line.top1:.2f} % beside {line.top1_reference:.2f} %"]
+    facts = [f"{name} {line.top1:.2f} %, the reference's {line.top1_reference:.2f} %"]
     if line.n_flips is not None:
-        facts.append(f"{line.n_flips} prediction{'' if line.n_flips == 1 else 's'} changed")
+        of = f" of {n_test:,}" if n_test else ""
+        facts.append(f"{line.n_flips}{of} prediction{'' if line.n_flips == 1 and not of else 's'} changed")
     if line.mcnemar_p is not None:
-        facts.append(f"p {'< 0.001' if line.mcnemar_p < 0.001 else f'= {line.mcnemar_p:.3f}'}")
+        facts.append(f"McNemar's p {'< 0.001' if line.mcnemar_p < 0.001 else f'= {line.mcnemar_p:.3f}'}")
     lower = line.drop > 0 and line.mcnemar_p is not None and line.mcnemar_p < SIGNIFICANT
-    return f"its accuracy is {'lower, within the gate' if lower else 'kept'} ({', '.join(facts)})"
+    return f"Its accuracy is {'lower, within the gate' if lower else 'kept'} ({'; '.join(facts)})"
+
+
+def _unsteady(section: Section, named: list[Line]) -> str:
+    """Of the variants that the verdict names, those whose medians differ between rounds by more than a stable one's may."""
+    said = []
+    for line in dict.fromkeys(line.variant for line in named):
+        medians = [row["p50_us"] for row in section.host_rows(line)]
+        # The sentence quotes medians: whether the tails are stable is the flag's to say.
+        rated = stability.of_runs([{"p50_us": median, "p95_us": None, "p99_us": None} for median in medians])
+        apart = stability.spread(medians)
+        if apart is not None and rated in (stability.NOISY, stability.UNSTABLE):
+            said.append(f"{100 * (apart - 1):.1f} % for {line} ({rated})")
+    return f" Between rounds the median moved by {_joined(said)}." if said else ""
 
 
 def pay_back(found: BreakEven) -> str:
     """`pays back after N calls against eager:fp32`, or why not."""
     if found.calls is None:
         return f"{found.variant} never pays back against {BASELINE}: it is not faster"
-    saved = f"{found.saved_us:,.1f} µs saved a call{_reservations(found)}"
+    saved = f"{found.saved_us:,.1f} µs saved a call"
+    ready = f"ready {_seconds(abs(found.extra_s))} {'sooner' if found.extra_s < 0 else 'later'}" if found.extra_s else "ready as soon"
+    unknown = _unknown(found)
     if found.calls == 0:
-        ready = f"ready {_seconds(-found.extra_s)} sooner" if found.extra_s < 0 else "ready as soon"
-        return f"{found.variant} pays back at once against {BASELINE}: it is {ready}, {saved}"
-    calls = f"{found.calls:,} call{'' if found.calls == 1 else 's'}"
-    return f"{found.variant} pays back after {calls} against {BASELINE}: ready {_seconds(found.extra_s)} later, {saved}"
+        if unknown:
+            return f"When {found.variant} pays back against {BASELINE} is not known, for {unknown}; apart from that: {ready}, {saved}"
+        return f"{found.variant} pays back at once against {BASELINE}: {ready}, {saved}"
+    calls = f"{found.calls:,} call{'' if found.calls == 1 else 's'}{' or more' if unknown else ''}"
+    return f"{found.variant} pays back after {calls} against {BASELINE}: {ready}, {saved}" + (f" ({unknown})" if unknown else "")
 
 
-def _reservations(found: BreakEven) -> str:
-    """What the time until it is ready leaves out."""
+def _unknown(found: BreakEven) -> str:
+    """What the time until it is ready leaves out; empty if nothing."""
     said = {
-        "its export is not on record and not counted": found.ours.uncounted,
-        "its build found the caches of an earlier one: --rebuild measures a cold one": found.ours.warm,
+        "its export is not on record": found.ours.uncounted,
+        "its builds found the caches of an earlier one: --rebuild measures cold ones": found.ours.warm,
     }
-    left_out = [text for text, holds in said.items() if holds]
-    return f" ({'; '.join(left_out)})" if left_out else ""
+    return " and ".join(text for text, holds in said.items() if holds)
 
 
 def pay_backs(section: Section) -> list[str]:
     """A sentence a ranked variant; one that says why there are none, where there are none."""
     refused = rank(section).refused
     if refused or baseline(section) is None:
-        return [f"no break-even: {refused or _absent(section)}"]
-    return [pay_back(found) for found in break_evens(section)]
+        return [f"No break-even is told: {refused or _absent(section)}."]
+    return [pay_back(found) for found in break_evens(section)] or [f"No break-even is told: only {BASELINE} may be ranked."]
 
 
 def us(line: Line) -> str:
@@ -103,18 +125,15 @@ def _compared(winner: Line, found: Comparison) -> str:
 
 _DOUBTS = {
     SAME: "the same within 2 %",
-    AMBIGUOUS: "these rounds do not decide it",
+    AMBIGUOUS: "the rounds do not decide which is faster",
     SLOWER: "slower round by round",
 }
 """What is added to a ratio that the rounds do not bear out."""
 
 
 def _is_eager(line: Line) -> bool:
-    return Variant.parse(line.variant).runtime == BASELINE.runtime
-
-
-def _no_eager(section: Section) -> str:
-    return f", not compared with eager ({_absent(section)})"
+    """Eager as the module was trained: one in a CUDA graph, or folded, is an optimisation of it."""
+    return line.variant == str(Variant(BASELINE.runtime, Variant.parse(line.variant).precision))
 
 
 def _absent(section: Section) -> str:

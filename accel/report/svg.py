@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 10.0,
+    "font.size": 11.0,
     "text.parse_math": False,
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -89,13 +90,32 @@ def dash(number: int) -> str | tuple[int, tuple[float, float]]:
     return chosen
 
 
+def short(name: str, most: int = 48) -> str:
+    """A name that fits into a figure: one of more than `most` characters loses its middle; the key beside the figures has it whole."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
+
+
 def log_axis(axes: Axes, which: str, low: float, high: float) -> None:
-    """A logarithmic axis from `low` to `high` with plain numbers at 1, 2, 5, …, or evenly where the range is short."""
+    """A logarithmic axis from `low` to `high` with plain numbers at `ticks`."""
     ticker = require("matplotlib.ticker", extra="report")
     getattr(axes, f"set_{which}scale")("log")
+    # A coarse clock reads 0, which a logarithmic axis has no place for.
+    low = max(low, 1e-3)
+    high = max(high, 2 * low) if high <= low else high
     getattr(axes, f"set_{which}lim")(low, high)
     axis = getattr(axes, f"{which}axis")
-    wide = high / low >= 8
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_locator(ticker.FixedLocator(ticks(low, high)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1e5 else f"{value:g}"))
     axis.set_minor_locator(ticker.NullLocator())
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """At least four round numbers from `low` to `high`: powers of ten, else 1, 2, 5, …, else 1, 2, 3, 5, 7, …, else evenly spaced."""
+    ticker = require("matplotlib.ticker", extra="report")
+    for factors in ((1,), (1, 2, 5), (1, 2, 3, 5, 7)):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        found = [float(f"{factor}e{power}") for power in powers for factor in factors]
+        found = [value for value in found if low <= value <= high]
+        if len(found) >= 4:
+            return found
+    return [float(value) for value in ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= value <= high]

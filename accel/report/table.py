@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from accel.bench import columns
 from accel.bench.report import COLUMNS, insufficient
@@ -11,32 +11,41 @@ from accel.bench.summary import Line
 from accel.report.sections import Section
 
 NUMBERS = (
-    "top-1 %",
-    "flips",
-    "host p50",
-    "host p95",
-    "host p99",
-    "host × floor",
-    "device p50",
-    "device × floor",
-    "e2e p50",
+    *("top-1 %", "flips", "host p50", "spread", "host p95", "host p99", "host × floor", "device p50", "device × floor", "e2e p50"),
     "paced p50",
     "MB",
 )
 INTERVAL = "95 % interval"
 ABSENT = "–"
 UNITS = "Latencies in µs over all rounds; host = call + synchronize, device = GPU alone, e2e = host array to host array. Only OK rows rank."
+MEANINGS = {
+    "flips": "flips = predictions unlike the reference's.",
+    INTERVAL: "The interval runs from the lowest to the highest end of the rounds' own, of the median.",
+    "spread": "spread = largest / smallest p50 of a round.",
+    "paced p50": "paced = host, each call after the pause that the plan names.",
+    "MB": "MB = size of the engine's file, or of the weights.",
+}
+"""What a heading of the table stands for, where its name does not say it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TableLine:
-    """`cells` belongs to the headings of `headings`; `reason` is None for an OK line without a flag."""
+    """`cells` belongs to the headings of `headings`; `flags` counts the line's flags beside its verdict."""
 
     variant: str
     cells: tuple[str, ...]
     verdict: str
-    reason: str | None
-    remedy: str | None
+    flags: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why one or more variants are not OK, and what mends it (empty: not known)."""
+
+    variants: tuple[str, ...]
+    verdict: str
+    reason: str
+    remedy: str
 
 
 def headings(section: Section) -> list[str]:
@@ -47,14 +56,28 @@ def headings(section: Section) -> list[str]:
     return shown
 
 
-def units(sections: Sequence[Section]) -> str:
-    """UNITS, and what stands in the place of a percentile that some variant has too few samples for."""
-    return " ".join([UNITS, *insufficient([line for section in sections for line in section.lines])])
-
-
 def table(section: Section) -> list[TableLine]:
     names = headings(section)
-    return [TableLine(line.variant, tuple(_cell(section, line, name) for name in names), *_outcome(line)) for line in section.lines]
+    return [
+        TableLine(line.variant, tuple(_cell(section, line, name) for name in names), line.verdict, len({*line.flags} - {line.verdict}))
+        for line in section.lines
+    ]
+
+
+def notes(section: Section) -> list[str]:
+    """What the headings stand for, a sentence each; the launch floor with its value."""
+    shown = headings(section)
+    return [UNITS, *(said for name, said in MEANINGS.items() if name in shown), *_floors(section), *insufficient(section.lines)]
+
+
+def reasons(section: Section) -> list[Reason]:
+    """Lines that are not OK; those with the same reason and remedy share an entry."""
+    shared: dict[tuple[str, str, str], list[str]] = {}
+    for line in section.lines:
+        if line.verdict != "OK":
+            key = (line.verdict, line.reason or columns.VERDICTS[line.verdict], line.remedy or "")
+            shared.setdefault(key, []).append(line.variant)
+    return [Reason(tuple(variants), *said) for said, variants in shared.items()]
 
 
 def interval(section: Section, line: Line) -> tuple[float, float] | None:
@@ -73,7 +96,13 @@ def _cell(section: Section, line: Line, name: str) -> str:
     return ABSENT if found is None else " – ".join(f"{end:.0f}" if end >= 1000 else f"{end:.1f}" for end in found)
 
 
-def _outcome(line: Line) -> tuple[str, str | None, str | None]:
-    if line.verdict == "OK":
-        return line.verdict, f"flagged {', '.join(line.flags)}" if line.flags else None, None
-    return line.verdict, line.reason or columns.VERDICTS[line.verdict], line.remedy
+def _floors(section: Section) -> Iterator[str]:
+    found = {
+        kind: latency.launch_floor_us
+        for line in section.lines
+        for kind, latency in line.latency.items()
+        if latency.times_floor is not None and f"{kind.removesuffix('_us')} × floor" in NUMBERS
+    }
+    if found:
+        said = ", ".join(f"{kind.removesuffix('_us')} {floor:.1f} µs" for kind, floor in sorted(found.items(), reverse=True))
+        yield f"× floor = p50 as a multiple of this machine's launch floor, a CUDA graph of one empty kernel ({said})."

@@ -57,7 +57,7 @@ def pareto(section: Section, name: str, order: Sequence[str]) -> str | None:
         ends: list[float] = []
         for line in shown:
             x, y, number = p50(line) or 0.0, line.top1 or 0.0, order.index(line.variant)
-            n_test = next((row["n_test"] for row in section.host_rows(line.variant)), None)
+            n_test = section.n_test(line.variant)
             high_low = wilson(y, n_test) if n_test and line.metric == "top1" else None
             wide = interval(section, line)
             # Pooled over rounds, the median may lie a hair outside of what the rounds' own intervals span.
@@ -97,14 +97,15 @@ def bars(section: Section, name: str, order: Sequence[str]) -> str | None:
             axes.barh(places, [value or 0.0 for value in values], height=0.34, color=[svg.colour(order.index(i.variant)) for i in found])
             for place, value in zip(places, values, strict=True):
                 said = "not measured" if value is None else form.format(value)
-                axes.annotate(said, (value or 0.0, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=9)
+                axes.annotate(said, (value or 0.0, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=10)
             axes.set_xlim(0, 1.3 * max([value for value in values if value], default=1.0))
-            axes.set_title(title, loc="left", fontsize=10)
+            axes.set_title(title, loc="left", fontsize=11)
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
             axes.xaxis.get_major_locator().set_params(nbins=4)
         for place, item in zip(places, found, strict=True):
-            left.annotate(item.variant, (0, place - 0.24), va="bottom", fontsize=9)
+            # No axes make room for a name: it may run over to the right ones.
+            left.annotate(svg.short(item.variant), (0, place - 0.24), va="bottom", fontsize=10).set_in_layout(False)
         left.set_ylim(len(found) - 0.6, -0.75)
 
-    return svg.drawn(name, paint, height=0.7 + 0.4 * len(found))
+    return svg.drawn(name, paint, height=0.75 + 0.43 * len(found))

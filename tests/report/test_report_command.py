@@ -36,9 +36,13 @@ def test_markdown_is_printed_where_no_file_is_named(accel_cli: Cli, folder: Path
     assert ran.code == 0
     lines = ran.out.splitlines()
     assert lines[0] == "## resnet18 (resnet18-h200)"
-    assert lines[2].startswith("compile:fp16 is the fastest of 4 with a median of 202.0 µs")
-    assert "| `compile:fp16` | 95.20 | 3 | 202.0 | 210.5 | 213.1 | 191.9 | 262.6 | 44.7 | OK |" in lines
+    assert lines[2].startswith("compile:fp16 is the fastest of 4 ranked variants: 202.0 µs from call to result (median) on NVIDIA H200, ")
+    assert "| `compile:fp16` | 95.20 | 3 | 202.0 | 1.020 | 210.5 | 213.1 | 191.9 | 262.6 | 44.7 | OK |" in lines
     assert "* `torchscript:fp16` INVALID: 12 % of predictions changed; to mend it: export again" in lines
+    flags = lines.index("| flagged | ENQUEUE\\_BLOCKED |")
+    assert lines[flags + 2] == "| `onnxruntime:fp16` | all |"
+    assert lines[flags + 4].startswith("* ENQUEUE\\_BLOCKED: the call waits for the GPU itself")
+    assert lines[flags + 4].endswith(". Remedy: use span\\_us, which has no gate.")
     assert "* commit: 0123abc (with changes that are not committed)" in lines
     assert f"    {COMMAND}" in lines
     ledger = lines.index("| cold start | build s | ready s | first call ms | pays back after calls |")
@@ -46,7 +50,7 @@ def test_markdown_is_printed_where_no_file_is_named(accel_cli: Cli, folder: Path
     assert lines[ledger + 6] == "| `torchscript:fp16` | 2.0 | 2.0 | 1.50 | – |"
     assert lines[ledger + 8].startswith("Ready = export + load + build: the export of an engine file is counted once")
     tables = [line for line in lines if line.startswith("|")]
-    assert {line.count("|") for line in tables} == {11, 6}
+    assert {line.count("|") for line in tables} == {12, 6, 3}
 
 
 def test_a_page_is_written_once_and_left_alone_after_that(accel_cli: Cli, folder: Path, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import re
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,15 @@ from report_sets import COMMAND, GPU, section, write_set
 
 from accel.bench.report import COLUMNS
 from accel.report import about, distribution, svg
-from accel.report.markdown import document
 from accel.report.sections import open_sections
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from accel.report.html import page, tight
+from accel.report.markdown import document
 
-VOID = {"meta", "br", "hr", "img", "input", "link"}
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
 
 
 class Seen(HTMLParser):
@@ -35,11 +37,13 @@ class Seen(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.texts: list[tuple[str, str]] = []
+        self.goes_on = False
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.goes_on = tag == "wbr"
         if tag not in VOID:
             self.open.append(tag)
 
@@ -50,7 +54,11 @@ class Seen(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and data.strip():
+        if self.goes_on:
+            where, before = self.texts.pop()
+            self.texts.append((where, before + data))
+            self.goes_on = False
+        elif self.open and data.strip():
             self.texts.append((self.open[-1], data.strip()))
 
     def within(self, tag: str) -> list[str]:
@@ -72,7 +80,8 @@ def test_every_part_stands_in_its_order(made: tuple[Any, str]) -> None:
     ]
     assert made[1].index('class="verdict"') < made[1].index("<table>") < made[1].index("<details>")
     assert [tag for tag, _ in seen.tags].count("svg") == 4
-    assert seen.within("code") == [COMMAND]
+    command = made[1].split("<pre><code>")[1].split("</code>")[0]
+    assert html.unescape(re.sub(r"</?span>", "", command)) == COMMAND
 
 
 def test_nothing_in_the_page_leads_outside(made: tuple[Any, str]) -> None:
@@ -103,13 +112,13 @@ def test_what_a_row_says_is_text_and_never_markup(tmp_path: Path) -> None:
 def test_the_table_shows_the_numbers_of_the_lines(made: tuple[Any, str]) -> None:
     one, text = made
     body = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", text.split("</table>")[0], flags=re.DOTALL)
-    assert [name for name, _ in body] == [line.variant for line in one.lines]
-    names = ["top-1 %", "flips", "host p50", "host p95", "host p99", "device p50", "e2e p50", "MB"]
+    assert [name.replace("<wbr>", "") for name, _ in body] == [line.variant for line in one.lines]
+    names = ["top-1 %", "flips", "host p50", "spread", "host p95", "host p99", "device p50", "e2e p50", "MB"]
     for line, (_, cells) in zip(one.lines, body, strict=True):
-        shown = Seen(cells).within("td")
-        assert shown[:8] == [COLUMNS[name](line) or "–" for name in names]
-        assert shown[8] == line.verdict
-        for at, kind, q in ((2, "host_us", 0.5), (3, "host_us", 0.95), (4, "host_us", 0.99), (5, "device_us", 0.5), (6, "e2e_us", 0.5)):
+        assert Seen(cells).within("b") == [line.verdict]
+        shown = [text for text in Seen(cells).within("td") if text != ","]
+        assert shown == [COLUMNS[name](line) or "–" for name in names]
+        for at, kind, q in ((2, "host_us", 0.5), (4, "host_us", 0.95), (5, "host_us", 0.99), (6, "device_us", 0.5), (7, "e2e_us", 0.5)):
             raw = [samples for key, samples in one.samples.items() if key.startswith(f"{line.variant}/") and key.endswith(f"/{kind}")]
             if raw:
                 ordered = np.sort(np.concatenate(raw))
@@ -153,7 +162,11 @@ def test_the_raw_rows_come_back_as_json(made: tuple[Any, str]) -> None:
     one, text = made
     raw = "".join(Seen(text[text.index('<pre class="raw">') : text.index("</details>")]).within("pre"))
     kept = [{key: value for key, value in row.items() if value is not None} for row in one.rows]
-    assert [json.loads(line) for line in raw.splitlines()] == kept
+    shared, *rows = map(json.loads, raw.splitlines())
+    assert [{**shared, **row} for row in rows] == kept
+    assert {"command", "gpu_name", "versions_json"} <= shared.keys()
+    assert not {"variant", "n", "size_mb"} & shared.keys()
+    assert not any(shared.keys() & row.keys() for row in rows)
 
 
 def test_the_conditions_and_the_flag_with_its_remedy_are_there(made: tuple[Any, str]) -> None:
@@ -163,15 +176,101 @@ def test_the_conditions_and_the_flag_with_its_remedy_are_there(made: tuple[Any, 
     assert facts["commit"] == "0123abc (with changes that are not committed)"
     assert facts["plan"].startswith("quick plan")
     assert "ENQUEUE_BLOCKED" in seen.within("strong")
-    assert "(onnxruntime:fp16): the call waits for the GPU itself (or made over about 1,000 launches)" in made[1]
-    assert "; to mend it: use span_us, which has no gate</li>" in made[1]
+    assert "</strong>: the call waits for the GPU itself (or made over about 1,000 launches)" in made[1]
+    assert " Remedy: use span_us, which has no gate.</li>" in made[1]
+    assert '<b class="ok">OK</b>, <a href="#set1-flags">1 flag</a></td>' in made[1]
 
 
 def test_a_flag_without_a_remedy_is_shown_plainly(tmp_path: Path) -> None:
     one = section(tmp_path / "s", {"eager:fp32": {"host_us": 100, "flags": ["SOMETHING_NEW"]}})
-    assert about.flags(one) == [about.Flagged("SOMETHING_NEW", ("eager:fp32",))]
+    assert about.flags(one) == [about.Flagged("SOMETHING_NEW", {"eager:fp32": "all"})]
     assert about.flags(one, {"SOMETHING_NEW": ("it is new", "wait")}.get)[0].remedy == "wait"
-    assert "<strong>SOMETHING_NEW</strong> (eager:fp32)</li>" in page([one])
+    assert "<strong>SOMETHING_NEW</strong></li>" in page([one])
+
+
+def test_a_flag_says_of_which_latencies_it_speaks(tmp_path: Path) -> None:
+    variants = {"eager:fp32": {"host_us": 100, "device_us": 90, "e2e_us": 120}, "compile:fp32": {"host_us": 50, "e2e_us": 60}}
+    folder = write_set(tmp_path / "s", variants)
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        # In one round, one latency of the one variant; in every round, all of the other's.
+        drifted = row["variant"] == "compile:fp32" or (row["round"] == 1 and row["latency_kind"] == "e2e_us")
+        row["flags"] = [*(["DRIFT"] if drifted else []), *(["COV", "NEW"] if row["latency_kind"] in ("e2e_us", "device_us") else [])]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (one,) = open_sections([folder])
+    assert about.flag_table(about.flags(one)) == (
+        ["COV", "DRIFT", "NEW"],
+        [("compile:fp32", ["e2e", "all", "e2e"]), ("eager:fp32", ["device, e2e", "e2e", "device, e2e"])],
+    )
+    flags = page([one]).split(">Flags</h3>")[1]
+    assert Seen(flags.split("</table>")[0]).within("td") == ["e2e", "all", "e2e", "device, e2e", "e2e", "device, e2e"]
+
+
+def test_a_set_that_was_never_asked_for_its_stability_says_so(tmp_path: Path) -> None:
+    never = section(tmp_path / "never")
+    assert "NOISY and UNSTABLE were never asked" in page([never])
+    assert "NOISY and UNSTABLE were never asked" in document([never])
+    asked = {name: {**given, "stability": "STABLE"} for name, given in GPU.items()}
+    assert about.unjudged(section(tmp_path / "asked", asked)) == ""
+    assert about.unjudged(section(tmp_path / "once", rounds=1)) == ""
+
+
+def test_a_variant_with_a_very_long_name_leaves_the_figures_their_room(tmp_path: Path) -> None:
+    long = "onnxruntime:fp16+" + "x" * 140
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        text = page([section(tmp_path / "s", {**GPU, long: {"host_us": 150}})])
+    # 24 characters of either end and the sign between them; the table has the whole.
+    assert {"onnxruntime:fp16+xxxxxxx…" + "x" * 23} <= set(Seen(text).within("text"))
+    assert long in Seen(text).within("th")
+
+
+def test_rounds_without_room_for_their_names_are_numbered(tmp_path: Path) -> None:
+    texts = Seen(page([section(tmp_path / "s", rounds=6)])).within("text")
+    assert "round" in texts
+    assert not [text for text in texts if text.startswith("round ")]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        (5, 20_000, [10, 100, 1000, 10_000]),
+        (135, 3100, [200, 500, 1000, 2000]),
+        (264, 1948, [300, 500, 700, 1000]),
+        (410, 930, [500, 600, 700, 800, 900]),
+        (95, 105, [96, 98, 100, 102, 104]),
+    ],
+)
+def test_an_axis_has_at_least_four_round_numbers(low: float, high: float, found: list[float]) -> None:
+    assert svg.ticks(low, high) == found
+
+
+def test_a_cpu_set_has_no_gpus_columns_and_names_the_cpu(tmp_path: Path) -> None:
+    cpu = {"device": "cpu", **dict.fromkeys(("gpu_name", "gpu_uuid", "driver", "cuda"))}
+    text = page([section(tmp_path / "s", {"eager:fp32": {"host_us": 100, "e2e_us": 120, **cpu}})])
+    assert "<h2>resnet18 on Some CPU (cpu)</h2>" in text
+    assert "µs from call to result (median) on Some CPU." in text.replace("\xa0", " ")
+    assert "device p50" not in text
+    assert "<dd>Some CPU, Linux 6.1</dd>" in text
+
+
+def test_what_a_heading_stands_for_is_said_where_it_stands(tmp_path: Path) -> None:
+    floors = {"launch_floor_us": 5.0}
+    text = page([section(tmp_path / "s", {"eager:fp32": {"host_us": 100, "device_us": 90, **floors}})])
+    assert "× floor = p50 as a multiple of this machine's launch floor, a CUDA graph of one empty kernel (host 5.0 µs, device 5.0 µs)." in (
+        html.unescape(text).replace("\xa0", " ")
+    )
+    assert "× floor" not in page([section(tmp_path / "without")])
+
+
+def test_what_the_gpu_did_meanwhile_is_said_as_far_as_it_was_read(tmp_path: Path) -> None:
+    read = {"sm_clock_min_mhz": 1755, "sm_clock_max_mhz": 1980, "mem_clock_mhz": 3201, "temp_max_c": 41, "power_mean_w": 155.8}
+    other = {"sm_clock_min_mhz": 1800, "sm_clock_max_mhz": 1980, "mem_clock_mhz": 3201, "temp_max_c": 39, "power_mean_w": 192.4}
+    one = section(tmp_path / "s", {"eager:fp32": {"host_us": 100, **read}, "compile:fp32": {"host_us": 50, **other}})
+    assert about.environment(one)["GPU"] == (
+        "SM clock 1755 to 1980 MHz, memory clock 3201 MHz, at most 41 °C, mean power of a run 156 to 192 W"
+    )
+    assert "GPU" not in about.environment(section(tmp_path / "unread"))
 
 
 def test_the_interval_stands_beside_the_median_where_every_round_has_one(tmp_path: Path) -> None:
@@ -183,9 +282,10 @@ def test_the_interval_stands_beside_the_median_where_every_round_has_one(tmp_pat
         row["p50_lo_us"], row["p50_hi_us"] = 99.0 + row["round"], 1100.4 + row["round"]
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = page(open_sections([folder]))
-    assert "<th>host p50</th><th>95 % interval</th>" in text
+    assert "<th>host p50</th><th>95\xa0% interval</th>" in text
     assert "<td>101.0</td><td>99.0 – 1102</td>" in text
     assert "<td>50.5</td><td>–</td>" in text
+    assert "The interval runs from the lowest to the highest end of the rounds' own" in html.unescape(text)
 
 
 @pytest.mark.parametrize(
@@ -228,8 +328,8 @@ def test_several_sets_stay_apart_and_no_id_is_used_twice(tmp_path: Path) -> None
     assert used <= set(ids)
     verdicts = re.findall(r'<p class="verdict">(.*?)</p>', text)
     assert [verdict.split(" is ")[0] for verdict in verdicts] == ["compile:fp16", "onnxruntime:fp16"]
-    assert "compile:fp16" not in text[text.index('id="set2"') :]
-    assert seen.within("a") == ["first", "second"]
+    assert "compile:fp16" not in text[text.index('id="set2"') :].replace("<wbr>", "")
+    assert seen.within("a") == ["first", "second", "1 flag", "1 flag"]
 
 
 def test_the_same_set_gives_the_same_bytes(made: tuple[Any, str]) -> None:
@@ -251,7 +351,10 @@ def test_a_distribution_keeps_its_ends_and_its_shares() -> None:
     x, share = distribution.curve(np.arange(1000, 0, -1))
     assert (x[0], x[-1], share[0], share[-1]) == (1, 1000, 0.1, 100.0)
     assert np.array_equal(share * 10, x)
-    assert len(x) == distribution.POINTS
+    assert distribution.POINTS <= len(x) <= distribution.POINTS + distribution.TAIL + 3
+    # The table's percentiles, and the slowest calls one by one.
+    assert {500, 950, 990, *range(994, 1001)} <= set(x)
+    assert [list(part) for part in distribution.curve(np.array([7.0]))] == [[7.0], [100.0]]
 
 
 def test_a_course_keeps_the_order_of_the_calls_and_the_worst_of_them() -> None:

@@ -19,10 +19,10 @@ from accel.report.tradeoff import front, wilson
 
 def test_the_verdict_names_the_engine_both_eagers_the_next_and_the_accuracy(tmp_path: Path) -> None:
     assert sentences.verdict(section(tmp_path / "s")) == (
-        "compile:fp16 is the fastest of 4 with a median of 202.0 µs from call to result on NVIDIA H200: "
+        "compile:fp16 is the fastest of 4 ranked variants: 202.0 µs from call to result (median) on NVIDIA H200, "
         "4.00 times as fast as eager:fp16 (808.0 µs), 5.00 times as fast as eager:fp32 (1010 µs, another precision) and "
-        "2.00 times as fast as onnxruntime:fp16 (404.0 µs); "
-        "its accuracy is kept (top-1 95.20 % beside 95.22 %, 3 predictions changed, p = 0.625)."
+        "2.00 times as fast as onnxruntime:fp16 (404.0 µs). "
+        "Its accuracy is kept (top-1 95.20 %, the reference's 95.22 %; 3 of 10,000 predictions changed; McNemar's p = 0.625)."
     )
 
 
@@ -42,13 +42,15 @@ def test_an_order_that_changes_between_rounds_is_no_victory(tmp_path: Path) -> N
     next(row for row in rows if row["variant"] == "compile:fp32" and row["round"] == 1)["p50_us"] = 5000.0
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = sentences.verdict(open_sections([folder])[0])
-    assert said.startswith("compile:fp32 has the smallest median of 2, 1005 µs")
-    assert "1.01 times as fast as eager:fp32 (1010 µs, these rounds do not decide it)" in said
+    assert said.startswith("compile:fp32 has the smallest median of 2 ranked variants: 1005 µs")
+    assert "1.01 times as fast as eager:fp32 (1010 µs, the rounds do not decide which is faster)" in said
+    # 5000 µs in one round and 995 in another.
+    assert said.endswith(" Between rounds the median moved by 402.5 % for compile:fp32 (UNSTABLE).")
 
 
 def test_a_difference_that_does_not_matter_is_called_the_same(tmp_path: Path) -> None:
     said = sentences.verdict(section(tmp_path / "s", {"eager:fp32": {"host_us": 1000}, "compile:fp32": {"host_us": 995}}))
-    assert said.startswith("compile:fp32 has the smallest median of 2,")
+    assert said.startswith("compile:fp32 has the smallest median of 2 ranked variants: ")
     assert "(1010 µs, the same within 2 %)" in said
 
 
@@ -59,7 +61,8 @@ def test_one_round_is_not_called_replicated(tmp_path: Path) -> None:
 def test_a_top1_that_is_really_lower_is_not_called_kept(tmp_path: Path) -> None:
     lower = {"host_us": 100, "top1": 94.9, "mcnemar_p": 0.0004}
     said = sentences.verdict(section(tmp_path / "s", {**GPU, "compile:fp16": lower}))
-    assert "its accuracy is lower, within the gate (top-1 94.90 % beside 95.22 %, 3 predictions changed, p < 0.001)" in said
+    assert "Its accuracy is lower, within the gate (top-1 94.90 %, the reference's 95.22 %; 3 of 10,000 predictions " in said
+    assert "McNemar's p < 0.001" in said
 
 
 def test_without_an_accuracy_none_is_claimed(tmp_path: Path) -> None:
@@ -72,26 +75,56 @@ def test_without_an_ok_row_nothing_is_ranked(tmp_path: Path) -> None:
     assert sentences.verdict(found) == (
         "Nothing may be ranked: no variant of this set has a latency and the verdict OK (1 UNVERIFIED, 1 MISSING)."
     )
-    assert sentences.pay_backs(found) == ["no break-even: eager:fp32 is UNVERIFIED in this set"]
+    assert sentences.pay_backs(found) == ["No break-even is told: eager:fp32 is UNVERIFIED in this set."]
 
 
 def test_one_variant_alone_is_compared_with_nothing(tmp_path: Path) -> None:
     found = section(tmp_path / "s", {"compile:fp16": GPU["compile:fp16"]})
-    assert sentences.verdict(found).startswith("compile:fp16 is the only variant that may be ranked, at a median of 202.0 µs")
-    assert sentences.pay_backs(found) == ["no break-even: this set has no eager:fp32"]
+    assert sentences.verdict(found).startswith("compile:fp16 is the only variant that may be ranked: 202.0 µs from call to result (")
+    assert sentences.pay_backs(found) == ["No break-even is told: this set has no eager:fp32."]
+
+
+def test_the_baseline_alone_pays_nothing_back(tmp_path: Path) -> None:
+    found = section(tmp_path / "s", {"eager:fp32": GPU["eager:fp32"]})
+    assert sentences.pay_backs(found) == ["No break-even is told: only eager:fp32 may be ranked."]
 
 
 def test_without_eager_the_sentence_says_why(tmp_path: Path) -> None:
     variants = {**GPU, "eager:fp32": {"verdict": "MISSING"}}
     del variants["eager:fp16"]
-    assert ", not compared with eager (eager:fp32 is MISSING in this set);" in sentences.verdict(section(tmp_path / "s", variants))
+    said = sentences.verdict(section(tmp_path / "s", variants))
+    assert " (404.0 µs). It is not compared with eager: eager:fp32 is MISSING in this set. Its accuracy is kept" in said
+
+
+def test_eager_in_a_graph_does_not_stand_for_eager(tmp_path: Path) -> None:
+    variants = {"eager:fp16+graph": {"host_us": 400}, "onnxruntime:fp16": {"host_us": 800}}
+    said = sentences.verdict(section(tmp_path / "won", variants))
+    assert "It is not compared with eager: this set has no eager:fp32." in said
+    variants["onnxruntime:fp16"]["host_us"] = 200
+    said = sentences.verdict(section(tmp_path / "second", variants))
+    assert "2.00 times as fast as eager:fp16+graph (404.0 µs). It is not compared with eager: this set has no eager:fp32." in said
+    plain = {"eager:fp16": {"host_us": 400}, "onnxruntime:fp16": {"host_us": 800}}
+    assert "not compared" not in sentences.verdict(section(tmp_path / "plain", plain))
+
+
+def test_the_verdict_names_variants_whose_rounds_disagree(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "s")
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    medians = {"compile:fp16": (200.0, 212.4, 206.0), "onnxruntime:fp16": (400.0, 412.0, 404.0), "eager:fp32": (1000.0, 1001.0, 1020.0)}
+    for row in rows:
+        if row["latency_kind"] == "host_us" and row["variant"] in medians:
+            row["p50_us"] = medians[row["variant"]][row["round"]]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert sentences.verdict(open_sections([folder])[0]).endswith(
+        " Between rounds the median moved by 6.2 % for compile:fp16 (UNSTABLE) and 3.0 % for onnxruntime:fp16 (NOISY)."
+    )
 
 
 @pytest.mark.parametrize(("column", "value"), [("gpu_uuid", "GPU-2"), ("driver", "590"), ("input_sha256", "cd")])
 def test_rows_of_other_conditions_are_not_ranked_against_each_other(tmp_path: Path, column: str, value: str) -> None:
     found = section(tmp_path / "s", {**GPU, "compile:fp16": {**GPU["compile:fp16"], column: value}})
     assert sentences.verdict(found) == f"Nothing may be ranked: the rows differ in {column}."
-    assert sentences.pay_backs(found) == [f"no break-even: the rows differ in {column}"]
+    assert sentences.pay_backs(found) == [f"No break-even is told: the rows differ in {column}."]
 
 
 def test_a_build_pays_back_after_its_extra_time_over_the_time_saved(tmp_path: Path) -> None:
@@ -104,8 +137,8 @@ def test_a_build_pays_back_after_its_extra_time_over_the_time_saved(tmp_path: Pa
     assert by_name["aoti:fp32"].calls is None
     assert sentences.pay_backs(found) == [
         "compile:fp16 pays back after 9,901 calls against eager:fp32: ready 8.0 s later, 808.0 µs saved a call",
-        "onnxruntime:fp16 pays back at once against eager:fp32: it is ready 1.0 s sooner, 606.0 µs saved a call",
-        "eager:fp16 pays back at once against eager:fp32: it is ready as soon, 202.0 µs saved a call",
+        "onnxruntime:fp16 pays back at once against eager:fp32: ready 1.0 s sooner, 606.0 µs saved a call",
+        "eager:fp16 pays back at once against eager:fp32: ready as soon, 202.0 µs saved a call",
         "aoti:fp32 never pays back against eager:fp32: it is not faster",
     ]
 
@@ -134,11 +167,11 @@ def test_an_export_is_counted_once_and_what_is_not_known_is_said(tmp_path: Path)
     # Ready after 6.75 s, eager after 3.5: 3.25 s over 606 µs a call.
     assert (by_name["onnxruntime:fp16"].extra_s, by_name["onnxruntime:fp16"].calls) == (3.25, 5_364)
     assert sentences.pay_backs(found) == [
-        "tensorrt:fp16 pays back at once against eager:fp32: it is ready 3.0 s sooner, 808.0 µs saved a call "
-        "(its export is not on record and not counted)",
+        "When tensorrt:fp16 pays back against eager:fp32 is not known, for its export is not on record; apart from that: "
+        "ready 3.0 s sooner, 808.0 µs saved a call",
         "onnxruntime:fp16 pays back after 5,364 calls against eager:fp32: ready 3.2 s later, 606.0 µs saved a call",
-        "compile:fp16 pays back after 7,921 calls against eager:fp32: ready 4.0 s later, 505.0 µs saved a call "
-        "(its build found the caches of an earlier one: --rebuild measures a cold one)",
+        "compile:fp16 pays back after 7,921 calls or more against eager:fp32: ready 4.0 s later, 505.0 µs saved a call "
+        "(its builds found the caches of an earlier one: --rebuild measures cold ones)",
     ]
 
 
@@ -149,7 +182,7 @@ def test_the_ledger_takes_the_cold_start_apart(tmp_path: Path) -> None:
         "pays back after calls",
     ]
     assert ledger.table(found) == [
-        ("tensorrt:fp16", ["–", "0.2", "0.2", "–", "0.5", "1.50", "–", "–", "≥ 0"]),
+        ("tensorrt:fp16", ["–", "0.2", "0.2", "–", "0.5", "1.50", "–", "–", "not known"]),
         ("onnxruntime:fp16", ["6.0", "0.5", "0.2", "–", "6.8", "1.50", "–", "–", "5,364"]),
         ("compile:fp16", ["–", "3.0", "–", "4.5", "7.5", "1.50", "900", "–", "≥ 7,921"]),
         ("eager:fp32", ["–", "3.0", "0.5", "–", "3.5", "1.50", "700", "512", "–"]),
