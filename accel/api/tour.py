@@ -51,7 +51,7 @@ def demo(*, device_name: str | None = None, command: str = "", progress: Progres
     sets: list[ResultSet] = []
     faults: list[outcome.Fault] = []
     folder = Path(settings["results_dir"]) / "demo"
-    for model in sorted(trainers.MODELS):
+    for model in trainers.with_weights():
         _export(model, chosen, progress)
         logger.info("verifying and timing %s on %s (%s)", model, chosen, device.name(chosen))
         # On a CPU one thread each: then two engines can be verified at once, and the small networks lose little.

@@ -1,4 +1,4 @@
-"""Train the models that accel ships, and find the ones that it already trained. torch is imported only inside `train`."""
+"""Train accel's models, and find the ones that it ships trained. torch is imported only inside `train`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,22 @@ __all__ = [
     "read_recipe",
     "shipped",
     "train",
+    "with_weights",
     "write_golden_samples",
     "write_recipe",
 ]
 
 MODELS = {
+    "alexnet": "accel.trainers.models.alexnet:build",
+    "efficientnet_b0": "accel.trainers.models.efficientnet_b0:build",
+    "mobilenetv2": "accel.trainers.models.mobilenetv2:build",
     "mobilenetv3_small": "accel.trainers.models.mobilenetv3_small:build",
+    "naivenet": "accel.trainers.models.naivenet:build",
     "resnet18": "accel.trainers.models.resnet18:build",
+    "shufflenetv2_x1": "accel.trainers.models.shufflenetv2_x1:build",
+    "student_a": "accel.trainers.models.student_a:build",
+    "student_b": "accel.trainers.models.student_b:build",
+    "student_c": "accel.trainers.models.student_c:build",
 }
 """Model name → factory of the untrained module, called with `num_classes`."""
 
@@ -47,6 +56,18 @@ def shipped(name: str) -> Path:
     return folder
 
 
+def with_weights() -> list[str]:
+    """The models whose trained weights are installed, by name.
+
+    Raises:
+        BundleMissing: there are none.
+    """
+    found = [name for name in sorted(MODELS) if (WEIGHTS / name / "checkpoint.json").is_file()]
+    if not found:
+        raise BundleMissing(f"no trained weights are installed ({WEIGHTS} has none)", remedy="install accel-engines again")
+    return found
+
+
 def train(
     name: str,
     *,
@@ -62,7 +83,7 @@ def train(
     Args:
         name: a key of MODELS.
         out: written: weights.safetensors, checkpoint.json, recipe.toml, log.csv, run.json.
-        recipe: what to run; without it the model's shipped recipe.
+        recipe: what to run; without it the model's own.
         recipe_file: TOML whose keys replace those of the recipe.
         overrides: field of Recipe → value, applied last; None means "not given".
         device: `auto` (the first GPU, else the CPU), `cpu` or `cuda:N`.

@@ -122,7 +122,7 @@ _TYPES = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
 
 
 def default_recipe(model: str) -> Recipe:
-    """The recipe that the shipped weights of `model` were trained by."""
+    """The recipe of `model`: what its shipped weights were trained by, or a start that nobody tuned where none are shipped."""
     path = FOLDER / f"{model}.toml"
     if not path.is_file():
         raise UnknownName("recipe", model, [found.stem for found in FOLDER.glob("*.toml")])

@@ -64,12 +64,13 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         normalised = augment.normalise(pixels, *colours(recipe), autocast_dtype(recipe))
         held_out = measurable(train_set, held, recipe, target) if len(held) else None
         trained = fit(module, normalised, labels, recipe, held_out=held_out, on_epoch=log.add, progress=progress)
-        stored = stored_tensors(trained.module)
+        factory, shipped = deployable(factory, trained.module)
+        stored = stored_tensors(shipped)
         exact = rounded = None
         if test_set is not None:
             inputs, answers = measurable(test_set, np.arange(len(test_set.labels)), recipe, target)
             exact = top1(trained.module, inputs, answers, progress, "test")
-            rounded = top1(restored(trained.module, stored), inputs, answers, progress, "test as stored")
+            rounded = top1(restored(shipped, stored), inputs, answers, progress, "test as stored")
     except torch.OutOfMemoryError as error:
         raise MissingError(
             f"{target} ran out of memory training {recipe.model} with batch_size = {recipe.batch_size}",
@@ -123,6 +124,13 @@ def build(factory: str, num_classes: int) -> nn.Module:
     location, _, name = factory.partition(":")
     module: nn.Module = getattr(importlib.import_module(location), name)(num_classes=num_classes)
     return module
+
+
+def deployable(factory: str, module: nn.Module) -> tuple[str, nn.Module]:
+    """What is stored of a trained module, and the factory of that: itself, unless its file knows another form (see `trainers.models`)."""
+    location, _, _ = factory.partition(":")
+    deployed = getattr(importlib.import_module(location), "deployed", None)
+    return (f"{location}:build_deployed", deployed(module)) if deployed else (factory, module)
 
 
 def colours(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,25 @@ def test_train_hands_the_options_on(accel_cli: Cli, tmp_path: Path, monkeypatch:
     assert seen["overrides"] == {"epochs": 2, "amp": "off"}
     assert (seen["recipe"].lr, seen["recipe"].epochs) == (0.1, 2)
     assert json.loads((tmp_path / "runs/resnet18/settings.json").read_text())["train.lr"]["source"] == "ACCEL_TRAIN_LR"
+
+
+def test_train_names_every_model_in_its_help_and_takes_a_dataset(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from accel import trainers
+    from accel.cli.train import MODEL_HELP
+    from accel.errors import UsageError
+
+    assert re.findall(r"\w+", MODEL_HELP.replace(" or ", " ")) == sorted(trainers.MODELS)
+    seen: dict[str, Any] = {}
+
+    def train(name: str, **given: Any) -> Any:
+        seen.update(given)
+        raise UsageError("recorded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainers, "train", train)
+    assert accel_cli("train", "naivenet", "--dataset", "cifar100").code == 2
+    assert seen["overrides"] == {"dataset": "cifar100"}
+    assert seen["recipe"].model == "naivenet"
 
 
 def test_selfcheck_prints_seven_checks_and_fails_if_one_does(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

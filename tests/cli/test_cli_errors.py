@@ -30,7 +30,7 @@ def factory(weights: Path, *more: str | Path) -> list[str | Path]:
 
 
 def test_unknown_model(accel_cli: Cli) -> None:
-    refused(accel_cli("export", "resnet81"), 2, "no model called 'resnet81'", "mobilenetv3_small, resnet18")
+    refused(accel_cli("export", "resnet81"), 2, "no model called 'resnet81'", "mobilenetv3_small, naivenet, resnet18")
 
 
 def test_unknown_format(accel_cli: Cli) -> None:

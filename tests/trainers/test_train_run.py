@@ -137,6 +137,16 @@ def test_a_shipped_model_is_a_checkpoint_or_says_how_to_train_it():
         assert read_checkpoint(folder).factory == trainers.MODELS["resnet18"]
 
 
+def test_models_with_weights_are_those_whose_checkpoint_is_installed(monkeypatch, tmp_path):
+    assert trainers.with_weights() == ["mobilenetv3_small", "resnet18"]
+    with pytest.raises(BundleMissing, match="no trained weights of student_a") as caught:
+        trainers.shipped("student_a")
+    assert caught.value.remedy == "accel train student_a"
+    monkeypatch.setattr(trainers, "WEIGHTS", tmp_path)
+    with pytest.raises(BundleMissing, match="no trained weights are installed"):
+        trainers.with_weights()
+
+
 def test_a_compiler_that_fails_is_named_and_leaves_no_trace(monkeypatch, caplog):
     module = trainable_net.build().train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
