@@ -14,8 +14,14 @@ def train(
     model: Annotated[str, typer.Argument(help="resnet18 or mobilenetv3_small.")] = DEFAULT_MODEL,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    accumulate: Annotated[
+        int | None, typer.Option("--accumulate-grad-steps", min=1, metavar="N", help="Batches whose gradients make one update.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adamw or muon.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the learning rate: cosine or triangular.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option()] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradients; 0 for none.")] = None,
     label_smoothing: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     split: Annotated[str | None, typer.Option(help="full, or 45k/5k to tune without the test set.")] = None,
@@ -24,6 +30,7 @@ def train(
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile on a GPU.")] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe.toml to repeat or change.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only.")] = None,
+    train_fraction: Annotated[float | None, typer.Option(help="Learn from this share of every class, drawn by the seed.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The checkpoint folder; default runs/MODEL.")] = None,
     device: DeviceOption = None,
 ) -> None:
@@ -31,9 +38,11 @@ def train(
     from accel import api
     from accel.cli.progress import drawn
 
-    schedule: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "limit": limit}
-    manner = {"label_smoothing": label_smoothing, "seed": seed, "split": split, "amp": "off" if no_amp else amp, "compile": compile}
+    data: dict[str, Any] = {"split": split, "limit": limit, "train_fraction": train_fraction, "seed": seed}
+    steps = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "schedule": schedule, "lr": lr}
+    manner = {"weight_decay": weight_decay, "clip_norm": clip_norm, "label_smoothing": label_smoothing, "compile": compile}
+    chosen = data | steps | manner | {"amp": "off" if no_amp else amp}
     with drawn() as progress:
-        checkpoint = api.train(model, out=out, recipe=recipe, overrides=schedule | manner, device=device, progress=progress)
+        checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, progress=progress)
     measured = "" if checkpoint.top1 is None else f" (top-1 {checkpoint.top1:.2f} %)"
     print(f"{checkpoint.path}{measured}")

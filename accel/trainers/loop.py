@@ -14,7 +14,7 @@ from accel.trainers.augment import draw, epoch_images, first_mirrored
 from accel.trainers.backend import compiled_or_eager, settings
 from accel.trainers.ema import Average
 from accel.trainers.evaluate import top1
-from accel.trainers.schedule import learning_rate
+from accel.trainers.optimizers import Optimizers
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from accel.trainers.recipe import Recipe
 
 REPORT_EVERY = 10
-"""Steps between two progress reports; the loop itself never waits for the device inside an epoch."""
+"""Updates between two progress reports; the loop itself never waits for the device inside an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,9 @@ def fit(
     device = images.device
     dtype = autocast_dtype(recipe)
     steps = len(images) // recipe.batch_size
-    total = steps * recipe.epochs
-    warmup = min(recipe.warmup_epochs, recipe.epochs / 4) * steps
+    updates = [range(steps)[start : start + recipe.accumulate] for start in range(0, steps, recipe.accumulate)]
+    total = len(updates) * recipe.epochs
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 4) * len(updates)
     size = (images.shape[1], images.shape[2])
 
     def forward(batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,14 +84,7 @@ def fit(
 
     average = Average(module, recipe.ema_decay)
     module.train()
-    optimizer = torch.optim.SGD(
-        parameter_groups(module, recipe.weight_decay),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        fused=device.type == "cuda",
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")  # bf16 has the range of FP32 and needs none
+    optimizers = Optimizers(module, recipe, device, total=total, warmup=warmup)
     generator = torch.Generator(device).manual_seed(recipe.seed)
     first = first_mirrored(len(images), generator)
     train_s = 0.0
@@ -103,6 +97,7 @@ def fit(
             mode=recipe.compile_mode if recipe.compile else None,
             progress=progress,
         )
+        optimizers.begin()
         torch.manual_seed(recipe.seed)  # dropout's; again, because compiling may have drawn from it
 
         for epoch in range(recipe.epochs):
@@ -110,20 +105,16 @@ def fit(
             draws = draw(recipe, epoch, size, first, generator)
             epoch_inputs, epoch_labels = epoch_images(images, draws, recipe), labels[draws.order]
             losses, hits, rate = [], [], 0.0
-            for step in range(steps):
-                part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-                done = epoch * steps + step
-                rate = learning_rate(done, total, warmup, recipe.lr)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss, correct = batch_forward(epoch_inputs[part], epoch_labels[part])
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
+            for done, batches in enumerate(updates, epoch * len(updates)):
+                rate = optimizers.set_rate(done)
+                for step in batches:
+                    part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+                    loss, correct = batch_forward(epoch_inputs[part], epoch_labels[part])
+                    optimizers.backward(loss, len(batches))
+                    losses.append(loss.detach().clone())  # a graph's outputs are overwritten by its next replay
+                    hits.append(correct.clone())
+                optimizers.step()
                 average.update()
-                losses.append(loss.detach().clone())  # a graph's outputs are overwritten by its next replay
-                hits.append(correct.clone())
                 if (done + 1) % REPORT_EVERY == 0 or done + 1 == total:
                     progress("train", done + 1, total)
 
@@ -144,15 +135,6 @@ def fit(
                 }
             )
     return Trained(average.module, train_s, compilation)
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: tensors of two or more dimensions, which decay, and BatchNorm's weights and all biases, which do not."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def autocast_dtype(recipe: Recipe) -> torch.dtype:

@@ -19,6 +19,8 @@ else:
 
 CHOICES = {
     "split": ("full", "45k/5k"),
+    "optimizer": ("sgd", "adamw", "muon"),
+    "schedule": ("cosine", "triangular"),
     "flip": ("alternating", "random", "none"),
     "amp": ("bf16", "fp16", "off"),
     "compile_mode": ("default", "reduce-overhead"),
@@ -27,10 +29,15 @@ CHOICES = {
 
 LIMITS: dict[str, tuple[float, float]] = {
     "limit": (0, float("inf")),
+    "train_fraction": (0.0001, 1),
     "epochs": (1, float("inf")),
     "batch_size": (1, float("inf")),
+    "accumulate": (1, float("inf")),
     "lr": (0, float("inf")),
     "momentum": (0, 1),
+    "muon_lr": (0, float("inf")),
+    "muon_momentum": (0, 1),
+    "clip_norm": (0, float("inf")),
     "weight_decay": (0, float("inf")),
     "warmup_epochs": (0, float("inf")),
     "label_smoothing": (0, 1),
@@ -54,10 +61,17 @@ class Recipe:
         split: `full` learns from the whole train set and measures the test set once, after the last epoch; `45k/5k` holds
             the same tenth of the train set back in every run, measures it after every epoch and leaves the test set alone.
         limit: use only the first N images of the train set, for trials; 0 uses all.
+        train_fraction: of every class the share that is learned from, drawn by the seed after limit and split; 1 learns from all.
         epochs: passes over the train images; the last, partial batch of each shuffled pass is dropped.
-        batch_size: images a step.
-        lr: highest learning rate, reached after `warmup_epochs` (linear), then a cosine down to 0.
-        momentum: of SGD with Nesterov's correction.
+        batch_size: images that go through the network at a time.
+        accumulate: batches whose mean gradient makes one update; the last update of an epoch takes what is left.
+        optimizer: `sgd` with Nesterov's correction; `adamw`; `muon` for the filters of convolutions without bias and groups, which a
+            BatchNorm follows, and `sgd` for the rest.
+        schedule: after `warmup_epochs` (linear) down to 0, by half a `cosine` or, `triangular`, in a straight line.
+        lr: highest learning rate, of all that Muon does not update.
+        momentum: of SGD; AdamW's first beta (the second is 0.999).
+        muon_lr, muon_momentum: of Muon alone.
+        clip_norm: largest norm of all gradients together, to which longer ones are scaled down; 0 leaves them.
         weight_decay: L2, on tensors of two or more dimensions only: not on BatchNorm and not on biases.
         warmup_epochs: may be a fraction; never more than a quarter of the epochs, so that a short trial still cools down.
         label_smoothing: share of the target spread over all classes.
@@ -84,7 +98,14 @@ class Recipe:
     dataset: str = "cifar10"
     split: str = "full"
     limit: int = 0
+    train_fraction: float = 1.0
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    schedule: str = "cosine"
     momentum: float = 0.9
+    muon_lr: float = 0.24
+    muon_momentum: float = 0.6
+    clip_norm: float = 0.0
     crop_padding: int = 4
     flip: str = "alternating"
     amp: str = "bf16"

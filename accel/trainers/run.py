@@ -23,6 +23,7 @@ from accel.trainers import augment, backend
 from accel.trainers.evaluate import top1
 from accel.trainers.loop import autocast_dtype, fit
 from accel.trainers.recipe import Recipe, write_recipe
+from accel.trainers.subset import split
 from accel.types import Array, Checkpoint, TensorSpec
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ PREPROCESS = {"cifar10": preprocess.CIFAR10, "cifar100": preprocess.CIFAR100}
 COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
 """Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
 
-HELD_OUT_SEED = 0
-"""Of the 45k/5k split, which must be the same for every run that is compared."""
-
 
 def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progress) -> Checkpoint:
     """Train by `recipe` and write `out`; see `accel.trainers.train`."""
@@ -49,7 +47,7 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
     target = backend.resolve(device, recipe)
     train_set = datasets.load(recipe.dataset, "train")
     test_set = datasets.load(recipe.dataset, "test") if recipe.split == "full" else None
-    learned, held = split(len(train_set.labels), recipe)
+    learned, held = split(np.asarray(train_set.labels), recipe)
     if len(learned) < recipe.batch_size:
         raise ConfigError(
             f"batch_size = {recipe.batch_size} is more than the {len(learned)} images to learn from", remedy="lower --batch-size"
@@ -107,15 +105,6 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         seed=recipe.seed,
     )
     return write_checkpoint(checkpoint, stored)
-
-
-def split(count: int, recipe: Recipe) -> tuple[Array, Array]:
-    """Indices to learn from and to hold back, both ascending; the first is capped by `limit` before the split."""
-    count = min(count, recipe.limit or count)
-    if recipe.split == "full":
-        return np.arange(count), np.arange(0)
-    order = np.random.default_rng(HELD_OUT_SEED).permutation(count)
-    return np.sort(order[count // 10 :]), np.sort(order[: count // 10])
 
 
 def build(factory: str, num_classes: int) -> nn.Module:

@@ -170,6 +170,44 @@ def test_train_hands_the_options_on(accel_cli: Cli, tmp_path: Path, monkeypatch:
     assert json.loads((tmp_path / "runs/resnet18/settings.json").read_text())["train.lr"]["source"] == "ACCEL_TRAIN_LR"
 
 
+EVERY_RECIPE_OPTION = {
+    "--epochs 3": {"epochs": 3},
+    "--batch-size 8": {"batch_size": 8},
+    "--accumulate-grad-steps 4": {"accumulate": 4},
+    "--optimizer muon": {"optimizer": "muon"},
+    "--schedule triangular": {"schedule": "triangular"},
+    "--lr 0.3": {"lr": 0.3},
+    "--weight-decay 0.1": {"weight_decay": 0.1},
+    "--clip-norm 2": {"clip_norm": 2.0},
+    "--label-smoothing 0.2": {"label_smoothing": 0.2},
+    "--seed 7": {"seed": 7},
+    "--split 45k/5k": {"split": "45k/5k"},
+    "--limit 90": {"limit": 90},
+    "--train-fraction 0.25": {"train_fraction": 0.25},
+    "--amp off": {"amp": "off"},
+    "--no-compile": {"compile": False},
+}
+
+
+def test_every_option_of_train_reaches_its_field_of_the_recipe(accel_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel import trainers
+    from accel.errors import UsageError
+    from accel.trainers import default_recipe
+
+    seen: list[dict[str, Any]] = []
+
+    def train(name: str, **given: Any) -> Any:
+        seen.append(given["overrides"])
+        raise UsageError("recorded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainers, "train", train)
+    for typed, wanted in EVERY_RECIPE_OPTION.items():
+        assert accel_cli("train", "resnet18", *typed.split()).code == 2
+        assert seen[-1] == wanted
+        assert default_recipe("resnet18").replaced(wanted) != default_recipe("resnet18")
+
+
 def test_selfcheck_prints_seven_checks_and_fails_if_one_does(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from accel.bench import checking
 
