@@ -30,6 +30,16 @@ def train(
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile on a GPU.")] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe.toml to repeat or change.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only.")] = None,
+    cutout: Annotated[int | None, typer.Option(help="Side in pixels of the square that is hidden; 0 for none.")] = None,
+    mixup: Annotated[float | None, typer.Option(metavar="ALPHA", help="Mix images; 0 for none.")] = None,
+    cutmix: Annotated[float | None, typer.Option(metavar="ALPHA", help="Paste boxes of other images; 0 for none.")] = None,
+    randaugment: Annotated[int | None, typer.Option(metavar="N", help="Random operations an image.")] = None,
+    randaugment_magnitude: Annotated[float | None, typer.Option(metavar="M", help="How strong they are, 0 to 30.")] = None,
+    upscale: Annotated[int | None, typer.Option(metavar="SIDE", help="Enlarge the images to SIDE pixels.")] = None,
+    rotation: Annotated[float | None, typer.Option(help="Largest random rotation, in degrees.")] = None,
+    translation: Annotated[float | None, typer.Option(help="Largest random shift, as a share of the image.")] = None,
+    scaling: Annotated[float | None, typer.Option(help="Largest random change of size, as a share.")] = None,
+    shear: Annotated[float | None, typer.Option(help="Largest random shear, in degrees.")] = None,
     train_fraction: Annotated[float | None, typer.Option(help="Learn from this share of every class, drawn by the seed.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The checkpoint folder; default runs/MODEL.")] = None,
     device: DeviceOption = None,
@@ -41,7 +51,9 @@ def train(
     data: dict[str, Any] = {"split": split, "limit": limit, "train_fraction": train_fraction, "seed": seed}
     steps = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "schedule": schedule, "lr": lr}
     manner = {"weight_decay": weight_decay, "clip_norm": clip_norm, "label_smoothing": label_smoothing, "compile": compile}
-    chosen = data | steps | manner | {"amp": "off" if no_amp else amp}
+    views = {"cutout": cutout, "mixup": mixup, "cutmix": cutmix, "upscale": upscale, "rotation": rotation, "translation": translation}
+    views |= {"scaling": scaling, "shear": shear, "randaugment": randaugment, "randaugment_magnitude": randaugment_magnitude}
+    chosen = data | steps | manner | views | {"amp": "off" if no_amp else amp}
     with drawn() as progress:
         checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, progress=progress)
     measured = "" if checkpoint.top1 is None else f" (top-1 {checkpoint.top1:.2f} %)"

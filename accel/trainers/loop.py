@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from accel.errors import AccelError
 from accel.progress import Progress, silent
-from accel.trainers.augment import draw, epoch_images, first_mirrored
 from accel.trainers.backend import compiled_or_eager, settings
 from accel.trainers.ema import Average
 from accel.trainers.evaluate import top1
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from accel.trainers.recipe import Recipe
+    from accel.trainers.views import Views
 
 REPORT_EVERY = 10
 """Updates between two progress reports; the loop itself never waits for the device inside an epoch."""
@@ -42,8 +42,7 @@ class Trained:
 
 def fit(
     module: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    views: Views,
     recipe: Recipe,
     *,
     held_out: tuple[Tensor, Tensor] | None = None,
@@ -53,9 +52,8 @@ def fit(
     """Train `module` in place.
 
     Args:
-        module: FP32 on the device of `images`.
-        images: N×H×W×3, normalised, in the dtype that `autocast_dtype` gives.
-        labels: int64 (N,), on the same device.
+        module: FP32 on the device of `views`.
+        views: its batches in the dtype that `autocast_dtype` gives.
         held_out: float32 M×3×H×W images and int64 labels, measured on the average after every epoch.
         on_epoch: given one row of the log after every epoch.
 
@@ -65,13 +63,12 @@ def fit(
     import torch
     from torch.nn import functional
 
-    device = images.device
+    device = views.device
     dtype = autocast_dtype(recipe)
-    steps = len(images) // recipe.batch_size
+    steps = len(views) // recipe.batch_size
     updates = [range(steps)[start : start + recipe.accumulate] for start in range(0, steps, recipe.accumulate)]
     total = len(updates) * recipe.epochs
     warmup = min(recipe.warmup_epochs, recipe.epochs / 4) * len(updates)
-    size = (images.shape[1], images.shape[2])
 
     def forward(batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         pixels = batch.permute(0, 3, 1, 2)  # a view: N×H×W×3 in memory is channels_last
@@ -80,20 +77,18 @@ def fit(
         with torch.autocast(device.type, dtype=dtype, enabled=recipe.amp != "off"):
             logits = module(pixels)
         loss = functional.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        return loss, (logits.detach().argmax(dim=1) == targets).sum()
+        answers = targets if targets.ndim == 1 else targets.argmax(dim=1)  # of a mixed image, that of its larger part
+        return loss, (logits.detach().argmax(dim=1) == answers).sum()
 
     average = Average(module, recipe.ema_decay)
     module.train()
     optimizers = Optimizers(module, recipe, device, total=total, warmup=warmup)
-    generator = torch.Generator(device).manual_seed(recipe.seed)
-    first = first_mirrored(len(images), generator)
     train_s = 0.0
     with settings(ieee=recipe.amp == "off"):
         batch_forward, compilation = compiled_or_eager(
             forward,
             module,
-            images[: recipe.batch_size],
-            labels[: recipe.batch_size],
+            *views.example(),
             mode=recipe.compile_mode if recipe.compile else None,
             progress=progress,
         )
@@ -102,14 +97,12 @@ def fit(
 
         for epoch in range(recipe.epochs):
             started = time.monotonic()
-            draws = draw(recipe, epoch, size, first, generator)
-            epoch_inputs, epoch_labels = epoch_images(images, draws, recipe), labels[draws.order]
+            views.begin(epoch)
             losses, hits, rate = [], [], 0.0
             for done, batches in enumerate(updates, epoch * len(updates)):
                 rate = optimizers.set_rate(done)
                 for step in batches:
-                    part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-                    loss, correct = batch_forward(epoch_inputs[part], epoch_labels[part])
+                    loss, correct = batch_forward(*views.batch(step))
                     optimizers.backward(loss, len(batches))
                     losses.append(loss.detach().clone())  # a graph's outputs are overwritten by its next replay
                     hits.append(correct.clone())

@@ -43,6 +43,15 @@ LIMITS: dict[str, tuple[float, float]] = {
     "label_smoothing": (0, 1),
     "crop_padding": (0, 31),
     "cutout": (0, 32),
+    "randaugment": (0, 14),
+    "randaugment_magnitude": (0, 30),
+    "mixup": (0, float("inf")),
+    "cutmix": (0, float("inf")),
+    "upscale": (0, 1024),
+    "rotation": (0, 180),
+    "translation": (0, 1),
+    "scaling": (0, 0.9),
+    "shear": (0, 45),
     "ema_decay": (0, 1),
     "seed": (0, 2**63 - 1),
 }
@@ -78,6 +87,11 @@ class Recipe:
         crop_padding: pixels of reflected border that a random crop may reach into; 0 crops nothing.
         flip: `alternating` mirrors each image every second epoch, starting at random; `random` tosses a coin; `none`.
         cutout: side in pixels of the square set to the mean colour, clipped at the border; 0 leaves it out.
+        randaugment: random operations an image (`accel.trainers.randaugment` names the 14); 0 leaves them out.
+        randaugment_magnitude: how strong they are, 0 to 30.
+        mixup, cutmix: alpha of the Beta distribution of an image's own share; 0 leaves it out; with both, a coin decides for each image.
+        upscale: side in pixels to which batches are enlarged (bilinear) before the affine map and the network; 0 leaves them.
+        rotation, shear: largest random angle, in degrees; scaling: largest change of size, and translation: largest shift, both as shares.
         ema_decay: of the weights and BatchNorm statistics that are kept, per step; 0 keeps the last step's.
         amp: autocast dtype; `off` computes in FP32.
         compile: torch.compile on a GPU; a CPU always runs eagerly.
@@ -106,6 +120,15 @@ class Recipe:
     muon_lr: float = 0.24
     muon_momentum: float = 0.6
     clip_norm: float = 0.0
+    randaugment: int = 0
+    randaugment_magnitude: float = 9.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    upscale: int = 0
+    rotation: float = 0.0
+    translation: float = 0.0
+    scaling: float = 0.0
+    shear: float = 0.0
     crop_padding: int = 4
     flip: str = "alternating"
     amp: str = "bf16"

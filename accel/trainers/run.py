@@ -19,11 +19,12 @@ from accel.errors import ConfigError, MissingError, UnknownName
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
 from accel.progress import Progress
-from accel.trainers import augment, backend
+from accel.trainers import backend
 from accel.trainers.evaluate import top1
 from accel.trainers.loop import autocast_dtype, fit
 from accel.trainers.recipe import Recipe, write_recipe
 from accel.trainers.subset import split
+from accel.trainers.views import Views
 from accel.types import Array, Checkpoint, TensorSpec
 
 if TYPE_CHECKING:
@@ -59,9 +60,10 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         if recipe.channels_last:
             module = module.to(memory_format=torch.channels_last)
         pixels, labels = on_device(train_set, learned, target)
-        normalised = augment.normalise(pixels, *colours(recipe), autocast_dtype(recipe))
+        classes = len(train_set.classes)
+        views = Views(pixels, labels, recipe, colours=colours(recipe), dtype=autocast_dtype(recipe), num_classes=classes)
         held_out = measurable(train_set, held, recipe, target) if len(held) else None
-        trained = fit(module, normalised, labels, recipe, held_out=held_out, on_epoch=log.add, progress=progress)
+        trained = fit(module, views, recipe, held_out=held_out, on_epoch=log.add, progress=progress)
         stored = stored_tensors(trained.module)
         exact = rounded = None
         if test_set is not None:

@@ -14,7 +14,9 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from accel.trainers import loop, muon  # noqa: E402
+from accel.trainers.augment import draw, first_mirrored  # noqa: E402
 from accel.trainers.optimizers import Optimizers, parameter_groups  # noqa: E402
+from accel.trainers.views import Views  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -119,9 +121,11 @@ def plain() -> nn.Module:
 
 def fitted(module: nn.Module, count: int = 200, **changes) -> nn.Module:
     train = trainable_net.pictures(count, "train")
-    images = torch.from_numpy(train.images).float() / 255
     recipe = dataclasses.replace(TINY, lr=0.05, ema_decay=0.0, **changes)
-    return loop.fit(module, images, torch.from_numpy(train.labels).long(), recipe).module
+    labels = torch.from_numpy(train.labels).long()
+    colours = ((0.0,) * 3, (1.0,) * 3)
+    views = Views(torch.from_numpy(train.images), labels, recipe, colours=colours, dtype=torch.float32, num_classes=10)
+    return loop.fit(module, views, recipe).module
 
 
 def assert_same(one: nn.Module, other: nn.Module) -> None:
@@ -142,7 +146,7 @@ def test_the_last_updates_fewer_batches_weigh_as_one_batch_of_their_own():
     recipe = dataclasses.replace(TINY, epochs=1, lr=0.05, crop_padding=0, flip="none", cutout=0)
     want, train = plain(), trainable_net.pictures(80, "train")
     generator = torch.Generator().manual_seed(0)
-    order = loop.draw(recipe, 0, (32, 32), loop.first_mirrored(80, generator), generator).order
+    order = draw(recipe, 0, (32, 32), first_mirrored(80, generator), generator).order
     images = (torch.from_numpy(train.images).float() / 255)[order].permute(0, 3, 1, 2)
     labels = torch.from_numpy(train.labels).long()[order]
     optimizer = torch.optim.SGD(parameter_groups(want, TINY.weight_decay), lr=0.0)
