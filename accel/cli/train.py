@@ -40,6 +40,9 @@ def train(
     translation: Annotated[float | None, typer.Option(help="Largest random shift, as a share of the image.")] = None,
     scaling: Annotated[float | None, typer.Option(help="Largest random change of size, as a share.")] = None,
     shear: Annotated[float | None, typer.Option(help="Largest random shear, in degrees.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="Distil from shipped models or checkpoint folders.")] = None,
+    kd_temperature: Annotated[float | None, typer.Option(metavar="T", help="Divides the logits of both sides.")] = None,
+    kd_alpha: Annotated[float | None, typer.Option(metavar="ALPHA", help="The teachers' share of the loss.")] = None,
     train_fraction: Annotated[float | None, typer.Option(help="Learn from this share of every class, drawn by the seed.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The checkpoint folder; default runs/MODEL.")] = None,
     device: DeviceOption = None,
@@ -53,7 +56,8 @@ def train(
     manner = {"weight_decay": weight_decay, "clip_norm": clip_norm, "label_smoothing": label_smoothing, "compile": compile}
     views = {"cutout": cutout, "mixup": mixup, "cutmix": cutmix, "upscale": upscale, "rotation": rotation, "translation": translation}
     views |= {"scaling": scaling, "shear": shear, "randaugment": randaugment, "randaugment_magnitude": randaugment_magnitude}
-    chosen = data | steps | manner | views | {"amp": "off" if no_amp else amp}
+    teaching = {"teacher": teacher, "kd_temperature": kd_temperature, "kd_alpha": kd_alpha}
+    chosen = data | steps | manner | views | teaching | {"amp": "off" if no_amp else amp}
     with drawn() as progress:
         checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, progress=progress)
     measured = "" if checkpoint.top1 is None else f" (top-1 {checkpoint.top1:.2f} %)"

@@ -84,4 +84,5 @@ def train(
     if recipe_file is not None:
         chosen = read_recipe(recipe_file, base=chosen)
     chosen = chosen.replaced({"model": name, **(overrides or {})})
+    chosen.demand_effect(overrides or {})
     return run(chosen, factory=MODELS[name], out=out, device=device, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accel.errors import AccelError
@@ -13,10 +13,10 @@ from accel.progress import Progress, silent
 from accel.trainers.backend import compiled_or_eager, settings
 from accel.trainers.ema import Average
 from accel.trainers.evaluate import top1
+from accel.trainers.objective import objective
 from accel.trainers.optimizers import Optimizers
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from accel.trainers.recipe import Recipe
@@ -45,6 +45,7 @@ def fit(
     views: Views,
     recipe: Recipe,
     *,
+    teachers: Sequence[nn.Module] = (),
     held_out: tuple[Tensor, Tensor] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     progress: Progress = silent,
@@ -53,7 +54,8 @@ def fit(
 
     Args:
         module: FP32 on the device of `views`.
-        views: its batches in the dtype that `autocast_dtype` gives.
+        views: its batches in the dtype that `objective.autocast_dtype` gives.
+        teachers: in eval mode, on the same device; the loss follows their answers.
         held_out: float32 M×3×H×W images and int64 labels, measured on the average after every epoch.
         on_epoch: given one row of the log after every epoch.
 
@@ -61,24 +63,12 @@ def fit(
         AccelError: the loss is no longer finite; names epoch and step.
     """
     import torch
-    from torch.nn import functional
 
     device = views.device
-    dtype = autocast_dtype(recipe)
     steps = len(views) // recipe.batch_size
     updates = [range(steps)[start : start + recipe.accumulate] for start in range(0, steps, recipe.accumulate)]
     total = len(updates) * recipe.epochs
     warmup = min(recipe.warmup_epochs, recipe.epochs / 4) * len(updates)
-
-    def forward(batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = batch.permute(0, 3, 1, 2)  # a view: N×H×W×3 in memory is channels_last
-        if not recipe.channels_last:
-            pixels = pixels.contiguous()
-        with torch.autocast(device.type, dtype=dtype, enabled=recipe.amp != "off"):
-            logits = module(pixels)
-        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        answers = targets if targets.ndim == 1 else targets.argmax(dim=1)  # of a mixed image, that of its larger part
-        return loss, (logits.detach().argmax(dim=1) == answers).sum()
 
     average = Average(module, recipe.ema_decay)
     module.train()
@@ -86,7 +76,7 @@ def fit(
     train_s = 0.0
     with settings(ieee=recipe.amp == "off"):
         batch_forward, compilation = compiled_or_eager(
-            forward,
+            objective(module, recipe, device, teachers),
             module,
             *views.example(),
             mode=recipe.compile_mode if recipe.compile else None,
@@ -128,13 +118,6 @@ def fit(
                 }
             )
     return Trained(average.module, train_s, compilation)
-
-
-def autocast_dtype(recipe: Recipe) -> torch.dtype:
-    """The dtype of activations, and of the stored images; float32 without autocast."""
-    import torch
-
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[recipe.amp]
 
 
 def stop_unless_finite(losses: list[float], epoch: int) -> None:

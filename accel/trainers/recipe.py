@@ -52,10 +52,15 @@ LIMITS: dict[str, tuple[float, float]] = {
     "translation": (0, 1),
     "scaling": (0, 0.9),
     "shear": (0, 45),
+    "kd_temperature": (0.01, float("inf")),
+    "kd_alpha": (0, 1),
     "ema_decay": (0, 1),
     "seed": (0, 2**63 - 1),
 }
 """Smallest and largest value of each number."""
+
+NEEDS = {"kd_temperature": "teacher", "kd_alpha": "teacher", "randaugment_magnitude": "randaugment"}
+"""Fields that do nothing unless another is set."""
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -92,6 +97,9 @@ class Recipe:
         mixup, cutmix: alpha of the Beta distribution of an image's own share; 0 leaves it out; with both, a coin decides for each image.
         upscale: side in pixels to which batches are enlarged (bilinear) before the affine map and the network; 0 leaves them.
         rotation, shear: largest random angle, in degrees; scaling: largest change of size, and translation: largest shift, both as shares.
+        teacher: shipped models or checkpoint folders, with commas between, whose mean answer is followed; empty trains on the labels alone.
+        kd_temperature: T, by which both sides' logits are divided.
+        kd_alpha: the loss is kd_alpha · T² · KL + (1 - kd_alpha) · cross-entropy.
         ema_decay: of the weights and BatchNorm statistics that are kept, per step; 0 keeps the last step's.
         amp: autocast dtype; `off` computes in FP32.
         compile: torch.compile on a GPU; a CPU always runs eagerly.
@@ -131,6 +139,9 @@ class Recipe:
     shear: float = 0.0
     crop_padding: int = 4
     flip: str = "alternating"
+    teacher: str = ""
+    kd_temperature: float = 4.0
+    kd_alpha: float = 0.9
     amp: str = "bf16"
     compile: bool = True
     compile_mode: str = "default"
@@ -154,6 +165,16 @@ class Recipe:
         """
         checked = {key: _typed(key, value, where) for key, value in values.items() if value is not None}
         return dataclasses.replace(self, **checked)
+
+    def demand_effect(self, typed: Mapping[str, Any]) -> None:
+        """Refuse a value that somebody typed and that this recipe would ignore.
+
+        Raises:
+            ConfigError: names the field, and the one that it needs.
+        """
+        for key, needed in NEEDS.items():
+            if typed.get(key) is not None and not getattr(self, needed):
+                raise ConfigError(f"{key} = {typed[key]!r} does nothing without {needed}", remedy=f"give {needed} too, or leave {key} out")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -20,8 +20,10 @@ from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
 from accel.progress import Progress
 from accel.trainers import backend
+from accel.trainers.distill import open_teachers
 from accel.trainers.evaluate import top1
-from accel.trainers.loop import autocast_dtype, fit
+from accel.trainers.loop import fit
+from accel.trainers.objective import autocast_dtype
 from accel.trainers.recipe import Recipe, write_recipe
 from accel.trainers.subset import split
 from accel.trainers.views import Views
@@ -60,10 +62,19 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         if recipe.channels_last:
             module = module.to(memory_format=torch.channels_last)
         pixels, labels = on_device(train_set, learned, target)
+        teachers = open_teachers(recipe, PREPROCESS[recipe.dataset].to_dict(), tuple(train_set.classes), target)
         classes = len(train_set.classes)
         views = Views(pixels, labels, recipe, colours=colours(recipe), dtype=autocast_dtype(recipe), num_classes=classes)
         held_out = measurable(train_set, held, recipe, target) if len(held) else None
-        trained = fit(module, views, recipe, held_out=held_out, on_epoch=log.add, progress=progress)
+        trained = fit(
+            module,
+            views,
+            recipe,
+            teachers=[teacher.module for teacher in teachers],
+            held_out=held_out,
+            on_epoch=log.add,
+            progress=progress,
+        )
         stored = stored_tensors(trained.module)
         exact = rounded = None
         if test_set is not None:
@@ -83,6 +94,7 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         "top1_unrounded": exact,
         "val_top1": log.rows[-1]["val_top1"],
         "train_s": round(trained.train_s, 2),
+        "teachers": [teacher.to_dict() for teacher in teachers],
         "compilation": trained.compilation,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
         "versions": {name: version_of(name) for name in ("torch", "torchvision", "numpy")},

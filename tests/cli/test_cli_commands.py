@@ -194,6 +194,9 @@ EVERY_RECIPE_OPTION = {
     "--translation 0.1": {"translation": 0.1},
     "--scaling 0.2": {"scaling": 0.2},
     "--shear 10": {"shear": 10.0},
+    "--teacher resnet18,runs/other": {"teacher": "resnet18,runs/other"},
+    "--kd-temperature 2": {"kd_temperature": 2.0},
+    "--kd-alpha 0.5": {"kd_alpha": 0.5},
     "--amp off": {"amp": "off"},
     "--no-compile": {"compile": False},
 }
