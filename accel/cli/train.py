@@ -45,6 +45,7 @@ def train(
     kd_alpha: Annotated[float | None, typer.Option(metavar="ALPHA", help="The teachers' share of the loss.")] = None,
     train_fraction: Annotated[float | None, typer.Option(help="Learn from this share of every class, drawn by the seed.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The checkpoint folder; default runs/MODEL.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out from its last whole epoch.")] = False,
     device: DeviceOption = None,
 ) -> None:
     """Train a model on CIFAR-10's train set and write a checkpoint."""
@@ -59,6 +60,6 @@ def train(
     teaching = {"teacher": teacher, "kd_temperature": kd_temperature, "kd_alpha": kd_alpha}
     chosen = data | steps | manner | views | teaching | {"amp": "off" if no_amp else amp}
     with drawn() as progress:
-        checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, progress=progress)
+        checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, resume=resume, progress=progress)
     measured = "" if checkpoint.top1 is None else f" (top-1 {checkpoint.top1:.2f} %)"
     print(f"{checkpoint.path}{measured}")

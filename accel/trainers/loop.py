@@ -15,6 +15,7 @@ from accel.trainers.ema import Average
 from accel.trainers.evaluate import top1
 from accel.trainers.objective import objective
 from accel.trainers.optimizers import Optimizers
+from accel.trainers.snapshot import random_state, set_random_state
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,6 +48,8 @@ def fit(
     *,
     teachers: Sequence[nn.Module] = (),
     held_out: tuple[Tensor, Tensor] | None = None,
+    resumed: dict[str, Any] | None = None,
+    on_state: Callable[[dict[str, Any]], None] = lambda state: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     progress: Progress = silent,
 ) -> Trained:
@@ -57,6 +60,8 @@ def fit(
         views: its batches in the dtype that `objective.autocast_dtype` gives.
         teachers: in eval mode, on the same device; the loss follows their answers.
         held_out: float32 M×3×H×W images and int64 labels, measured on the average after every epoch.
+        resumed: what `on_state` was given after an epoch of the same run, to go on from there.
+        on_state: given the whole state of the run after every epoch, once `on_epoch` has been called; to be copied, not kept.
         on_epoch: given one row of the log after every epoch.
 
     Raises:
@@ -85,7 +90,15 @@ def fit(
         optimizers.begin()
         torch.manual_seed(recipe.seed)  # dropout's; again, because compiling may have drawn from it
 
-        for epoch in range(recipe.epochs):
+        parts: dict[str, Any] = {"module": module, "average": average, "optimizers": optimizers, "views": views}
+        begun = 0
+        if resumed is not None:
+            for name, part in parts.items():
+                part.load_state_dict(resumed[name])
+            set_random_state(resumed["random"], device)
+            begun, train_s = resumed["epoch"], resumed["train_s"]
+
+        for epoch in range(begun, recipe.epochs):
             started = time.monotonic()
             views.begin(epoch)
             losses, hits, rate = [], [], 0.0
@@ -117,6 +130,8 @@ def fit(
                     "epoch_s": epoch_s,
                 }
             )
+            states = {name: part.state_dict() for name, part in parts.items()}
+            on_state({**states, "random": random_state(device), "epoch": epoch + 1, "train_s": train_s})
     return Trained(average.module, train_s, compilation)
 
 

@@ -33,9 +33,8 @@ class Optimizers:
         self.members: list[Any] = BUILDERS[recipe.optimizer](module, recipe, device.type == "cuda")
         # bf16 has the range of FP32 and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
-        self._groups = [group for member in self.members for group in member.param_groups]
-        self._peaks = [group["lr"] for group in self._groups]
-        self._parameters = [parameter for group in self._groups for parameter in group["params"]]
+        self._peaks = [group["lr"] for group in self._groups()]
+        self._parameters = [parameter for group in self._groups() for parameter in group["params"]]
         self._schedule, self._total, self._warmup = SCHEDULES[recipe.schedule], total, warmup
         self._clip_norm = recipe.clip_norm
         # Gradients that are added to must outlive a CUDA graph's replay, in whose memory a fresh one would lie.
@@ -50,9 +49,10 @@ class Optimizers:
 
     def set_rate(self, update: int) -> float:
         """Set the learning rates of `update`, counted from 0; returns that of the first group."""
-        for group, peak in zip(self._groups, self._peaks, strict=True):
+        groups = self._groups()
+        for group, peak in zip(groups, self._peaks, strict=True):
             group["lr"] = self._schedule(update, self._total, self._warmup, peak)
-        return float(self._groups[0]["lr"])
+        return float(groups[0]["lr"])
 
     def backward(self, loss: Tensor, share: int) -> None:
         """Add the gradients of `loss` / `share`, of which one update adds up `share`."""
@@ -79,6 +79,10 @@ class Optimizers:
         for member, saved in zip(self.members, state["members"], strict=True):
             member.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        # Asked for anew: torch's optimizers make new groups when they load a state.
+        return [group for member in self.members for group in member.param_groups]
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, without: list[Tensor] | None = None) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from accel.errors import ConfigError, MissingError, UnknownName
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
 from accel.progress import Progress
-from accel.trainers import backend
+from accel.trainers import backend, snapshot
 from accel.trainers.distill import open_teachers
 from accel.trainers.evaluate import top1
 from accel.trainers.loop import fit
@@ -42,8 +42,8 @@ COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "
 """Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
 
 
-def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progress) -> Checkpoint:
-    """Train by `recipe` and write `out`; see `accel.trainers.train`."""
+def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[str, Any] | None = None, progress: Progress) -> Checkpoint:
+    """Train by `recipe` and write `out`; see `accel.trainers.train`. `resumed` is what `snapshot.read` found there."""
     torch = require("torch", extra="train")
     if recipe.dataset not in PREPROCESS:
         raise UnknownName("dataset to train on", recipe.dataset, list(PREPROCESS))
@@ -55,7 +55,10 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         raise ConfigError(
             f"batch_size = {recipe.batch_size} is more than the {len(learned)} images to learn from", remedy="lower --batch-size"
         )
-    log = Log(out / "log.partial.csv")
+    log = Log(out / "log.partial.csv", [] if resumed is None else resumed["rows"])
+    state_file = out / snapshot.STATE_FILE
+    if resumed is None and state_file.is_file():
+        logger.warning("%s, the state of an unfinished run, will be replaced; --resume would have gone on with it", state_file)
     try:
         torch.manual_seed(recipe.seed)
         module = build(factory, len(train_set.classes)).to(target)
@@ -64,6 +67,9 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         pixels, labels = on_device(train_set, learned, target)
         teachers = open_teachers(recipe, PREPROCESS[recipe.dataset].to_dict(), tuple(train_set.classes), target)
         classes = len(train_set.classes)
+        sources = {"dataset": train_set.sha256, "teachers": [teacher.checkpoint.sha256 for teacher in teachers]}
+        if resumed is not None:
+            snapshot.demand_same(resumed, sources, state_file)
         views = Views(pixels, labels, recipe, colours=colours(recipe), dtype=autocast_dtype(recipe), num_classes=classes)
         held_out = measurable(train_set, held, recipe, target) if len(held) else None
         trained = fit(
@@ -72,6 +78,8 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
             recipe,
             teachers=[teacher.module for teacher in teachers],
             held_out=held_out,
+            resumed=resumed,
+            on_state=lambda state: snapshot.write(state_file, {**state, "rows": log.rows}, recipe, sources),
             on_epoch=log.add,
             progress=progress,
         )
@@ -118,7 +126,9 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         recipe=recipe.to_dict(),
         seed=recipe.seed,
     )
-    return write_checkpoint(checkpoint, stored)
+    written = write_checkpoint(checkpoint, stored)
+    state_file.unlink(missing_ok=True)
+    return written
 
 
 def build(factory: str, num_classes: int) -> nn.Module:
@@ -173,9 +183,9 @@ def restored(module: nn.Module, tensors: dict[str, Array]) -> nn.Module:
 class Log:
     """log.csv: grows row by row under a provisional name, so that a failed run leaves both its log and the old checkpoint's."""
 
-    def __init__(self, partial: Path) -> None:
+    def __init__(self, partial: Path, rows: list[dict[str, Any]]) -> None:
         self.partial = partial
-        self.rows: list[dict[str, Any]] = []
+        self.rows = list(rows)
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append({"test_top1": None, **row})

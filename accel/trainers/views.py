@@ -76,13 +76,12 @@ class Views:
         self._generator.set_state(state)
         return batch
 
-    def state(self) -> Tensor:
-        """What the next epoch's draws depend on beside the recipe: the generator's state, uint8 on the CPU."""
-        return self._generator.get_state()
+    def state_dict(self) -> dict[str, Any]:
+        """What the next epoch's draws depend on beside the recipe."""
+        return {"generator": self._generator.get_state()}
 
-    def resume(self, state: Tensor) -> None:
-        """Go on from what `state` returned."""
-        self._generator.set_state(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
 
     def _randaugmented(self, images: Tensor, epoch: int) -> Tensor:
         import torch

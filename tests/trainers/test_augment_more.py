@@ -215,9 +215,9 @@ def test_views_go_on_from_their_state():
     chosen = recipe(batch_size=COUNT, flip="random")
     one, other = views(chosen, pixels()), views(chosen, pixels())
     one.begin(0)
-    state = one.state()
+    state = one.state_dict()
     one.begin(1)
-    other.resume(state)
+    other.load_state_dict(state)
     other.begin(1)
     assert torch.equal(one.batch(0)[0], other.batch(0)[0])
 
