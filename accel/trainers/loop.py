@@ -83,7 +83,8 @@ def fit(
         batch_forward, compilation = compiled_or_eager(
             objective(module, recipe, device, teachers),
             module,
-            *views.example(),
+            views.example,
+            device=device,
             mode=recipe.compile_mode if recipe.compile else None,
             progress=progress,
         )
