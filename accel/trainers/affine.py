@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from accel.errors import ConfigError
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from accel.trainers.recipe import Recipe
 
@@ -88,3 +90,25 @@ def upscaled(images: Tensor, side: int) -> Tensor:
 
     larger = functional.interpolate(images.permute(0, 3, 1, 2), size=(side, side), mode="bilinear", align_corners=False)
     return larger.permute(0, 2, 3, 1).contiguous()
+
+
+def demand_enlarging(module: nn.Module, side: int, images: Tensor) -> None:
+    """Refuse to train on enlarged images a module that does not enlarge what it is given: it would be tested and deployed on small ones.
+
+    Args:
+        images: float32 N×H×W×3, as the deployed module will get them, on its device.
+
+    Raises:
+        ConfigError: the module, fresh and in eval mode, answers otherwise to enlarged images than to small ones.
+    """
+    import torch
+
+    module.eval()
+    with torch.inference_mode():
+        small, large = (module(pixels.permute(0, 3, 1, 2)) for pixels in (images, upscaled(images, side)))
+    module.train()
+    if not torch.allclose(small, large, rtol=1e-2, atol=1e-4):
+        raise ConfigError(
+            f"upscale = {side} was asked for a model that does not enlarge images to {side}×{side} itself and would be tested small",
+            remedy="leave upscale out, or choose a model that enlarges what it is given",
+        )

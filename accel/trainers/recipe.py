@@ -95,7 +95,8 @@ class Recipe:
         randaugment: random operations an image (`accel.trainers.randaugment` names the 14); 0 leaves them out.
         randaugment_magnitude: how strong they are, 0 to 30.
         mixup, cutmix: alpha of the Beta distribution of an image's own share; 0 leaves it out; with both, a coin decides for each image.
-        upscale: side in pixels to which batches are enlarged (bilinear) before the affine map and the network; 0 leaves them.
+        upscale: side in pixels to which batches are enlarged (bilinear) before the affine map and the network, which must
+            enlarge what it is tested on in the same way itself; 0 leaves them.
         rotation, shear: largest random angle, in degrees; scaling: largest change of size, and translation: largest shift, both as shares.
         teacher: shipped models or checkpoint folders, with commas between, whose mean answer is followed; empty trains on the labels alone.
         kd_temperature: T, by which both sides' logits are divided.

@@ -19,7 +19,7 @@ from accel.errors import ConfigError, MissingError, UnknownName
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
 from accel.progress import Progress
-from accel.trainers import backend, snapshot
+from accel.trainers import affine, augment, backend, snapshot
 from accel.trainers.distill import open_teachers
 from accel.trainers.evaluate import top1
 from accel.trainers.loop import fit
@@ -66,6 +66,9 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
             module = module.to(memory_format=torch.channels_last)
         pixels, labels = on_device(train_set, learned, target)
         teachers = open_teachers(recipe, PREPROCESS[recipe.dataset].to_dict(), tuple(train_set.classes), target)
+        if recipe.upscale:
+            few = augment.normalise(pixels[:4], *colours(recipe), torch.float32)
+            affine.demand_enlarging(module, recipe.upscale, few)
         classes = len(train_set.classes)
         sources = {"dataset": train_set.sha256, "teachers": [teacher.checkpoint.sha256 for teacher in teachers]}
         if resumed is not None:

@@ -225,7 +225,25 @@ def test_views_go_on_from_their_state():
 def test_a_run_with_every_augmentation_trains(tiny, tmp_path):
     from accel.trainers import read_recipe, train
 
-    changes = {"randaugment": 1, "mixup": 0.2, "cutmix": 1.0, "rotation": 5.0, "upscale": 40, "label_smoothing": 0.0}
+    changes = {"randaugment": 1, "mixup": 0.2, "cutmix": 1.0, "rotation": 5.0, "label_smoothing": 0.0}
     checkpoint = train("tiny", recipe=tiny, overrides=changes, out=tmp_path / "one", device="cpu")
     again = train("tiny", recipe=read_recipe(tmp_path / "one" / "recipe.toml"), out=tmp_path / "two", device="cpu")
     assert again.sha256 == checkpoint.sha256
+
+
+def test_only_a_model_that_enlarges_its_images_itself_is_trained_on_enlarged_ones(tiny, tmp_path, monkeypatch):
+    import trainable_net
+
+    from accel.errors import ConfigError
+    from accel.trainers import train
+
+    build = trainable_net.build
+    changes = {"upscale": 40, "rotation": 5.0}
+    with pytest.raises(ConfigError, match=r"upscale = 40 .* does not enlarge"):
+        train("tiny", recipe=tiny, overrides=changes, out=tmp_path, device="cpu")
+
+    def enlarging(num_classes: int = 10):
+        return torch.nn.Sequential(torch.nn.Upsample((40, 40), mode="bilinear"), *build(num_classes))
+
+    monkeypatch.setattr(trainable_net, "build", enlarging)
+    assert train("tiny", recipe=tiny, overrides=changes, out=tmp_path, device="cpu").top1 is not None
