@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from accel.api.benching import bench
     from accel.api.comparing import compare
+    from accel.api.evaluating import evaluate
     from accel.api.exporting import Exported, export
     from accel.api.loading import load
     from accel.api.reporting import report
@@ -21,6 +22,7 @@ _HOMES = {
     "bench": "accel.api.benching",
     "compare": "accel.api.comparing",
     "demo": "accel.api.tour",
+    "evaluate": "accel.api.evaluating",
     "export": "accel.api.exporting",
     "load": "accel.api.loading",
     "report": "accel.api.reporting",
@@ -29,7 +31,7 @@ _HOMES = {
     "verify": "accel.api.verifying",
 }
 
-__all__ = ["Exported", "bench", "compare", "demo", "export", "load", "report", "selfcheck", "train", "verify"]
+__all__ = ["Exported", "bench", "compare", "demo", "evaluate", "export", "load", "report", "selfcheck", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ def train(
     recipe: Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str | None = None,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> Checkpoint:
     """Train `model` on its dataset's train set.
@@ -28,9 +29,10 @@ def train(
         recipe: a TOML file whose keys replace those of the shipped recipe.
         overrides: field of `accel.trainers.Recipe` → value, the last word; None means "not given". The settings under `train.` replace
             the shipped recipe's values, and are replaced by those of `recipe`.
+        resume: go on with the unfinished run in `out`, by its own recipe; see `accel.trainers.train`.
 
     Raises:
-        UnknownName, ConfigError, DatasetMissing, DeviceUnavailable, MissingExtra.
+        UnknownName, ConfigError, DatasetMissing, DeviceUnavailable, MissingExtra, MissingError, DiskFull, ArtifactError.
     """
     flags = {key: value for key, value in (overrides or {}).items() if value is not None}
     typed = {("seed" if key == "seed" else f"train.{key}"): value for key, value in flags.items()}
@@ -46,6 +48,7 @@ def train(
         recipe_file=None if recipe is None else Path(recipe).expanduser(),
         overrides=flags,
         device=settings["device"],
+        resume=resume,
         progress=progress,
     )
     settings.save(folder)

@@ -20,8 +20,14 @@ def train(
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="cifar10 or cifar100.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    accumulate: Annotated[
+        int | None, typer.Option("--accumulate-grad-steps", min=1, metavar="N", help="Batches whose gradients make one update.")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd, adamw or muon.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the learning rate: cosine or triangular.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option()] = None,
+    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradients; 0 for none.")] = None,
     label_smoothing: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     split: Annotated[str | None, typer.Option(help="full, or 45k/5k to tune without the test set.")] = None,
@@ -30,17 +36,36 @@ def train(
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile on a GPU.")] = None,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe.toml to repeat or change.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only.")] = None,
+    cutout: Annotated[int | None, typer.Option(help="Side in pixels of the square that is hidden; 0 for none.")] = None,
+    mixup: Annotated[float | None, typer.Option(metavar="ALPHA", help="Mix images; 0 for none.")] = None,
+    cutmix: Annotated[float | None, typer.Option(metavar="ALPHA", help="Paste boxes of other images; 0 for none.")] = None,
+    randaugment: Annotated[int | None, typer.Option(metavar="N", help="Random operations an image.")] = None,
+    randaugment_magnitude: Annotated[float | None, typer.Option(metavar="M", help="How strong they are, 0 to 30.")] = None,
+    upscale: Annotated[int | None, typer.Option(metavar="SIDE", help="Enlarge the images to SIDE pixels.")] = None,
+    rotation: Annotated[float | None, typer.Option(help="Largest random rotation, in degrees.")] = None,
+    translation: Annotated[float | None, typer.Option(help="Largest random shift, as a share of the image.")] = None,
+    scaling: Annotated[float | None, typer.Option(help="Largest random change of size, as a share.")] = None,
+    shear: Annotated[float | None, typer.Option(help="Largest random shear, in degrees.")] = None,
+    teacher: Annotated[str | None, typer.Option(metavar="NAME[,NAME]", help="Distil from shipped models or checkpoint folders.")] = None,
+    kd_temperature: Annotated[float | None, typer.Option(metavar="T", help="Divides the logits of both sides.")] = None,
+    kd_alpha: Annotated[float | None, typer.Option(metavar="ALPHA", help="The teachers' share of the loss.")] = None,
+    train_fraction: Annotated[float | None, typer.Option(help="Learn from this share of every class, drawn by the seed.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The checkpoint folder; default runs/MODEL.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out from its last whole epoch.")] = False,
     device: DeviceOption = None,
 ) -> None:
     """Train a model on the train set of CIFAR-10, or of CIFAR-100, and write a checkpoint."""
     from accel import api
     from accel.cli.progress import drawn
 
-    schedule: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "limit": limit}
-    manner = {"label_smoothing": label_smoothing, "seed": seed, "split": split, "amp": "off" if no_amp else amp, "compile": compile}
-    chosen = {"dataset": dataset} | schedule | manner
+    data: dict[str, Any] = {"dataset": dataset, "split": split, "limit": limit, "train_fraction": train_fraction, "seed": seed}
+    steps = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "schedule": schedule, "lr": lr}
+    manner = {"weight_decay": weight_decay, "clip_norm": clip_norm, "label_smoothing": label_smoothing, "compile": compile}
+    views = {"cutout": cutout, "mixup": mixup, "cutmix": cutmix, "upscale": upscale, "rotation": rotation, "translation": translation}
+    views |= {"scaling": scaling, "shear": shear, "randaugment": randaugment, "randaugment_magnitude": randaugment_magnitude}
+    teaching = {"teacher": teacher, "kd_temperature": kd_temperature, "kd_alpha": kd_alpha}
+    chosen = data | steps | manner | views | teaching | {"amp": "off" if no_amp else amp}
     with drawn() as progress:
-        checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, progress=progress)
+        checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, resume=resume, progress=progress)
     measured = "" if checkpoint.top1 is None else f" (top-1 {checkpoint.top1:.2f} %)"
     print(f"{checkpoint.path}{measured}")

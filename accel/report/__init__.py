@@ -6,5 +6,6 @@
 | `ranking`, `ledger`, `sentences` | who is the fastest; when a longer build pays back; both in words |
 | `table`, `about` | cells of the table; environment, flags and remedies |
 | `svg`, `distribution`, `tradeoff` | the figures |
+| `training` | the figure of `accel evaluate --plot`, a file of its own |
 | `html`, `markdown`, `update` | the page; the same in Markdown; the text between two markers of a README |
 """

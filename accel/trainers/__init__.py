@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accel.errors import BundleMissing, UnknownName
+from accel.errors import BundleMissing, ConfigError, UnknownName
 from accel.progress import Progress, silent
 from accel.trainers.golden import golden_images, write_golden_samples
 from accel.trainers.recipe import Recipe, default_recipe, read_recipe, write_recipe
@@ -76,9 +76,10 @@ def train(
     recipe_file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
+    resume: bool = False,
     progress: Progress = silent,
 ) -> Checkpoint:
-    """Train `name` and write the checkpoint folder `out`, which is touched only once the run has succeeded.
+    """Train `name` and write the checkpoint folder `out`, whose checkpoint is touched only once the run has succeeded.
 
     Args:
         name: a key of MODELS.
@@ -87,6 +88,8 @@ def train(
         recipe_file: TOML whose keys replace those of the recipe.
         overrides: field of Recipe → value, applied last; None means "not given".
         device: `auto` (the first GPU, else the CPU), `cpu` or `cuda:N`.
+        resume: go on with the unfinished run in `out`, by its own recipe, from its last whole epoch (`state.pt`); on a CPU the result is
+            that of an uninterrupted run bit for bit. `recipe` is ignored, and other values of `recipe_file` and `overrides` are refused.
         progress: called with the step's name, steps done and steps in all.
 
     Returns:
@@ -94,15 +97,30 @@ def train(
         It is None for the split `45k/5k`, which leaves the test set alone.
 
     Raises:
-        UnknownName, ConfigError, DatasetMissing, DeviceUnavailable, MissingExtra; MissingError if memory runs out;
-        AccelError if the loss stops being finite.
+        UnknownName, ConfigError, DatasetMissing, DeviceUnavailable, MissingExtra; MissingError if memory runs out, or if there is
+        nothing to resume; CorruptArtifact, IncompatibleArtifact: what is to be resumed is damaged or learned from other data; DiskFull;
+        AccelError if the loss stops being finite. Whatever ends a run, the state of its last whole epoch stays.
     """
+    from accel.trainers import snapshot
     from accel.trainers.run import run
 
     if name not in MODELS:
         raise UnknownName("model", name, list(MODELS))
-    chosen = recipe or default_recipe(name)
+    resumed = snapshot.read(out) if resume else None
+    chosen = recipe or default_recipe(name) if resumed is None else Recipe(**resumed["recipe"])
     if recipe_file is not None:
         chosen = read_recipe(recipe_file, base=chosen)
     chosen = chosen.replaced({"model": name, **(overrides or {})})
-    return run(chosen, factory=MODELS[name], out=out, device=device, progress=progress)
+    chosen.demand_effect(overrides or {})
+    if resumed is not None:
+        _refuse_changes(Recipe(**resumed["recipe"]), chosen)
+    return run(chosen, factory=MODELS[name], out=out, device=device, resumed=resumed, progress=progress)
+
+
+def _refuse_changes(begun: Recipe, asked: Recipe) -> None:
+    for key, value in begun.to_dict().items():
+        if getattr(asked, key) != value:
+            raise ConfigError(
+                f"{key} = {getattr(asked, key)!r} was asked for; the run to resume has {value!r}",
+                remedy="leave it out to go on as the run began, or train without --resume",
+            )

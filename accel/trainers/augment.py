@@ -1,4 +1,4 @@
-"""Augmentation of a whole train set at once, on the device that holds it; images are N×H×W×3 (channels last in memory).
+"""Crop, flip and cutout of a whole train set at once, on the device that holds it; images are N×H×W×3 (channels last in memory).
 
 What is random is drawn from an explicit generator by `draw`; what is done with it are pure functions of the draws, so that a test
 can hold them against a slow version that goes image by image.
@@ -20,7 +20,7 @@ CHUNK = 8192
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    """(x / 255 - mean) / std of uint8 N×H×W×3, computed in float32 and returned as `dtype`."""
+    """(x / 255 - mean) / std of N×H×W×3 from 0 to 255, computed in float32 and returned as `dtype`."""
     import torch
 
     centre = torch.tensor(mean, device=images.device)
@@ -114,12 +114,6 @@ def draw(recipe: Recipe, epoch: int, size: tuple[int, int], first: Tensor, gener
         integers(0, size[0] - 1),
         integers(0, size[1] - 1),
     )
-
-
-def epoch_images(images: Tensor, draws: Draws, recipe: Recipe) -> Tensor:
-    """The shuffled, cropped, flipped and cut-out images of one epoch: N×H×W×3, in the dtype of `images`."""
-    out = crop_and_flip(images, draws.order, draws.top, draws.left, draws.mirrored)
-    return cut_out(out, draws.hole_row, draws.hole_column, recipe.cutout) if recipe.cutout else out
 
 
 def _reflected(index: Tensor, length: int) -> Tensor:

@@ -74,7 +74,13 @@ def settings(*, ieee: bool) -> Iterator[None]:
 
 
 def compiled_or_eager(
-    forward: Forward, module: nn.Module, images: Tensor, labels: Tensor, *, mode: str | None, progress: Progress
+    forward: Forward,
+    module: nn.Module,
+    example: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    device: torch.device,
+    mode: str | None,
+    progress: Progress,
 ) -> tuple[Forward, dict[str, Any]]:
     """`forward` compiled, if that is wanted and works here; else itself.
 
@@ -82,6 +88,7 @@ def compiled_or_eager(
     a mode that replays CUDA graphs warms up in the first and captures in the second.
 
     Args:
+        example: makes a batch as those to come, only if it is needed.
         mode: of torch.compile; None does not compile.
 
     Returns:
@@ -94,18 +101,19 @@ def compiled_or_eager(
 
     if mode is None:
         return eager("the recipe has compile = false")
-    if images.device.type != "cuda":
+    if device.type != "cuda":
         return eager("not compiled on a CPU")
     progress("compile", 0, 1)
     statistics = [buffer.clone() for buffer in module.buffers()]
     compiled: Forward = torch.compile(forward, dynamic=False, mode=mode)
+    images, labels = example()
     started = time.monotonic()
     try:
         for _ in range(3):
             module.zero_grad(set_to_none=True)
             loss, _ = compiled(images, labels)
             loss.backward()  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize(images.device)
+        torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

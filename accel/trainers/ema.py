@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accel.trainers.schedule import average_decay
 
@@ -32,6 +32,13 @@ class Average:
         with torch.no_grad():
             torch._foreach_lerp_(self._average, self._source, 1 - average_decay(self.updates, self.decay))
         self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"module": self.module.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"], strict=True)
+        self.updates = state["updates"]
 
 
 def floating(module: nn.Module) -> list[Tensor]:

@@ -1,11 +1,16 @@
-"""Top-1 of a module in FP32 (IEEE, no autocast, no TF32, no test-time augmentation)."""
+"""Top-1 and confusion matrix of a module in FP32 (IEEE, no autocast, no TF32, no test-time augmentation)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from accel.errors import MissingError, UsageError
 from accel.progress import Progress, silent
 from accel.trainers.backend import settings
+from accel.types import Array
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,3 +34,37 @@ def top1(module: nn.Module, images: Tensor, labels: Tensor, progress: Progress =
             hits += (module(images[start : start + BATCH]).argmax(dim=1) == labels[start : start + BATCH]).sum()
             progress(step, min(start + BATCH, len(images)), len(images))
     return 100 * int(hits) / len(images)
+
+
+def confusion(module: nn.Module, batches: Iterable[Array], labels: Array, num_classes: int, progress: Progress = silent) -> Array:
+    """int64 num_classes×num_classes: in row i and column j, how many images of class i were taken for class j.
+
+    Args:
+        module: FP32, in eval mode.
+        batches: float32 N×3×H×W, preprocessed, in the order of `labels`.
+        labels: int64, of all images.
+
+    Raises:
+        UsageError: a label that is none of the model's classes, or inputs that the module does not take.
+    """
+    import torch
+
+    if len(labels) == 0 or labels.min() < 0 or labels.max() >= num_classes:
+        found = f"labels from {labels.min()} to {labels.max()}" if len(labels) else "no images"
+        raise UsageError(f"the data has {found}, the model {num_classes} classes", remedy="name data of the model's classes with --data")
+    device = next(module.parameters()).device
+    answers: list[Array] = []
+    done = 0
+    with torch.inference_mode(), settings(ieee=True):
+        for batch in batches:
+            try:
+                answers.append(module(torch.from_numpy(batch).to(device)).argmax(dim=1).cpu().numpy())
+            except torch.OutOfMemoryError as error:
+                raise MissingError(f"{device} ran out of memory with {len(batch)} images", remedy="use --device cpu") from error
+            except RuntimeError as error:
+                raise UsageError(f"the model does not take inputs of {batch.shape[1:]}: {error}", remedy="mend --data") from error
+            done += len(batch)
+            progress("evaluate", done, len(labels))
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(matrix, (labels, np.concatenate(answers)), 1)
+    return matrix

@@ -5,25 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accel.errors import AccelError
 from accel.progress import Progress, silent
-from accel.trainers.augment import draw, epoch_images, first_mirrored
 from accel.trainers.backend import compiled_or_eager, settings
 from accel.trainers.ema import Average
 from accel.trainers.evaluate import top1
-from accel.trainers.schedule import learning_rate
+from accel.trainers.objective import objective
+from accel.trainers.optimizers import Optimizers
+from accel.trainers.snapshot import random_state, set_random_state
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from accel.trainers.recipe import Recipe
+    from accel.trainers.views import Views
 
 REPORT_EVERY = 10
-"""Steps between two progress reports; the loop itself never waits for the device inside an epoch."""
+"""Updates between two progress reports; the loop itself never waits for the device inside an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,88 +43,75 @@ class Trained:
 
 def fit(
     module: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    views: Views,
     recipe: Recipe,
     *,
+    teachers: Sequence[nn.Module] = (),
     held_out: tuple[Tensor, Tensor] | None = None,
+    resumed: dict[str, Any] | None = None,
+    on_state: Callable[[dict[str, Any]], None] = lambda state: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
     progress: Progress = silent,
 ) -> Trained:
     """Train `module` in place.
 
     Args:
-        module: FP32 on the device of `images`.
-        images: N×H×W×3, normalised, in the dtype that `autocast_dtype` gives.
-        labels: int64 (N,), on the same device.
+        module: FP32 on the device of `views`.
+        views: its batches in the dtype that `objective.autocast_dtype` gives.
+        teachers: in eval mode, on the same device; the loss follows their answers.
         held_out: float32 M×3×H×W images and int64 labels, measured on the average after every epoch.
+        resumed: what `on_state` was given after an epoch of the same run, to go on from there.
+        on_state: given the whole state of the run after every epoch, once `on_epoch` has been called; to be copied, not kept.
         on_epoch: given one row of the log after every epoch.
 
     Raises:
         AccelError: the loss is no longer finite; names epoch and step.
     """
     import torch
-    from torch.nn import functional
 
-    device = images.device
-    dtype = autocast_dtype(recipe)
-    steps = len(images) // recipe.batch_size
-    total = steps * recipe.epochs
-    warmup = min(recipe.warmup_epochs, recipe.epochs / 4) * steps
-    size = (images.shape[1], images.shape[2])
-
-    def forward(batch: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        pixels = batch.permute(0, 3, 1, 2)  # a view: N×H×W×3 in memory is channels_last
-        if not recipe.channels_last:
-            pixels = pixels.contiguous()
-        with torch.autocast(device.type, dtype=dtype, enabled=recipe.amp != "off"):
-            logits = module(pixels)
-        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
-        return loss, (logits.detach().argmax(dim=1) == targets).sum()
+    device = views.device
+    steps = len(views) // recipe.batch_size
+    updates = [range(steps)[start : start + recipe.accumulate] for start in range(0, steps, recipe.accumulate)]
+    total = len(updates) * recipe.epochs
+    warmup = min(recipe.warmup_epochs, recipe.epochs / 4) * len(updates)
 
     average = Average(module, recipe.ema_decay)
     module.train()
-    optimizer = torch.optim.SGD(
-        parameter_groups(module, recipe.weight_decay),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        fused=device.type == "cuda",
-    )
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")  # bf16 has the range of FP32 and needs none
-    generator = torch.Generator(device).manual_seed(recipe.seed)
-    first = first_mirrored(len(images), generator)
+    optimizers = Optimizers(module, recipe, device, total=total, warmup=warmup)
     train_s = 0.0
     with settings(ieee=recipe.amp == "off"):
         batch_forward, compilation = compiled_or_eager(
-            forward,
+            objective(module, recipe, device, teachers),
             module,
-            images[: recipe.batch_size],
-            labels[: recipe.batch_size],
+            views.example,
+            device=device,
             mode=recipe.compile_mode if recipe.compile else None,
             progress=progress,
         )
+        optimizers.begin()
         torch.manual_seed(recipe.seed)  # dropout's; again, because compiling may have drawn from it
 
-        for epoch in range(recipe.epochs):
+        parts: dict[str, Any] = {"module": module, "average": average, "optimizers": optimizers, "views": views}
+        begun = 0
+        if resumed is not None:
+            for name, part in parts.items():
+                part.load_state_dict(resumed[name])
+            set_random_state(resumed["random"], device)
+            begun, train_s = resumed["epoch"], resumed["train_s"]
+
+        for epoch in range(begun, recipe.epochs):
             started = time.monotonic()
-            draws = draw(recipe, epoch, size, first, generator)
-            epoch_inputs, epoch_labels = epoch_images(images, draws, recipe), labels[draws.order]
+            views.begin(epoch)
             losses, hits, rate = [], [], 0.0
-            for step in range(steps):
-                part = slice(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-                done = epoch * steps + step
-                rate = learning_rate(done, total, warmup, recipe.lr)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss, correct = batch_forward(epoch_inputs[part], epoch_labels[part])
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
+            for done, batches in enumerate(updates, epoch * len(updates)):
+                rate = optimizers.set_rate(done)
+                for step in batches:
+                    loss, correct = batch_forward(*views.batch(step))
+                    optimizers.backward(loss, len(batches))
+                    losses.append(loss.detach().clone())  # a graph's outputs are overwritten by its next replay
+                    hits.append(correct.clone())
+                optimizers.step()
                 average.update()
-                losses.append(loss.detach().clone())  # a graph's outputs are overwritten by its next replay
-                hits.append(correct.clone())
                 if (done + 1) % REPORT_EVERY == 0 or done + 1 == total:
                     progress("train", done + 1, total)
 
@@ -143,23 +131,9 @@ def fit(
                     "epoch_s": epoch_s,
                 }
             )
+            states = {name: part.state_dict() for name, part in parts.items()}
+            on_state({**states, "random": random_state(device), "epoch": epoch + 1, "train_s": train_s})
     return Trained(average.module, train_s, compilation)
-
-
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: tensors of two or more dimensions, which decay, and BatchNorm's weights and all biases, which do not."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-
-
-def autocast_dtype(recipe: Recipe) -> torch.dtype:
-    """The dtype of activations, and of the stored images; float32 without autocast."""
-    import torch
-
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}[recipe.amp]
 
 
 def stop_unless_finite(losses: list[float], epoch: int) -> None:

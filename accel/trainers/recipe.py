@@ -19,6 +19,8 @@ else:
 
 CHOICES = {
     "split": ("full", "45k/5k"),
+    "optimizer": ("sgd", "adamw", "muon"),
+    "schedule": ("cosine", "triangular"),
     "flip": ("alternating", "random", "none"),
     "amp": ("bf16", "fp16", "off"),
     "compile_mode": ("default", "reduce-overhead"),
@@ -27,19 +29,38 @@ CHOICES = {
 
 LIMITS: dict[str, tuple[float, float]] = {
     "limit": (0, float("inf")),
+    "train_fraction": (0.0001, 1),
     "epochs": (1, float("inf")),
     "batch_size": (1, float("inf")),
+    "accumulate": (1, float("inf")),
     "lr": (0, float("inf")),
     "momentum": (0, 1),
+    "muon_lr": (0, float("inf")),
+    "muon_momentum": (0, 1),
+    "clip_norm": (0, float("inf")),
     "weight_decay": (0, float("inf")),
     "warmup_epochs": (0, float("inf")),
     "label_smoothing": (0, 1),
     "crop_padding": (0, 31),
     "cutout": (0, 32),
+    "randaugment": (0, 14),
+    "randaugment_magnitude": (0, 30),
+    "mixup": (0, float("inf")),
+    "cutmix": (0, float("inf")),
+    "upscale": (0, 1024),
+    "rotation": (0, 180),
+    "translation": (0, 1),
+    "scaling": (0, 0.9),
+    "shear": (0, 45),
+    "kd_temperature": (0.01, float("inf")),
+    "kd_alpha": (0, 1),
     "ema_decay": (0, 1),
     "seed": (0, 2**63 - 1),
 }
 """Smallest and largest value of each number."""
+
+NEEDS = {"kd_temperature": "teacher", "kd_alpha": "teacher", "randaugment_magnitude": "randaugment"}
+"""Fields that do nothing unless another is set."""
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -54,16 +75,32 @@ class Recipe:
         split: `full` learns from the whole train set and measures the test set once, after the last epoch; `45k/5k` holds
             the same tenth of the train set back in every run, measures it after every epoch and leaves the test set alone.
         limit: use only the first N images of the train set, for trials; 0 uses all.
+        train_fraction: of every class the share that is learned from, drawn by the seed after limit and split; 1 learns from all.
         epochs: passes over the train images; the last, partial batch of each shuffled pass is dropped.
-        batch_size: images a step.
-        lr: highest learning rate, reached after `warmup_epochs` (linear), then a cosine down to 0.
-        momentum: of SGD with Nesterov's correction.
+        batch_size: images that go through the network at a time.
+        accumulate: batches whose mean gradient makes one update; the last update of an epoch takes what is left.
+        optimizer: `sgd` with Nesterov's correction; `adamw`; `muon` for the filters of convolutions without bias and groups, which a
+            BatchNorm follows, and `sgd` for the rest.
+        schedule: after `warmup_epochs` (linear) down to 0, by half a `cosine` or, `triangular`, in a straight line.
+        lr: highest learning rate, of all that Muon does not update.
+        momentum: of SGD; AdamW's first beta (the second is 0.999).
+        muon_lr, muon_momentum: of Muon alone.
+        clip_norm: largest norm of all gradients together, to which longer ones are scaled down; 0 leaves them.
         weight_decay: L2, on tensors of two or more dimensions only: not on BatchNorm and not on biases.
         warmup_epochs: may be a fraction; never more than a quarter of the epochs, so that a short trial still cools down.
         label_smoothing: share of the target spread over all classes.
         crop_padding: pixels of reflected border that a random crop may reach into; 0 crops nothing.
         flip: `alternating` mirrors each image every second epoch, starting at random; `random` tosses a coin; `none`.
         cutout: side in pixels of the square set to the mean colour, clipped at the border; 0 leaves it out.
+        randaugment: random operations an image (`accel.trainers.randaugment` names the 14); 0 leaves them out.
+        randaugment_magnitude: how strong they are, 0 to 30.
+        mixup, cutmix: alpha of the Beta distribution of an image's own share; 0 leaves it out; with both, a coin decides for each image.
+        upscale: side in pixels to which batches are enlarged (bilinear) before the affine map and the network, which must
+            enlarge what it is tested on in the same way itself; 0 leaves them.
+        rotation, shear: largest random angle, in degrees; scaling: largest change of size, and translation: largest shift, both as shares.
+        teacher: shipped models or checkpoint folders, with commas between, whose mean answer is followed; empty trains on the labels alone.
+        kd_temperature: T, by which both sides' logits are divided.
+        kd_alpha: the loss is kd_alpha · T² · KL + (1 - kd_alpha) · cross-entropy.
         ema_decay: of the weights and BatchNorm statistics that are kept, per step; 0 keeps the last step's.
         amp: autocast dtype; `off` computes in FP32.
         compile: torch.compile on a GPU; a CPU always runs eagerly.
@@ -84,9 +121,28 @@ class Recipe:
     dataset: str = "cifar10"
     split: str = "full"
     limit: int = 0
+    train_fraction: float = 1.0
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    schedule: str = "cosine"
     momentum: float = 0.9
+    muon_lr: float = 0.24
+    muon_momentum: float = 0.6
+    clip_norm: float = 0.0
+    randaugment: int = 0
+    randaugment_magnitude: float = 9.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    upscale: int = 0
+    rotation: float = 0.0
+    translation: float = 0.0
+    scaling: float = 0.0
+    shear: float = 0.0
     crop_padding: int = 4
     flip: str = "alternating"
+    teacher: str = ""
+    kd_temperature: float = 4.0
+    kd_alpha: float = 0.9
     amp: str = "bf16"
     compile: bool = True
     compile_mode: str = "default"
@@ -110,6 +166,16 @@ class Recipe:
         """
         checked = {key: _typed(key, value, where) for key, value in values.items() if value is not None}
         return dataclasses.replace(self, **checked)
+
+    def demand_effect(self, typed: Mapping[str, Any]) -> None:
+        """Refuse a value that somebody typed and that this recipe would ignore.
+
+        Raises:
+            ConfigError: names the field, and the one that it needs.
+        """
+        for key, needed in NEEDS.items():
+            if typed.get(key) is not None and not getattr(self, needed):
+                raise ConfigError(f"{key} = {typed[key]!r} does nothing without {needed}", remedy=f"give {needed} too, or leave {key} out")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

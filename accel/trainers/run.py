@@ -19,10 +19,14 @@ from accel.errors import ConfigError, MissingError, UnknownName
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
 from accel.progress import Progress
-from accel.trainers import augment, backend
+from accel.trainers import affine, augment, backend, snapshot
+from accel.trainers.distill import open_teachers
 from accel.trainers.evaluate import top1
-from accel.trainers.loop import autocast_dtype, fit
+from accel.trainers.loop import fit
+from accel.trainers.objective import autocast_dtype
 from accel.trainers.recipe import Recipe, write_recipe
+from accel.trainers.subset import split
+from accel.trainers.views import Views
 from accel.types import Array, Checkpoint, TensorSpec
 
 if TYPE_CHECKING:
@@ -37,33 +41,51 @@ PREPROCESS = {"cifar10": preprocess.CIFAR10, "cifar100": preprocess.CIFAR100}
 COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
 """Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
 
-HELD_OUT_SEED = 0
-"""Of the 45k/5k split, which must be the same for every run that is compared."""
 
-
-def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progress) -> Checkpoint:
-    """Train by `recipe` and write `out`; see `accel.trainers.train`."""
+def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[str, Any] | None = None, progress: Progress) -> Checkpoint:
+    """Train by `recipe` and write `out`; see `accel.trainers.train`. `resumed` is what `snapshot.read` found there."""
     torch = require("torch", extra="train")
     if recipe.dataset not in PREPROCESS:
         raise UnknownName("dataset to train on", recipe.dataset, list(PREPROCESS))
     target = backend.resolve(device, recipe)
     train_set = datasets.load(recipe.dataset, "train")
     test_set = datasets.load(recipe.dataset, "test") if recipe.split == "full" else None
-    learned, held = split(len(train_set.labels), recipe)
+    learned, held = split(np.asarray(train_set.labels), recipe)
     if len(learned) < recipe.batch_size:
         raise ConfigError(
             f"batch_size = {recipe.batch_size} is more than the {len(learned)} images to learn from", remedy="lower --batch-size"
         )
-    log = Log(out / "log.partial.csv")
+    log = Log(out / "log.partial.csv", [] if resumed is None else resumed["rows"])
+    state_file = out / snapshot.STATE_FILE
+    if resumed is None and state_file.is_file():
+        logger.warning("%s, the state of an unfinished run, will be replaced; --resume would have gone on with it", state_file)
     try:
         torch.manual_seed(recipe.seed)
         module = build(factory, len(train_set.classes)).to(target)
         if recipe.channels_last:
             module = module.to(memory_format=torch.channels_last)
         pixels, labels = on_device(train_set, learned, target)
-        normalised = augment.normalise(pixels, *colours(recipe), autocast_dtype(recipe))
+        teachers = open_teachers(recipe, PREPROCESS[recipe.dataset].to_dict(), tuple(train_set.classes), target)
+        if recipe.upscale:
+            few = augment.normalise(pixels[:4], *colours(recipe), torch.float32)
+            affine.demand_enlarging(module, recipe.upscale, few)
+        classes = len(train_set.classes)
+        sources = {"dataset": train_set.sha256, "teachers": [teacher.checkpoint.sha256 for teacher in teachers]}
+        if resumed is not None:
+            snapshot.demand_same(resumed, sources, state_file)
+        views = Views(pixels, labels, recipe, colours=colours(recipe), dtype=autocast_dtype(recipe), num_classes=classes)
         held_out = measurable(train_set, held, recipe, target) if len(held) else None
-        trained = fit(module, normalised, labels, recipe, held_out=held_out, on_epoch=log.add, progress=progress)
+        trained = fit(
+            module,
+            views,
+            recipe,
+            teachers=[teacher.module for teacher in teachers],
+            held_out=held_out,
+            resumed=resumed,
+            on_state=lambda state: snapshot.write(state_file, {**state, "rows": log.rows}, recipe, sources),
+            on_epoch=log.add,
+            progress=progress,
+        )
         factory, shipped = deployable(factory, trained.module)
         stored = stored_tensors(shipped)
         exact = rounded = None
@@ -84,6 +106,7 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         "top1_unrounded": exact,
         "val_top1": log.rows[-1]["val_top1"],
         "train_s": round(trained.train_s, 2),
+        "teachers": [teacher.to_dict() for teacher in teachers],
         "compilation": trained.compilation,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
         "versions": {name: version_of(name) for name in ("torch", "torchvision", "numpy")},
@@ -107,16 +130,9 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, progress: Progr
         recipe=recipe.to_dict(),
         seed=recipe.seed,
     )
-    return write_checkpoint(checkpoint, stored)
-
-
-def split(count: int, recipe: Recipe) -> tuple[Array, Array]:
-    """Indices to learn from and to hold back, both ascending; the first is capped by `limit` before the split."""
-    count = min(count, recipe.limit or count)
-    if recipe.split == "full":
-        return np.arange(count), np.arange(0)
-    order = np.random.default_rng(HELD_OUT_SEED).permutation(count)
-    return np.sort(order[count // 10 :]), np.sort(order[: count // 10])
+    written = write_checkpoint(checkpoint, stored)
+    state_file.unlink(missing_ok=True)
+    return written
 
 
 def build(factory: str, num_classes: int) -> nn.Module:
@@ -178,9 +194,9 @@ def restored(module: nn.Module, tensors: dict[str, Array]) -> nn.Module:
 class Log:
     """log.csv: grows row by row under a provisional name, so that a failed run leaves both its log and the old checkpoint's."""
 
-    def __init__(self, partial: Path) -> None:
+    def __init__(self, partial: Path, rows: list[dict[str, Any]]) -> None:
         self.partial = partial
-        self.rows: list[dict[str, Any]] = []
+        self.rows = list(rows)
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append({"test_top1": None, **row})

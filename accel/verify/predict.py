@@ -41,14 +41,14 @@ def engine_logits(engine: OpenEngine, samples: Samples, preprocess: Prepare | No
         raise UsageError(f"{samples.name} holds no samples", remedy="name another dataset with --data")
     parts: list[Array] = []
     done = 0
-    for batch in _batches(samples, preprocess, engine.batch):
+    for batch in batches(samples, preprocess, engine.batch):
         parts.append(next(iter(engine.infer({name: batch}).values())))
         done += len(batch)
         progress("verify", done, total)
     return np.concatenate(parts)
 
 
-def _batches(samples: Samples, preprocess: Prepare | None, size: int) -> Iterator[Array]:
+def batches(samples: Samples, preprocess: Prepare | None, size: int) -> Iterator[Array]:
     """float32 batches of `size`; the last may be shorter. Images are prepared one by one: their sizes may differ."""
     for start in range(0, len(samples), size):
         rows = [_prepared(samples, index, preprocess) for index in range(start, min(start + size, len(samples)))]

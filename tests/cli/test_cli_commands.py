@@ -190,6 +190,57 @@ def test_train_names_every_model_in_its_help_and_takes_a_dataset(accel_cli: Cli,
     assert seen["recipe"].model == "naivenet"
 
 
+EVERY_RECIPE_OPTION = {
+    "--epochs 3": {"epochs": 3},
+    "--batch-size 8": {"batch_size": 8},
+    "--accumulate-grad-steps 4": {"accumulate": 4},
+    "--optimizer muon": {"optimizer": "muon"},
+    "--schedule triangular": {"schedule": "triangular"},
+    "--lr 0.3": {"lr": 0.3},
+    "--weight-decay 0.1": {"weight_decay": 0.1},
+    "--clip-norm 2": {"clip_norm": 2.0},
+    "--label-smoothing 0.2": {"label_smoothing": 0.2},
+    "--seed 7": {"seed": 7},
+    "--split 45k/5k": {"split": "45k/5k"},
+    "--limit 90": {"limit": 90},
+    "--train-fraction 0.25": {"train_fraction": 0.25},
+    "--cutout 4": {"cutout": 4},
+    "--mixup 0.2": {"mixup": 0.2},
+    "--cutmix 1": {"cutmix": 1.0},
+    "--randaugment 2": {"randaugment": 2},
+    "--randaugment-magnitude 5": {"randaugment_magnitude": 5.0},
+    "--upscale 128": {"upscale": 128},
+    "--rotation 15": {"rotation": 15.0},
+    "--translation 0.1": {"translation": 0.1},
+    "--scaling 0.2": {"scaling": 0.2},
+    "--shear 10": {"shear": 10.0},
+    "--teacher resnet18,runs/other": {"teacher": "resnet18,runs/other"},
+    "--kd-temperature 2": {"kd_temperature": 2.0},
+    "--kd-alpha 0.5": {"kd_alpha": 0.5},
+    "--amp off": {"amp": "off"},
+    "--no-compile": {"compile": False},
+}
+
+
+def test_every_option_of_train_reaches_its_field_of_the_recipe(accel_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel import trainers
+    from accel.errors import UsageError
+    from accel.trainers import default_recipe
+
+    seen: list[dict[str, Any]] = []
+
+    def train(name: str, **given: Any) -> Any:
+        seen.append(given["overrides"])
+        raise UsageError("recorded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainers, "train", train)
+    for typed, wanted in EVERY_RECIPE_OPTION.items():
+        assert accel_cli("train", "resnet18", *typed.split()).code == 2
+        assert seen[-1] == wanted
+        assert default_recipe("resnet18").replaced(wanted) != default_recipe("resnet18")
+
+
 def test_selfcheck_prints_seven_checks_and_fails_if_one_does(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     from accel.bench import checking
 

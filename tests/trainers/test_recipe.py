@@ -10,7 +10,11 @@ from accel.trainers import MODELS, default_recipe, read_recipe, write_recipe
 
 
 def test_a_recipe_survives_the_file(tmp_path):
-    recipe = dataclasses.replace(TINY, lr=1e-05, model='a "quoted" name', limit=7, flip="none", compile=False)
+    changed = {"lr": 1e-05, "model": 'a "quoted" name', "limit": 7, "flip": "none", "compile": False}
+    changed |= {"optimizer": "muon", "schedule": "triangular", "accumulate": 3, "train_fraction": 0.1, "clip_norm": 1.5, "muon_lr": 0.02}
+    changed |= {"mixup": 0.2, "cutmix": 1.0, "randaugment": 2, "randaugment_magnitude": 7.5, "upscale": 128, "rotation": 15.0, "shear": 5.0}
+    changed |= {"teacher": "resnet18,runs/mine", "kd_temperature": 2.5, "kd_alpha": 0.75}
+    recipe = TINY.replaced(changed)
     write_recipe(recipe, tmp_path / "recipe.toml")
     assert read_recipe(tmp_path / "recipe.toml") == recipe
 
@@ -42,6 +46,9 @@ def test_a_file_over_a_base_changes_only_what_it_names(tmp_path):
         ("epochs = true\n", r"line 1.*epochs = True is of type bool, not int"),
         ("lr = 0.1\nflip = 'sideways'\n", r"line 2.*flip = 'sideways' is not one of alternating, random, none"),
         ("lr = 0.1\nmomentum = 1.5\n", r"line 2.*momentum = 1\.5 is outside"),
+        ("optimizer = 'adam'\n", r"line 1.*optimizer = 'adam' is not one of sgd, adamw, muon"),
+        ("accumulate = 0\n", r"line 1.*accumulate = 0 is outside"),
+        ("train_fraction = 0.0\n", r"line 1.*train_fraction = 0\.0 is outside"),
         ("lr = nan\n", r"line 1.*lr = nan is outside"),
         ("epochs = 3\n[train]\nlr = 0.1\n", r"line 2.*no key 'train'"),
         ("epochs = \n", r"not TOML.*line 1"),

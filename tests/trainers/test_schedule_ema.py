@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import trainable_net
 
-from accel.trainers.schedule import average_decay, learning_rate
+from accel.trainers.schedule import average_decay, learning_rate, triangular
 
 
 def test_learning_rate_warms_up_linearly_then_follows_a_cosine_to_almost_zero():
@@ -13,6 +13,11 @@ def test_learning_rate_warms_up_linearly_then_follows_a_cosine_to_almost_zero():
 
 def test_learning_rate_without_warm_up_begins_below_its_peak():
     assert learning_rate(0, 3, 0, 1.0) == pytest.approx(0.853553, abs=1e-6)
+
+
+def test_a_triangular_rate_comes_down_in_a_straight_line():
+    rates = [triangular(step, 10, 4, 0.7) for step in range(10)]
+    assert rates == pytest.approx([0.175, 0.35, 0.525, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 
 
 def test_average_decay_grows_to_its_limit():
@@ -41,13 +46,3 @@ def test_average_follows_its_formula_for_weights_and_batchnorm_statistics():
         torch.testing.assert_close(got, expected)
     assert not average.module.training
     assert not torch.equal(average.module.state_dict()["1.running_mean"], torch.zeros(8))
-
-
-def test_only_tensors_of_two_or_more_dimensions_decay():
-    pytest.importorskip("torch")
-    from accel.trainers.loop import parameter_groups
-
-    decayed, free = parameter_groups(trainable_net.build(), 5e-4)
-    assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0.0)
-    assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(8, 3, 3, 3), (10, 32)]
-    assert [tuple(parameter.shape) for parameter in free["params"]] == [(8,), (8,), (10,)]

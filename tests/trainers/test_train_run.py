@@ -151,16 +151,16 @@ def test_a_compiler_that_fails_is_named_and_leaves_no_trace(monkeypatch, caplog)
     module = trainable_net.build().train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
-    class OnGpu:
-        device = torch.device("cuda:0")
-
     def forward(images, labels):
         loss = module(torch.randn(4, 3, 32, 32)).sum()
         loss.backward()
         raise RuntimeError("Failed to find C compiler\nand more")
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    chosen, facts = backend.compiled_or_eager(forward, module, OnGpu(), None, mode="default", progress=lambda *report: None)
+    gpu = torch.device("cuda:0")
+    chosen, facts = backend.compiled_or_eager(
+        forward, module, lambda: (None, None), device=gpu, mode="default", progress=lambda *report: None
+    )
     assert chosen is forward
     assert facts == {"used": False, "reason": "RuntimeError: Failed to find C compiler", "compile_s": 0.0}
     assert "Failed to find C compiler" in caplog.text
@@ -192,3 +192,30 @@ def test_training_runs_on_a_gpu(tiny, tmp_path, amp, compile_):
     checkpoint = train("tiny", recipe=tiny, overrides=changes, out=tmp_path, device="cuda:0")
     assert checkpoint.top1 >= 50
     assert json.loads((tmp_path / "run.json").read_text())["compilation"]["used"] is compile_
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_every_option_of_the_loop_runs_on_a_gpu_and_resumes_there(tiny, tmp_path, monkeypatch, amp, mode):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    teacher = train("tiny", recipe=tiny, out=tmp_path / "teacher", device="cuda:0")
+    changes = {"amp": amp, "compile_mode": mode, "epochs": 20, "cutout": 0, "batch_size": 32, "accumulate": 2, "optimizer": "muon"}
+    changes |= {"mixup": 0.1, "cutmix": 0.1, "randaugment": 1, "rotation": 5.0, "clip_norm": 100.0}
+    changes |= {"teacher": str(teacher.path), "kd_alpha": 0.1}
+    real = loop.stop_unless_finite
+
+    def killed(losses, epoch):
+        real(losses, epoch)
+        if epoch == 10:
+            monkeypatch.setattr(loop, "stop_unless_finite", real)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "stop_unless_finite", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("tiny", recipe=tiny, overrides=changes, out=tmp_path / "out", device="cuda:0")
+    train("tiny", recipe=tiny, out=tmp_path / "out", device="cuda:0", resume=True)
+    log = rows(tmp_path / "out" / "log.csv")
+    assert [row["epoch"] for row in log] == [str(epoch) for epoch in range(1, 21)]
+    assert float(log[-1]["train_loss"]) < float(log[0]["train_loss"])

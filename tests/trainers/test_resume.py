@@ -1,0 +1,174 @@
+"""A run that is killed goes on as if it had not been; whatever ends it, its last whole epoch stays."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from accel import datasets, trainers  # noqa: E402
+from accel.checkpoint import read_checkpoint  # noqa: E402
+from accel.errors import AccelError, ConfigError, CorruptArtifact, DiskFull, IncompatibleArtifact, MissingError  # noqa: E402
+from accel.trainers import snapshot, train  # noqa: E402
+from accel.trainers.run import Log  # noqa: E402
+
+EPOCHS = 3
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run ends once the state of `epoch` (counted from 1) is on the disk, in the midst of the one after."""
+    from accel.trainers import loop
+
+    real = loop.stop_unless_finite
+
+    def stop(losses, number):
+        if number == epoch:
+            monkeypatch.setattr(loop, "stop_unless_finite", real)
+            raise Killed
+        real(losses, number)
+
+    monkeypatch.setattr(loop, "stop_unless_finite", stop)
+
+
+def without_times(path: Path) -> list[list[str]]:
+    return [line.split(",")[:-2] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"flip": "random", "amp": "bf16"},
+        {"optimizer": "muon", "accumulate": 2, "mixup": 0.3, "randaugment": 1, "rotation": 10.0},
+        {"optimizer": "adamw", "lr": 0.01, "split": "45k/5k", "schedule": "triangular"},
+    ],
+    ids=["sgd", "muon", "adamw"],
+)
+@pytest.mark.parametrize("epoch", [1, EPOCHS - 1])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, monkeypatch, changes, epoch):
+    wanted = {"epochs": EPOCHS, **changes}
+    whole = train("tiny", recipe=tiny, overrides=wanted, out=tmp_path / "whole", device="cpu")
+    killed_after(epoch, monkeypatch)
+    with pytest.raises(Killed):
+        train("tiny", recipe=tiny, overrides=wanted, out=tmp_path / "cut", device="cpu")
+    assert not (tmp_path / "cut" / "checkpoint.json").exists()
+    torch.manual_seed(99)  # another process would not have this one's generator
+    steps = []
+    resumed = train("tiny", recipe=tiny, out=tmp_path / "cut", device="cpu", resume=True, progress=lambda *told: steps.append(told))
+    assert resumed.sha256 == whole.sha256
+    assert resumed.top1 == whole.top1
+    assert resumed.recipe == whole.recipe
+    assert without_times(tmp_path / "cut" / "log.csv") == without_times(tmp_path / "whole" / "log.csv")
+    assert not (tmp_path / "cut" / "state.pt").exists()
+    assert not (tmp_path / "whole" / "state.pt").exists()
+
+
+def test_a_run_that_ended_while_it_was_tested_trains_no_more(tiny, tmp_path, monkeypatch):
+    whole = train("tiny", recipe=tiny, out=tmp_path / "whole", device="cpu")
+
+    def full(self, path, *, test_top1):
+        raise DiskFull("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "finish", full)
+        with pytest.raises(DiskFull):
+            train("tiny", recipe=tiny, out=tmp_path / "cut", device="cpu")
+    steps = []
+    resumed = train("tiny", out=tmp_path / "cut", recipe=tiny, device="cpu", resume=True, progress=lambda *told: steps.append(told[0]))
+    assert resumed.sha256 == whole.sha256
+    assert "train" not in steps
+
+
+def test_a_full_disk_leaves_the_state_of_the_epoch_before(tiny, tmp_path, monkeypatch):
+    real, written = Path.write_bytes, []
+
+    def write_bytes(self, data):
+        written.append(self.name)
+        if len(written) == 2:
+            real(self, bytes(data)[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(DiskFull, match=r"state\.pt") as caught:
+        train("tiny", recipe=tiny, overrides={"epochs": 3}, out=tmp_path, device="cpu")
+    assert caught.value.exit_code == 4
+    assert snapshot.read(tmp_path)["epoch"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.partial.csv", "state.pt"]
+
+
+def test_a_loss_that_is_not_finite_and_memory_that_runs_out_leave_state_and_checkpoint(tiny, tmp_path, monkeypatch):
+    before = train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    from accel.trainers import loop
+
+    real = loop.stop_unless_finite
+
+    def not_finite(losses, epoch):
+        real([*losses, float("nan")] if epoch == 1 else losses, epoch)
+
+    def out_of_memory(losses, epoch):
+        if epoch == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for failure, error in ((not_finite, AccelError), (out_of_memory, MissingError)):
+        monkeypatch.setattr(loop, "stop_unless_finite", failure)
+        with pytest.raises(error, match=r"loss became nan in epoch 2|ran out of memory"):
+            train("tiny", recipe=tiny, overrides={"epochs": 3}, out=tmp_path, device="cpu")
+        assert snapshot.read(tmp_path)["epoch"] == 1
+        assert read_checkpoint(tmp_path).sha256 == before.sha256
+
+
+def test_a_run_is_resumed_as_it_began_or_not_at_all(tiny, tmp_path, monkeypatch, caplog):
+    with pytest.raises(MissingError, match="no unfinished run"):
+        train("tiny", recipe=tiny, out=tmp_path, device="cpu", resume=True)
+    killed_after(1, monkeypatch)
+    with pytest.raises(Killed):
+        train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    with pytest.raises(ConfigError, match=r"lr = 0\.5 was asked for; the run to resume has 0\.2"):
+        train("tiny", recipe=tiny, overrides={"lr": 0.5}, out=tmp_path, device="cpu", resume=True)
+    with monkeypatch.context() as patch:
+        other = datasets.load
+        patch.setattr(datasets, "load", lambda name, split: type(other(name, split))(**{**vars(other(name, split)), "sha256": "f" * 64}))
+        with pytest.raises(IncompatibleArtifact, match="trained with the dataset 000"):
+            train("tiny", recipe=tiny, out=tmp_path, device="cpu", resume=True)
+    train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    assert "--resume would have gone on" in caplog.text
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"not a state"])
+def test_a_damaged_state_is_refused(tiny, tmp_path, monkeypatch, damage):
+    killed_after(1, monkeypatch)
+    with pytest.raises(Killed):
+        train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    path = tmp_path / snapshot.STATE_FILE
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CorruptArtifact, match=r"state\.pt cannot be read"):
+        train("tiny", recipe=tiny, out=tmp_path, device="cpu", resume=True)
+
+
+def test_a_state_of_another_schema_or_with_code_is_refused(tmp_path):
+    torch.save({"schema": 99, "recipe": {}}, tmp_path / "state.pt")
+    with pytest.raises(CorruptArtifact, match="schema 99"):
+        snapshot.read(tmp_path)
+    torch.save({"schema": 1, "recipe": {}, "code": Path("x")}, tmp_path / "state.pt")
+    with pytest.raises(CorruptArtifact, match=r"cannot be read"):
+        snapshot.read(tmp_path)
+
+
+def test_resume_is_an_option_of_the_command(accel_cli, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainers, "default_recipe", lambda name: tiny)
+    ran = accel_cli("train", "tiny", "--resume", "--out", "cut", "--device", "cpu")
+    assert (ran.code, "no unfinished run" in ran.err) == (4, True)
+    killed_after(1, monkeypatch)
+    with pytest.raises(Killed):
+        accel_cli("train", "tiny", "--seed", "3", "--out", "cut", "--device", "cpu")
+    ran = accel_cli("train", "tiny", "--resume", "--out", "cut", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert read_checkpoint(tmp_path / "cut").seed == 3
