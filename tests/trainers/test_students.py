@@ -61,20 +61,22 @@ def test_a_deployed_layer_is_one_convolution_and_relu(student):
     }
 
 
-@pytest.mark.parametrize(("row", "has_identity"), [((3, 1, 3), True), ((3, 1, 8), False), ((3, 2, 3), False), ((4, 2, 3), False)])
+@pytest.mark.parametrize(("row", "has_identity"), [((3, 1, 4), True), ((3, 1, 8), False), ((3, 2, 4), False), ((4, 2, 4), False)])
 def test_a_block_has_an_identity_where_shapes_allow_and_merges_at_any_stride(row, has_identity):
-    module = trained_looking(repvgg.branched([row], 2)).double()
-    (block,) = module.features
+    rows = [(3, 1, 4), row]
+    module = trained_looking(repvgg.branched(rows, 2)).double()
+    stem, block = module.features
+    assert (stem.point, stem.identity) == (None, None)
     assert (block.identity is not None) is has_identity
     for branch in ("wide", "point", "identity"):  # each branch alone too: one that is off by a pixel cannot hide behind another
         alone = copy.deepcopy(module)
         for other in {"wide", "point", "identity"} - {branch}:
-            norm = getattr(alone.features[0], other)
+            norm = getattr(alone.features[1], other)
             if norm is not None:
                 torch.nn.init.zeros_((norm if other == "identity" else norm[1]).weight)
         images = torch.randn(2, 3, 6, 6, dtype=torch.float64)
         with torch.inference_mode():
-            torch.testing.assert_close(repvgg.merged([row], alone).features(images), alone.features(images))
+            torch.testing.assert_close(repvgg.merged(rows, alone).features(images), alone.features(images))
 
 
 def test_a_trained_student_is_stored_without_branches_and_answers_as_it_was_trained(tiny, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """RepVGG's blocks (Ding et al., 2021), of which the students are made: branches while training, one convolution when deployed.
 
-A block is K×K + 1×1 + identity (where shapes allow), each with its BatchNorm, then ReLU. Once training is over all of it is linear up
-to the ReLU, so it is one K×K convolution with a bias: `merged` computes it in float64.
+A block is K×K + 1×1 (but on the image) + identity (where shapes allow), each with its BatchNorm, then ReLU. Once training is over all of
+it is linear up to the ReLU, so it is one K×K convolution with a bias: `merged` computes it in float64.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ PADDING = 1
 """Of every K×K convolution: 3×3 keeps the size at stride 1; 3×3 and 4×4 halve an even one at stride 2."""
 
 
+IMAGE = 3
+"""Channels that the first layer takes."""
+
+
 def branched(rows: Sequence[Row], num_classes: int) -> nn.Module:
     """The network as it is trained.
 
@@ -34,13 +38,19 @@ def branched(rows: Sequence[Row], num_classes: int) -> nn.Module:
             super().__init__()
             wide = nn.Conv2d(channels_in, channels, kernel, stride, padding=PADDING, bias=False)
             self.wide = nn.Sequential(wide, nn.BatchNorm2d(channels))
-            self.point = nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+            # Not on the image: a 1x1 convolution of 3 channels at stride 2 in channels_last writes past its memory in torch 2.15's backward
+            # on a CPU (found with glibc's malloc debugging), and the first layer has little use for it.
+            point = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.point: Any = None if channels_in == IMAGE else nn.Sequential(point, nn.BatchNorm2d(channels))
             self.identity: Any = nn.BatchNorm2d(channels) if stride == 1 and channels_in == channels else None
             self.relu = nn.ReLU(inplace=True)
 
         def forward(self, x: Tensor) -> Tensor:
-            total = self.wide(x) + self.point(x)
-            out: Tensor = self.relu(total if self.identity is None else total + self.identity(x))
+            total = self.wide(x)
+            for branch in (self.point, self.identity):
+                if branch is not None:
+                    total = total + branch(x)
+            out: Tensor = self.relu(total)
             return out
 
     module = _network([Branched(*row) for row in _chained(rows)], rows[-1][2], num_classes)
@@ -87,7 +97,9 @@ def _kernel_and_bias(block: Any) -> tuple[Tensor, Tensor]:
     kernel, bias = torch.zeros_like(wide), torch.zeros_like(wide[:, 0, 0, 0])
     # A 1x1 convolution without padding reads the pixel that the padded one sees at [PADDING, PADDING], at any stride; the identity too.
     centre = slice(PADDING, PADDING + 1)
-    branches = [(slice(None), wide, block.wide[1]), (centre, block.point[0].weight.double(), block.point[1])]
+    branches = [(slice(None), wide, block.wide[1])]
+    if block.point is not None:
+        branches.append((centre, block.point[0].weight.double(), block.point[1]))
     if block.identity is not None:
         branches.append((centre, torch.eye(len(wide), dtype=wide.dtype, device=wide.device)[..., None, None], block.identity))
     for place, weight, norm in branches:
@@ -99,7 +111,7 @@ def _kernel_and_bias(block: Any) -> tuple[Tensor, Tensor]:
 
 def _chained(rows: Sequence[Row]) -> list[tuple[int, int, int, int]]:
     """The rows with their input channels in front."""
-    inputs = [3, *(channels for _, _, channels in rows)]
+    inputs = [IMAGE, *(channels for _, _, channels in rows)]
     return [(channels_in, *row) for channels_in, row in zip(inputs, rows, strict=False)]
 
 
