@@ -1,4 +1,4 @@
-"""Student A: five convolutions, the lowest latency of the three; RepVGG's branches while training."""
+"""Student A: five convolutions, the fewest layers and operations of the three; RepVGG's branches while training."""
 
 from __future__ import annotations
 
