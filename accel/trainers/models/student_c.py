@@ -1,4 +1,4 @@
-"""Student C: nine wider convolutions, the most accurate of the three by design; RepVGG's branches while training."""
+"""Student C: nine wider convolutions, the largest of the three; RepVGG's branches while training."""
 
 from __future__ import annotations
 
