@@ -4,20 +4,24 @@
 #     [PYTHON=python3] [TRT_PYTHON=…] [DEADLINE=3600] bash benchmarks/gpu_evidence.sh OUT PART…
 #
 #     bytecode   compile what torch imports, where nothing else ever has (a container with PYTHONDONTWRITEBYTECODE)
-#     export     the ONNX engines of resnet18, and with TRT_PYTHON its TensorRT plans
+#     export     the ONNX engines of MODEL, and with TRT_PYTHON its TensorRT plans
 #     selfcheck  the harness's own checks, twice
 #     tests      pytest -m gpu; with TRT_PYTHON TensorRT's tests under that interpreter as well
 #     overhead   benchmarks/host_overhead.py, under both interpreters
 #     replay     benchmarks/replay_agreement.py
 #     agree      one of several whole sets of the two engines in ENGINES; call it again minutes later, then `accel compare`
 #     aa         ENGINES[0] against itself
+#     eight      a set of eight variants by the full plan, which must take less than six minutes
 #     sets       benchmarks/cuda_sets.sh with MODELS and PRECISIONS; `verify` is its first half
+#
+# MODEL (resnet18) is whose engines export, replay, agree, aa and eight take.
 #
 # Parts run in the order given, one after another, on the first GPU. None begins after DEADLINE seconds, and each is interrupted then.
 set -uo pipefail
 python=${PYTHON:-python3} trt_python=${TRT_PYTHON:-} deadline=${DEADLINE:-3600}
 out=${1:?usage: gpu_evidence.sh OUT PART…}
 shift
+model=${MODEL:-resnet18}
 read -ra engines <<<"${ENGINES:-eager:fp16+graph onnxruntime:fp16+graph}"
 read -ra models <<<"${MODELS:-resnet18 mobilenetv3_small}"
 read -ra trt_options <<<"${TRT_OPTIONS:-}"
@@ -60,9 +64,9 @@ bytecode() {
 exported() {
   local precision
   for precision in fp16 fp32; do
-    step export "$python" -m accel export resnet18 --to onnx --precision $precision --device cuda
+    step export "$python" -m accel export "$model" --to onnx --precision $precision --device cuda
     [ -z "$trt_python" ] ||
-      step export "$trt_python" -m accel export engines/resnet18.accel --to trt --precision $precision --device cuda "${trt_options[@]}"
+      step export "$trt_python" -m accel export "engines/$model.accel" --to trt --precision $precision --device cuda "${trt_options[@]}"
   done
 }
 
@@ -84,7 +88,7 @@ bench() {
   shift
   while [ "$1" != -- ]; do named+=(--runtime "$1") && shift; done
   shift
-  step "$name" "$python" -m accel bench resnet18 --device cuda "${named[@]}" --out "$out/$name" --format markdown "$@"
+  step "$name" "$python" -m accel bench "$model" --device cuda "${named[@]}" --out "$out/$name" --format markdown "$@"
 }
 
 for part in "$@"; do
@@ -94,9 +98,11 @@ for part in "$@"; do
   selfcheck) for _ in 1 2; do step selfcheck "$python" -m accel selfcheck --device cuda; done ;;
   tests) tests ;;
   overhead) overhead ;;
-  replay) step replay "$python" benchmarks/replay_agreement.py --check --out "$out/replay-agreement.json" ;;
+  replay) step replay "$python" benchmarks/replay_agreement.py --bundle "engines/$model.accel" --check --out "$out/replay-agreement.json" ;;
   agree) bench agree "${engines[@]}" -- --no-baseline --max-rounds 3 ;;
   aa) bench aa "${engines[0]}" -- --aa --iterations 500 ;;
+  eight) bench eight eager:fp32 eager:fp16 eager:fp16+graph compile:fp16 compile:fp16+reduce-overhead torchscript:fp16 onnxruntime:fp16 \
+    onnxruntime:fp16+graph -- --max-rounds 3 ;;
   verify) VERIFY_ONLY=1 step verify bash benchmarks/cuda_sets.sh "$out/sets" "${models[@]}" ;;
   sets) step sets bash benchmarks/cuda_sets.sh "$out/sets" "${models[@]}" -- --iterations 500 --max-rounds 3 ;;
   *)

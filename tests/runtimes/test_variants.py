@@ -65,6 +65,7 @@ def test_all_on_a_cpu_is_every_runtime_in_fp32_and_the_fp16_files_that_will_be_r
     assert [v for v in found if runtimes.refusal(Variant.parse(v), "cpu")] == ["torchscript:fp16", "onnxruntime:fp16"]
 
 
+EAGER_ON_A_GPU = ("", "+fold", "+graph", "+fold+graph", "+channels_last+fold+graph")
 ORT_ON_A_GPU = ("", "+graph", "+nhwc", "+graph+nhwc", "+trt-ep", "+rtx-ep")
 COMPILE_ON_A_GPU = ("", "+reduce-overhead", "+max-autotune", "+freezing+reduce-overhead")
 
@@ -72,7 +73,7 @@ COMPILE_ON_A_GPU = ("", "+reduce-overhead", "+max-autotune", "+freezing+reduce-o
 def test_all_on_a_gpu_has_every_way_of_every_runtime_in_fp32_and_fp16() -> None:
     stored = Shelf((*FULL.stored, "aoti-fp32", "aoti-fp16"))
     assert expand(stored, ["all"], "cuda:0") == [
-        *(f"eager:{precision}{options}" for precision in ("fp32", "fp16") for options in ("", "+fold", "+graph", "+fold+graph")),
+        *(f"eager:{precision}{options}" for precision in ("fp32", "fp16") for options in EAGER_ON_A_GPU),
         *(f"compile:{precision}{options}" for precision in ("fp32", "fp16") for options in COMPILE_ON_A_GPU),
         *("torchscript:fp32", "torchscript:fp16"),
         *(f"onnxruntime:{precision}{options}" for precision in ("fp32", "fp16") for options in ORT_ON_A_GPU),
