@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 help:
 	@echo "make demo    install, fetch CIFAR-10, export, verify and time the shipped models, print the table"
 	@echo "make test    install if need be and run the tests"
-	@echo "make report  make the README's result tables and results/h200/report.html anew from results/"
+	@echo "make report  make the README's result tables and each results/MACHINE/report.html anew from results/"
 	@echo "make lint    ruff, format check, mypy --strict"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,10 +38,13 @@ $(PLANS): $(STAMP)
 test: $(PLANS)
 	$(BIN)/python -m pytest --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
 
-# CHECK=--check writes nothing and fails if something would change.
-SETS = $(dir $(wildcard results/h200/*/results.jsonl results/h200/*/*/results.jsonl))
+# CHECK=--check writes nothing and fails if something would change. Each kind of machine has its own page; the README shows them all.
+SETS = $(filter-out results/local/%,$(dir $(wildcard results/*/*/results.jsonl results/*/*/*/results.jsonl)))
 report: $(STAMP)
-	$(BIN)/accel report $(SETS) --html results/h200/report.html --update README.md $(CHECK)
+	@for machine in $(sort $(foreach set,$(SETS),$(word 2,$(subst /, ,$(set))))); do \
+		$(BIN)/accel report $$(ls -d results/$$machine/*/results.jsonl results/$$machine/*/*/results.jsonl 2>/dev/null | xargs dirname) \
+			--html results/$$machine/report.html $(CHECK) || exit; done
+	$(BIN)/accel report $(SETS) --update README.md $(CHECK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check accel tests
