@@ -7,8 +7,10 @@ from typing import Any
 
 from accel.device import driver
 from accel.errors import AccelError, CorruptArtifact
-from accel.optional import require
 from accel.runtimes.torch_runtime import TorchRuntime
+
+MODEL = "model"
+"""The name that torch gives the one model of a package."""
 
 
 class Aoti(TorchRuntime):
@@ -17,17 +19,19 @@ class Aoti(TorchRuntime):
     def _load(self, torch: Any) -> Any:
         if self.source.file is None:
             raise AccelError(f"{self.source.variant} was given no file to run", remedy="resolve it with runtimes.engine_source")
-        inductor = require("torch._inductor", "train")
         index = -1 if self.source.device == "cpu" else driver.index_of(self.source.device)
         try:
-            # Its lock and events around each call would serve other threads, which have packages of their own here.
-            package = inductor.aoti_load_package(str(self.source.file), run_single_threaded=True, device_index=index)
+            # Not by torch._inductor.aoti_load_package: to warn of another processor, which was refused before this, it asks Inductor for
+            # this one's instructions, and Inductor compiles a program for each and starts a process that imports torch to run it: 19 s of
+            # a load on an H100's host (torch 2.11). Single-threaded: locks and events around each call would serve other threads, which
+            # have packages of their own here.
+            loader = torch._C._aoti.AOTIModelPackageLoader(str(self.source.file), MODEL, True, 1, index)
         except RuntimeError as error:
             raise CorruptArtifact(
                 f"torch {torch.__version__} cannot load {self.source.file}: {str(error).splitlines()[0]}",
                 remedy="accel export MODEL --to aoti --force",
             ) from error
-        return _Package(package.loader)
+        return _Package(loader)
 
 
 class _Package:

@@ -19,20 +19,20 @@ torch = pytest.importorskip("torch")
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What aoti_load_package was asked for; the package answers with the sums of its inputs' channels."""
+    """What the loader was asked for; the package answers with the sums of its inputs' channels."""
     asked: list[Any] = []
 
-    def load(path: str, run_single_threaded: bool, device_index: int) -> Any:
-        asked.append((Path(path).name, run_single_threaded, device_index))
+    def load(path: str, model_name: str, run_single_threaded: bool, num_runners: int, device_index: int) -> Any:
+        asked.append((Path(path).name, model_name, run_single_threaded, num_runners, device_index))
 
         def boxed_run(given: list[Any]) -> list[Any]:
             (images,) = given
             given.clear()  # as the real one does
             return [images.sum((2, 3)).repeat(1, 2)[:, :5]]
 
-        return types.SimpleNamespace(loader=types.SimpleNamespace(boxed_run=boxed_run))
+        return types.SimpleNamespace(boxed_run=boxed_run)
 
-    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", load)
     return asked
 
 
@@ -48,7 +48,7 @@ def test_it_is_loaded_for_one_thread_and_called_without_torchs_wrapper(loaded: l
     for _ in range(2):
         logits = device.Staging(runtime.home, None).run(runtime, {"images": images})["logits"]
         np.testing.assert_allclose(logits, np.tile(images.sum((2, 3)), 2)[:, :5], rtol=1e-5)
-    assert loaded == [("model.pt2", True, -1)]
+    assert loaded == [("model.pt2", "model", True, 1, -1)]
     assert runtime.facts["precision"] == "fp32"
     runtime.close()
 
@@ -57,7 +57,7 @@ def test_a_file_that_torch_cannot_load_is_corrupt(loaded: list[Any], monkeypatch
     def load(*given: Any, **named: Any) -> Any:
         raise RuntimeError("not a zip\nfile")
 
-    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelPackageLoader", load)
     with pytest.raises(CorruptArtifact, match=r"cannot load model\.pt2: not a zip\n.*--to aoti --force"):
         make().open(None)
 
