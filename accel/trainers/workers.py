@@ -163,6 +163,8 @@ def received(batches: Any) -> Iterator[Tensor]:
         AccelError: what a worker met with. MissingError: one was killed.
     """
     iterator = iter(batches)
+    # Called where a run fails: garbage collection would take the queues first, and then wait seconds for workers that no longer hear it.
+    end_workers = getattr(iterator, "_shutdown_workers", lambda: None)
 
     def inner() -> Iterator[Tensor]:
         while True:
@@ -171,6 +173,7 @@ def received(batches: Any) -> Iterator[Tensor]:
             except StopIteration:
                 return
             except RuntimeError as error:
+                end_workers()
                 if "DataLoader worker" not in str(error):
                     raise
                 raise MissingError(
@@ -178,6 +181,7 @@ def received(batches: Any) -> Iterator[Tensor]:
                     remedy="give the machine more memory, or more shared memory (docker: --shm-size), or use --loader gpu",
                 ) from error
             if isinstance(batch, AccelError):
+                end_workers()
                 raise batch
             yield batch
 
