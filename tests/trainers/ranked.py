@@ -1,13 +1,14 @@
-"""What each of several processes runs in a test: `ranked.py gradients FILE`, or `ranked.py nan|memory train …`, where rank 1 fails."""
+"""What each of two processes runs in a test: `ranked.py loop FOLDER`, or `ranked.py memory train …`; in both rank 1 fails at last."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from trainable_net import TINY, pictures
+from trainable_net import TINY, build, pictures
 
 RECIPE = dataclasses.replace(TINY, batch_size=16, lr=0.05, epochs=2, accumulate=2, ema_decay=0.0, clip_norm=1.0)
 COUNT = 200
@@ -33,8 +34,8 @@ def views(ranks: Any) -> Any:
     return Views(images, labels, RECIPE, colours=colours, dtype=torch.float32, num_classes=10, ranks=ranks)
 
 
-def gradients(ranks: Any) -> dict[str, np.ndarray]:
-    """The gradient of one update of two batches, `grad.NAME`; and the weights that a whole run leads to, `NAME`."""
+def learned(ranks: Any) -> dict[str, np.ndarray]:
+    """The gradient of one update of two batches, `grad.NAME`; the weights that a whole run leads to, `NAME`; and its log."""
     import torch
 
     from accel.trainers import loop
@@ -51,6 +52,28 @@ def gradients(ranks: Any) -> dict[str, np.ndarray]:
     trained = loop.fit(plain(), views(ranks), RECIPE, ranks=ranks, on_epoch=rows.append).module
     found |= {name: tensor.numpy() for name, tensor in trained.state_dict().items()}
     return found | {"losses": np.array([row["train_loss"] for row in rows]), "hits": np.array([row["train_top1"] for row in rows])}
+
+
+def resumed(ranks: Any, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What a run with dropout and BatchNorm leads to, and what one that goes on from rank 0's state of its first epoch leads to."""
+    import torch
+
+    from accel.trainers import loop
+
+    def fresh() -> Any:
+        torch.manual_seed(0)
+        return build()
+
+    def keep(state: dict[str, Any]) -> None:
+        if ranks.leads and state["epoch"] == 1:
+            torch.save(state, folder / "state.pt")
+
+    whole = loop.fit(fresh(), views(ranks), RECIPE, ranks=ranks, on_state=keep).module
+    torch.distributed.barrier()
+    state = torch.load(folder / "state.pt", weights_only=True)
+    torch.manual_seed(99)
+    again = loop.fit(fresh(), views(ranks), RECIPE, ranks=ranks, resumed=state).module
+    return tuple({name: tensor.numpy() for name, tensor in module.state_dict().items()} for module in (whole, again))
 
 
 def spoil(kind: str, step: int) -> None:
@@ -79,16 +102,36 @@ def spoil(kind: str, step: int) -> None:
     loop.objective = objective
 
 
+def in_the_loop(folder: Path) -> int:
+    """Write what was learned; then the loss is not a number on rank 1 alone."""
+    from accel.errors import AccelError
+    from accel.trainers import loop
+    from accel.trainers.ranks import joined
+
+    try:
+        with joined("cpu") as ranks:
+            found, (whole, again) = learned(ranks), resumed(ranks, folder)
+            np.savez(folder / f"whole{ranks.rank}.npz", **whole)
+            np.savez(folder / f"again{ranks.rank}.npz", **again)
+            if ranks.leads:
+                np.savez(folder / "two.npz", **found)
+            spoil("nan", step=24)
+            loop.fit(plain(), views(ranks), RECIPE, ranks=ranks)
+    except AccelError as error:
+        if not error.told:
+            print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def main() -> int:
+    if sys.argv[1] == "loop":
+        return in_the_loop(Path(sys.argv[2]))
+    from accel.cli import main as accel
+
+    spoil(sys.argv[1], step=4)
+    return accel(sys.argv[2:])
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "gradients":
-        from accel.trainers.ranks import joined
-
-        with joined("cpu") as mine:
-            found = gradients(mine)
-            if mine.leads:
-                np.savez(sys.argv[2], **found)
-    else:
-        from accel.cli import main
-
-        spoil(sys.argv[1], step=4)
-        sys.exit(main(sys.argv[2:]))
+    sys.exit(main())

@@ -22,7 +22,7 @@ from test_train_folder import draw  # noqa: E402
 
 from accel.checkpoint import read_checkpoint  # noqa: E402
 from accel.errors import ConfigError, DeviceUnavailable, UsageError  # noqa: E402
-from accel.trainers import ranks, snapshot, train  # noqa: E402
+from accel.trainers import ranks, snapshot  # noqa: E402
 from accel.trainers.ranks import ALONE, Ranks  # noqa: E402
 
 if not torch.distributed.is_available():
@@ -71,18 +71,32 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"imagefolder:{folder}"
 
 
-def test_the_gradient_of_two_processes_is_that_of_one_with_the_whole_batch(tmp_path):
-    ended = two(CHILD, "gradients", tmp_path / "two.npz")
-    assert [code for code, _, _ in ended] == [0, 0], ended
-    alone = ranked.gradients(ALONE)
-    with np.load(tmp_path / "two.npz") as together:
-        assert set(together.files) == set(alone)
-        for name, want in alone.items():
-            np.testing.assert_allclose(together[name], want, rtol=1e-6 if name == "hits" else 1e-5, atol=1e-6, err_msg=name)
+def loaded(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def test_two_processes_learn_what_one_does_go_on_as_they_began_and_stop_together(tmp_path):
+    ended = two(CHILD, "loop", tmp_path)
+    together, alone = loaded(tmp_path / "two.npz"), ranked.learned(ALONE)
+    assert set(together) == set(alone)
+    for name, want in alone.items():
+        np.testing.assert_allclose(together[name], want, rtol=1e-5, atol=1e-6, err_msg=name)
     assert max(np.abs(alone[name]).max() for name in alone if name.startswith("grad.")) > 1e-2
 
+    whole, again, other = (loaded(tmp_path / f"{name}.npz") for name in ("whole0", "again0", "whole1"))
+    assert all(np.array_equal(whole[name], again[name]) for name in whole)
+    assert np.array_equal(whole["6.weight"], other["6.weight"])
+    assert not np.array_equal(whole["1.running_mean"], other["1.running_mean"])  # of each one's own part of the batches
 
-def test_torchrun_trains_one_checkpoint_with_one_log_and_a_run_that_failed_goes_on_to_the_same(photos, tmp_path):
+    # On rank 1 the loss of the very last step is not a number: no gradient carries that to rank 0.
+    assert [code for code, _, _ in ended] == [1, 1], ended
+    said = "the training loss became nan in epoch 2, step 12 of 12; no checkpoint was written or changed"
+    assert sum(text.count(said) for _, _, text in ended) == 1
+    assert not any("Traceback" in text for _, _, text in ended), ended
+
+
+def test_torchrun_trains_one_checkpoint_with_one_log(photos, tmp_path):
     ran = torchrun("-m", "accel", "train", "student_a", "--dataset", photos, *OPTIONS, "--out", tmp_path / "whole")
     assert ran.returncode == 0, ran.stderr
     whole = read_checkpoint(tmp_path / "whole")
@@ -93,18 +107,6 @@ def test_torchrun_trains_one_checkpoint_with_one_log_and_a_run_that_failed_goes_
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
     files = {"weights.safetensors", "checkpoint.json", "recipe.toml", "log.csv", "run.json", "golden.npz", "settings.json"}
     assert {path.name for path in (tmp_path / "whole").iterdir()} == files
-
-    command = ["train", "student_a", "--dataset", photos, *OPTIONS, "--out", tmp_path / "cut"]
-    failed = torchrun(CHILD, "nan", *command)
-    assert failed.returncode == 1
-    said = "the training loss became nan in epoch 2, step 1 of 3; no checkpoint was written or changed"
-    assert failed.stderr.count(said) == 1, failed.stderr
-    assert failed.stderr.count("Traceback") == failed.stderr.count("torch/distributed/run.py") == 0 or "ChildFailedError" in failed.stderr
-    assert snapshot.read(tmp_path / "cut")["epoch"] == 1
-
-    resumed = torchrun("-m", "accel", *command, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
-    assert read_checkpoint(tmp_path / "cut").sha256 == whole.sha256
 
 
 def test_one_process_that_runs_out_of_memory_ends_all_and_says_so_once(photos, tmp_path):
