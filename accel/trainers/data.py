@@ -148,8 +148,10 @@ def _of_folder(recipe: Recipe, path: Path) -> Data:
         )
     if recipe.crop_padding >= side:
         raise ConfigError(f"crop_padding = {recipe.crop_padding} is no less than image_size = {side}", remedy="lower crop_padding")
-    if path.is_dir() and not (path / "train").is_dir():
-        raise DatasetMissing(f"{path} has no folder train", remedy=f"move the folders of the classes into {path / 'train'}")
+    if not path.is_dir():
+        raise DatasetMissing(f"{recipe.dataset} is not a folder", remedy="name a folder with train/CLASS/… and, for a test, val/CLASS/…")
+    if not (path / "train").is_dir():
+        raise DatasetMissing(f"{recipe.dataset} has no folder train", remedy=f"move the folders of the classes into {path / 'train'}")
     train = ImageFolder(path / "train")
     if len(train.classes) < 2:
         raise UsageError(f"{train.name} has the one class {train.classes[0]}", remedy="add a folder for each other class")

@@ -7,7 +7,8 @@ that a recipe means the same on any number of GPUs. Once an update, DistributedD
 
 BatchNorm's statistics are each rank's own, over its part of the batch: SyncBN would exchange them twice for every such layer and step,
 which costs thin networks more than it gives where a part is as large as the batch that one GPU would train on. Stored are those of
-rank 0, which alone measures, logs and writes. An image's partner in mixup and cutmix comes from the part of its own rank.
+rank 0, which alone measures, logs and writes. An image's partner in mixup and cutmix comes from the part of its own rank. A run is
+resumed by as many processes as it began with.
 """
 
 from __future__ import annotations

@@ -109,7 +109,11 @@ def _run(
         fit(module, views, recipe, teachers=of_teachers, ranks=ranks, resumed=resumed)
         return None
 
-    sources = {"dataset": data.train.hashed(), "teachers": [teacher.checkpoint.sha256 for teacher in teachers], "ranks": ranks.count}
+    sources = {
+        "dataset": data.train.hashed(),
+        "teachers": [teacher.checkpoint.sha256 for teacher in teachers],
+        "number of processes": ranks.count,
+    }
     if resumed is not None:
         snapshot.demand_same(resumed, sources, state_file)
     trained = fit(

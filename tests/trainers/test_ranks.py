@@ -184,9 +184,9 @@ def test_dropout_differs_by_rank_and_epoch_and_repeats(monkeypatch):
 def test_a_run_of_several_is_resumed_by_as_many(tiny, tmp_path, monkeypatch):
     from accel.errors import IncompatibleArtifact
 
-    inputs = {"dataset": "0" * 64, "teachers": [], "ranks": 2}
-    with pytest.raises(IncompatibleArtifact, match=r"was trained with the ranks 2, and found 1"):
-        snapshot.demand_same({"inputs": inputs}, {**inputs, "ranks": 1}, tmp_path / "state.pt")
+    inputs = {"dataset": "0" * 64, "teachers": [], "number of processes": 2}
+    with pytest.raises(IncompatibleArtifact, match="was trained with the number of processes 2, and found 1"):
+        snapshot.demand_same({"inputs": inputs}, {**inputs, "number of processes": 1}, tmp_path / "state.pt")
 
 
 @pytest.mark.gpu
@@ -197,7 +197,7 @@ def test_two_gpus_train_together_over_nccl(tmp_path, mode):
     draw(tmp_path / "photos" / "train", {"bright": 200, "dark": 10}, 64, ((32, 32),))
     draw(tmp_path / "photos" / "val", {"bright": 200, "dark": 10}, 16, ((32, 32),))
     (tmp_path / "recipe.toml").write_text(f'compile = true\ncompile_mode = "{mode}"\naccumulate = 2\n')
-    options = ["--image-size", "32", "--batch-size", "32", "--epochs", "6", "--recipe", tmp_path / "recipe.toml", "--device", "cuda"]
+    options = ["--image-size", "32", "--batch-size", "32", "--epochs", "30", "--recipe", tmp_path / "recipe.toml", "--device", "cuda"]
     ran = torchrun(
         "-m", "accel", "train", "resnet18", "--dataset", f"imagefolder:{tmp_path / 'photos'}", *options, "--out", tmp_path / "out"
     )

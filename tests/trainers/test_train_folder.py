@@ -116,7 +116,7 @@ MENDED = [
     ({"image_size": 0}, None, ConfigError, "image_size", "--image-size N"),
     ({"loader": "gpu"}, None, ConfigError, r"takes images of 24×24 as they are, and .*0\.png has 40×20", "--loader workers"),
     ({"crop_padding": 24}, None, ConfigError, "crop_padding = 24 is no less than image_size = 24", "lower crop_padding"),
-    ({"dataset": "imagefolder:/nowhere"}, None, DatasetMissing, "imagefolder:/nowhere/train is not a folder", "one folder per class"),
+    ({"dataset": "imagefolder:/nowhere"}, None, DatasetMissing, "imagefolder:/nowhere is not a folder", "train/CLASS"),
     ({}, without_train, DatasetMissing, "photos has no folder train", "move the folders of the classes into"),
     ({}, without_images, UsageError, "has no images in empty", "add some"),
     ({}, broken, CorruptArtifact, r"dark/3\.png cannot be decoded", "replace or remove the file"),

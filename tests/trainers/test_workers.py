@@ -33,6 +33,10 @@ def rows(images: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return images[numbers]
 
 
+def numbered(numbers: np.ndarray) -> np.ndarray:
+    return numbers.astype(np.float32)[:, None]
+
+
 def resident(recipe, ranks: Ranks = workers.ALONE) -> Views:
     return Views(torch.from_numpy(TRAIN.images), LABELS, recipe, ranks=ranks, **OPTIONS)
 
@@ -96,7 +100,7 @@ def test_ranks_take_disjoint_parts_that_together_are_the_whole_batch(make):
 
 
 def test_a_source_goes_on_from_its_state_and_an_example_leaves_no_trace():
-    source, other = streamed(PLAIN, 1), streamed(PLAIN, 0)
+    source, other = streamed(PLAIN, 0), streamed(PLAIN, 2)
     source.begin(0)
     state = source.state_dict()
     want = epochs(source)
@@ -114,7 +118,7 @@ def test_batches_must_be_asked_for_in_order():
 
 def test_measured_images_come_in_order_each_time(monkeypatch):
     monkeypatch.setattr(workers, "MEASURED", 15)
-    measured = workers.Measurable(lambda numbers: numbers.astype(np.float32)[:, None], LABELS, 2)
+    measured = workers.Measurable(numbered, LABELS, 2)
     for _ in range(2):
         batches = list(measured)
         assert [len(images) for images, _ in batches] == [15, 15, 10]
