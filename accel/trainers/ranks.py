@@ -110,12 +110,13 @@ class Ranks:
         class Objective(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.module = module
+                # Not the module itself, whose buffers (BatchNorm's statistics) would be overwritten by rank 0's before each step.
+                self.weights = nn.ParameterList(module.parameters())
 
             def forward(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
                 return objective(images, targets)
 
-        wrapped = DistributedDataParallel(Objective(), broadcast_buffers=False)
+        wrapped = DistributedDataParallel(Objective())
         return wrapped, wrapped.no_sync
 
     def total(self, values: Tensor) -> Tensor:

@@ -34,20 +34,31 @@ def views(ranks: Any) -> Any:
     return Views(images, labels, RECIPE, colours=colours, dtype=torch.float32, num_classes=10, ranks=ranks)
 
 
-def learned(ranks: Any) -> dict[str, np.ndarray]:
-    """The gradient of one update of two batches, `grad.NAME`; the weights that a whole run leads to, `NAME`; and its log."""
+def gradient(ranks: Any, compiled: bool = False) -> dict[str, np.ndarray]:
+    """Of one update of two batches; compiled, as on a GPU, before the ranks are joined."""
     import torch
 
-    from accel.trainers import loop
     from accel.trainers.objective import objective
 
     module, source = plain(), views(ranks)
-    forward, alone = ranks.together(objective(module, RECIPE, torch.device("cpu")), module)
     source.begin(0)
+    forward = objective(module, RECIPE, torch.device("cpu"))
+    if compiled:
+        forward = torch.compile(forward, dynamic=False, backend="aot_eager")
+        forward(*source.batch(0))[0].backward()
+        module.zero_grad(set_to_none=True)
+    forward, alone = ranks.together(forward, module)
     with alone():
         (forward(*source.batch(0))[0] / 2).backward()
     (forward(*source.batch(1))[0] / 2).backward()
-    found = {f"grad.{name}": parameter.grad.numpy() for name, parameter in module.named_parameters()}
+    return {name: parameter.grad.numpy() for name, parameter in module.named_parameters()}
+
+
+def learned(ranks: Any) -> dict[str, np.ndarray]:
+    """The gradient of an update, `grad.NAME`; the weights that a whole run leads to, `NAME`; and its log."""
+    from accel.trainers import loop
+
+    found = {f"grad.{name}": array for name, array in gradient(ranks).items()}
     rows: list[dict[str, Any]] = []
     trained = loop.fit(plain(), views(ranks), RECIPE, ranks=ranks, on_epoch=rows.append).module
     found |= {name: tensor.numpy() for name, tensor in trained.state_dict().items()}
@@ -111,10 +122,12 @@ def in_the_loop(folder: Path) -> int:
     try:
         with joined("cpu") as ranks:
             found, (whole, again) = learned(ranks), resumed(ranks, folder)
+            compiled = gradient(ranks, compiled=True)
             np.savez(folder / f"whole{ranks.rank}.npz", **whole)
             np.savez(folder / f"again{ranks.rank}.npz", **again)
             if ranks.leads:
                 np.savez(folder / "two.npz", **found)
+                np.savez(folder / "compiled.npz", **compiled)
             spoil("nan", step=24)
             loop.fit(plain(), views(ranks), RECIPE, ranks=ranks)
     except AccelError as error:

@@ -83,6 +83,8 @@ def test_two_processes_learn_what_one_does_go_on_as_they_began_and_stop_together
     for name, want in alone.items():
         np.testing.assert_allclose(together[name], want, rtol=1e-5, atol=1e-6, err_msg=name)
     assert max(np.abs(alone[name]).max() for name in alone if name.startswith("grad.")) > 1e-2
+    for name, compiled in loaded(tmp_path / "compiled.npz").items():
+        np.testing.assert_allclose(compiled, alone[f"grad.{name}"], rtol=1e-5, atol=1e-6, err_msg=name)
 
     whole, again, other = (loaded(tmp_path / f"{name}.npz") for name in ("whole0", "again0", "whole1"))
     assert all(np.array_equal(whole[name], again[name]) for name in whole)
