@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accel.errors import AccelError, ConfigError, UsageError
+from accel.errors import AccelError, ConfigError, DeviceUnavailable, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Ranks:
         """The device of this process, where `asked` (`auto`, `cpu` or `cuda`) is that of all.
 
         Raises:
-            UsageError: a GPU was named, which all processes would share.
+            UsageError: a GPU was named, which all processes would share. DeviceUnavailable: there are fewer GPUs than processes.
         """
         if self.count == 1 or asked == "cpu":
             return asked
@@ -71,7 +71,15 @@ class Ranks:
             )
         import torch
 
-        return f"cuda:{self.local}" if asked == "cuda" or torch.cuda.is_available() else "cpu"
+        if asked == "auto" and not torch.cuda.is_available():
+            return "cpu"
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.local >= found:
+            raise DeviceUnavailable(
+                f"{self.beside} processes on this host ask for a GPU each; torch {torch.__version__} sees {found} GPUs",
+                remedy=f"--nproc-per-node {found}" if found else "use --device cpu",
+            )
+        return f"cuda:{self.local}"
 
     def share(self, batch_size: int) -> int:
         """Images of a batch that are this rank's.
@@ -173,7 +181,7 @@ def joined(device: str) -> Iterator[Ranks]:
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        UsageError: as `from_environment` and `Ranks.device`.
+        UsageError, DeviceUnavailable: as `from_environment` and `Ranks.device`.
         AccelError: another process has failed and this one could not go on without it.
     """
     ranks = from_environment()
@@ -206,15 +214,15 @@ def joined(device: str) -> Iterator[Ranks]:
             store.wait([FINISHED], PATIENCE)
         failed = False
     except Exception as error:
-        first = _first_to_fail(store)
-        if first:
+        place = _place_among_failures(store)
+        if place == 1:
             where = f"rank {ranks.rank} of {ranks.count}: " if not ranks.leads else ""
             logger.error("%s%s", where, error, exc_info=None if isinstance(error, AccelError) else error)
         if isinstance(error, AccelError):
-            error.told = True
-        elif not first:
-            gone = AccelError("another process of the run has failed")
-            gone.told = True
+            error.told = place is not None
+        elif place != 1:
+            gone = AccelError("another process of the run has failed, and this one ended with it")
+            gone.told = place is not None
             raise gone from error
         raise
     finally:
@@ -222,11 +230,12 @@ def joined(device: str) -> Iterator[Ranks]:
         _leave(failed)
 
 
-def _first_to_fail(store: Any) -> bool:
+def _place_among_failures(store: Any) -> int | None:
+    """1 for the first process that fails; None if the store went down with the process that held it."""
     try:
-        return int(store.add(FAILURES, 1)) == 1
+        return int(store.add(FAILURES, 1))
     except RuntimeError:
-        return False  # the store went down with the process that held it, which has said why
+        return None
 
 
 def _leave(failed: bool) -> None:

@@ -147,20 +147,22 @@ def test_torchruns_variables_say_who_a_process_is_and_missing_ones_are_named(mon
 
 def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch):
     mine = Ranks(3, 4, 1, 2)
-    assert mine.device("cuda") == "cuda:1"
     assert mine.device("cpu") == "cpu"
     assert ALONE.device("cuda:3") == "cuda:3"
-    for available, wanted in ((True, "cuda:1"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert mine.device("auto") == wanted
     with pytest.raises(UsageError, match="cuda:0 was asked for in 4 processes"):
         mine.device("cuda:0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    from accel.trainers import backend
-
-    with pytest.raises(DeviceUnavailable, match="cuda:1 was asked for"):
-        backend.find(mine.device("auto"))
+    seen = {"available": False, "count": 0}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: seen["available"])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen["count"])
+    assert mine.device("auto") == "cpu"
+    with pytest.raises(DeviceUnavailable, match=r"2 processes on this host ask for a GPU each; torch .* sees 0 GPUs"):
+        mine.device("cuda")
+    seen |= {"available": True, "count": 2}
+    assert mine.device("auto") == mine.device("cuda") == "cuda:1"
+    seen["count"] = 1
+    with pytest.raises(DeviceUnavailable, match="sees 1 GPUs") as caught:
+        mine.device("auto")
+    assert caught.value.remedy == "--nproc-per-node 1"
 
 
 def test_a_batch_that_cannot_be_shared_out_names_one_that_can():
