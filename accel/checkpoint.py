@@ -40,12 +40,17 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def write_checkpoint(checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> Checkpoint:
-    """Write `tensors` and then the description into `checkpoint.path`, each atomically; returns it with its SHA-256."""
-    from safetensors.numpy import save_file
+    """Write `tensors` and then the description into `checkpoint.path`, each atomically; returns it with its SHA-256.
+
+    Raises:
+        DiskFull: no space is left; what was there before is as it was.
+    """
+    from safetensors.numpy import save
 
     checkpoint.path.mkdir(parents=True, exist_ok=True)
     with replacing(checkpoint.weights) as temporary:
-        save_file(dict(tensors), temporary)
+        # Into memory first: safetensors' own writer hides a full disk behind an error of its own.
+        temporary.write_bytes(save(dict(tensors)))
     written = dataclasses.replace(checkpoint, sha256=sha256_file(checkpoint.weights))
     write_text(checkpoint.path / "checkpoint.json", json.dumps(_plain(written), indent=2) + "\n")
     return written

@@ -36,6 +36,8 @@ class AccelError(Exception):
     """
 
     exit_code = 1
+    told = False
+    """Whether it has been shown already, by this process or by one that works with it."""
 
     def __init__(self, message: str, *, remedy: str | None = None) -> None:
         super().__init__(message)

@@ -135,3 +135,6 @@ CIFAR10 = Preprocess((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 32, 32)
 
 CIFAR100 = Preprocess((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), 32, 32)
 """Mean and standard deviation of CIFAR-100's train images."""
+
+PHOTOGRAPHS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation that are customary for photographs (ImageNet's train images), for a set whose own nobody has measured."""

@@ -128,14 +128,14 @@ def test_an_input_that_the_module_does_not_take_is_a_usage_error(tiny_weights: P
 
 def test_golden_samples_are_train_images_where_the_dataset_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.zeros((64, 32, 32, 3), np.uint8)
-    monkeypatch.setattr(models.trainers, "golden_images", lambda dataset: images)
+    monkeypatch.setattr(models.trainers, "golden_images", lambda dataset, folder: images)
     found, preprocess = models._golden_images(checkpoint_in(tmp_path, dataset="cifar10", preprocess=CIFAR10.to_dict()))
     assert found is images
     assert preprocess == CIFAR10
 
 
 def test_golden_samples_are_noise_where_no_images_are_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(dataset: str) -> None:
+    def absent(dataset: str, folder: Path) -> None:
         raise DatasetMissing(f"none of {dataset}")
 
     monkeypatch.setattr(models.trainers, "golden_images", absent)

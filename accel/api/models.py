@@ -120,7 +120,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def golden_of(checkpoint: Checkpoint, torch_module: Any) -> Golden:
-    """Golden samples: 64 train images where the dataset has them, and seeded noise."""
+    """Golden samples: 64 train images where the checkpoint or its dataset has them, and seeded noise."""
     images, preprocess = _golden_images(checkpoint)
     return golden_samples.make(checkpoint, torch_module, images, preprocess)
 
@@ -132,10 +132,10 @@ def _factory_name(factory: str) -> str:
 
 
 def _golden_images(checkpoint: Checkpoint) -> tuple[Array | None, Callable[[Array], Array] | None]:
-    if not checkpoint.dataset or not checkpoint.preprocess:
+    if not checkpoint.preprocess:
         return None, None
     try:
-        return trainers.golden_images(checkpoint.dataset), Preprocess.from_dict(checkpoint.preprocess)
+        return trainers.golden_images(checkpoint.dataset, checkpoint.path), Preprocess.from_dict(checkpoint.preprocess)
     except DatasetMissing:
         return None, None
 

@@ -9,6 +9,7 @@ from typing import Any
 from accel import config, trainers
 from accel.api.settings import resolve
 from accel.progress import Progress, silent
+from accel.trainers.ranks import from_environment
 from accel.types import Checkpoint
 
 
@@ -22,7 +23,7 @@ def train(
     resume: bool = False,
     progress: Progress = silent,
 ) -> Checkpoint:
-    """Train `model` on its dataset's train set.
+    """Train `model` on its dataset's train set; in a process that torchrun started, together with the others.
 
     Args:
         out: the checkpoint folder; None is `runs_dir`/NAME.
@@ -51,5 +52,6 @@ def train(
         resume=resume,
         progress=progress,
     )
-    settings.save(folder)
+    if from_environment().leads:
+        settings.save(folder)
     return checkpoint

@@ -78,7 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _explain(error: AccelError) -> int:
     if os.environ.get("ACCEL_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
-    print(f"accel: {error}", file=sys.stderr)
+    if not error.told:
+        print(f"accel: {error}", file=sys.stderr)
     return error.exit_code
 
 

@@ -17,7 +17,9 @@ MODEL_HELP = (
 
 def train(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)] = DEFAULT_MODEL,
-    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="cifar10 or cifar100.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="cifar10, cifar100 or imagefolder:DIR.")] = None,
+    image_size: Annotated[int | None, typer.Option(metavar="SIDE", help="Fit the images of an imagefolder into SIDE pixels.")] = None,
+    loader: Annotated[str | None, typer.Option(help="gpu (all images on the device), or workers (processes read them).")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     accumulate: Annotated[
@@ -34,6 +36,7 @@ def train(
     amp: Annotated[str | None, typer.Option(help="bf16, fp16 or off.")] = None,
     no_amp: Annotated[bool, typer.Option("--no-amp", help="Train in FP32.")] = False,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile on a GPU.")] = None,
+    deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits in every run on the same machine.")] = False,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe.toml to repeat or change.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Side in pixels of the square that is hidden; 0 for none.")] = None,
@@ -54,11 +57,16 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out from its last whole epoch.")] = False,
     device: DeviceOption = None,
 ) -> None:
-    """Train a model on the train set of CIFAR-10, or of CIFAR-100, and write a checkpoint."""
+    """Train a model on CIFAR-10, CIFAR-100 or a folder of your own images, and write a checkpoint.
+
+    On several GPUs: torchrun --nproc-per-node N -m accel train MODEL …
+    """
     from accel import api
     from accel.cli.progress import drawn
+    from accel.trainers.ranks import from_environment
 
     data: dict[str, Any] = {"dataset": dataset, "split": split, "limit": limit, "train_fraction": train_fraction, "seed": seed}
+    data |= {"image_size": image_size, "loader": loader, "deterministic": deterministic or None}
     steps = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "schedule": schedule, "lr": lr}
     manner = {"weight_decay": weight_decay, "clip_norm": clip_norm, "label_smoothing": label_smoothing, "compile": compile}
     views = {"cutout": cutout, "mixup": mixup, "cutmix": cutmix, "upscale": upscale, "rotation": rotation, "translation": translation}
@@ -67,5 +75,7 @@ def train(
     chosen = data | steps | manner | views | teaching | {"amp": "off" if no_amp else amp}
     with drawn() as progress:
         checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, resume=resume, progress=progress)
+    if not from_environment().leads:
+        return  # of several processes one answers
     measured = "" if checkpoint.top1 is None else f" (top-1 {checkpoint.top1:.2f} %)"
     print(f"{checkpoint.path}{measured}")

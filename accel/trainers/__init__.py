@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from accel.checkpoint import read_checkpoint
 from accel.errors import BundleMissing, ConfigError, UnknownName
+from accel.optional import require
 from accel.progress import Progress, silent
 from accel.trainers.golden import golden_images, write_golden_samples
 from accel.trainers.recipe import Recipe, default_recipe, read_recipe, write_recipe
@@ -24,6 +28,8 @@ __all__ = [
     "write_golden_samples",
     "write_recipe",
 ]
+
+logger = logging.getLogger(__name__)
 
 MODELS = {
     "alexnet": "accel.trainers.models.alexnet:build",
@@ -81,13 +87,15 @@ def train(
 ) -> Checkpoint:
     """Train `name` and write the checkpoint folder `out`, whose checkpoint is touched only once the run has succeeded.
 
+    In a process that torchrun started, together with the others (`accel.trainers.ranks`); `out` must then be the same folder for all.
+
     Args:
         name: a key of MODELS.
         out: written: weights.safetensors, checkpoint.json, recipe.toml, log.csv, run.json.
-        recipe: what to run; without it the model's own.
+        recipe: what to run; without it the model's own. Its `amp` is for a GPU: a CPU trains in FP32 unless one of the next two names it.
         recipe_file: TOML whose keys replace those of the recipe.
         overrides: field of Recipe → value, applied last; None means "not given".
-        device: `auto` (the first GPU, else the CPU), `cpu` or `cuda:N`.
+        device: `auto` (the first GPU, else the CPU), `cpu` or `cuda:N`; of several processes `auto`, `cpu` or `cuda`.
         resume: go on with the unfinished run in `out`, by its own recipe, from its last whole epoch (`state.pt`); on a CPU the result is
             that of an uninterrupted run bit for bit. `recipe` is ignored, and other values of `recipe_file` and `overrides` are refused.
         progress: called with the step's name, steps done and steps in all.
@@ -101,20 +109,35 @@ def train(
         nothing to resume; CorruptArtifact, IncompatibleArtifact: what is to be resumed is damaged or learned from other data; DiskFull;
         AccelError if the loss stops being finite. Whatever ends a run, the state of its last whole epoch stays.
     """
-    from accel.trainers import snapshot
+    from accel.trainers import backend, snapshot
+    from accel.trainers.ranks import joined
     from accel.trainers.run import run
 
     if name not in MODELS:
         raise UnknownName("model", name, list(MODELS))
-    resumed = snapshot.read(out) if resume else None
-    chosen = recipe or default_recipe(name) if resumed is None else Recipe(**resumed["recipe"])
-    if recipe_file is not None:
-        chosen = read_recipe(recipe_file, base=chosen)
-    chosen = chosen.replaced({"model": name, **(overrides or {})})
-    chosen.demand_effect(overrides or {})
-    if resumed is not None:
-        _refuse_changes(Recipe(**resumed["recipe"]), chosen)
-    return run(chosen, factory=MODELS[name], out=out, device=device, resumed=resumed, progress=progress)
+    require("torch", extra="train")
+
+    def completed(base: Recipe) -> Recipe:
+        chosen = base if recipe_file is None else read_recipe(recipe_file, base=base)
+        return chosen.replaced({"model": name, **(overrides or {})})
+
+    with joined(device) as ranks:
+        own, notes = ranks.device(device), []
+        resumed = snapshot.read(out) if resume else None
+        if resumed is None:
+            base = recipe or default_recipe(name)
+            chosen = completed(base)
+            in_fp32 = completed(dataclasses.replace(base, amp="off"))
+            if in_fp32 != chosen and backend.find(own).type == "cpu":  # then nobody but the base has named an amp
+                notes.append(f"amp = {chosen.amp!r} of the recipe is for a GPU; this CPU trained in FP32, because --amp was not given")
+                logger.info("the CPU trains in FP32; --amp %s would ask for the autocast that the recipe has for a GPU", chosen.amp)
+                chosen = in_fp32
+        else:
+            chosen = completed(Recipe(**resumed["recipe"]))
+            _refuse_changes(Recipe(**resumed["recipe"]), chosen)
+        chosen.demand_effect(overrides or {})
+        written = run(chosen, factory=MODELS[name], out=out, device=own, ranks=ranks, resumed=resumed, notes=notes, progress=progress)
+    return written or read_checkpoint(out)
 
 
 def _refuse_changes(begun: Recipe, asked: Recipe) -> None:

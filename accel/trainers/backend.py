@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def resolve(device: str, recipe: Recipe) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:N` as a torch device that can run the recipe.
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""The variable by which cuBLAS is given a workspace of its own for every stream, without which its sums may be added in any order."""
+
+REPEATABLE = (":4096:8", ":16:8")
+"""Its values that torch takes for deterministic; the first is as large as what cuBLAS uses on Hopper anyway."""
+
+
+def find(device: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` as a torch device.
 
     Raises:
-        UsageError: another spelling. DeviceUnavailable: no such GPU. ConfigError: it has not got the recipe's dtype.
+        UsageError: another spelling. DeviceUnavailable: no such GPU.
     """
     import torch
 
@@ -38,11 +46,22 @@ def resolve(device: str, recipe: Recipe) -> torch.device:
         raise UsageError(f"{device!r} is not a device", remedy="use auto, cpu or cuda:N")
     if kind == "cuda" and int(index or 0) >= count:
         raise DeviceUnavailable(f"{device} was asked for; torch {torch.__version__} sees {count} GPUs", remedy="use --device cpu")
-    if kind == "cpu":
+    return torch.device("cpu") if kind == "cpu" else torch.device("cuda", int(index or 0))
+
+
+def resolve(device: str, recipe: Recipe) -> torch.device:
+    """What `find` finds, made the current device, if it can run the recipe.
+
+    Raises:
+        UsageError, DeviceUnavailable: as `find`. ConfigError: it has not got the recipe's dtype.
+    """
+    import torch
+
+    chosen = find(device)
+    if chosen.type == "cpu":
         if recipe.amp == "fp16":
             raise ConfigError("amp = 'fp16' needs a GPU; the device is the CPU", remedy="use --no-amp, or amp = 'bf16'")
-        return torch.device("cpu")
-    chosen = torch.device("cuda", int(index or 0))
+        return chosen
     torch.cuda.set_device(chosen)
     if recipe.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ConfigError(f"{torch.cuda.get_device_name(chosen)} has no bf16 units", remedy="set amp to 'fp16', or use --no-amp")
@@ -51,7 +70,9 @@ def resolve(device: str, recipe: Recipe) -> torch.device:
 
 @contextlib.contextmanager
 def settings(*, ieee: bool) -> Iterator[None]:
-    """Let cuDNN search its algorithms; with `ieee` forbid TF32 in matrix products and convolutions. Restored afterwards.
+    """Let cuDNN search its algorithms, unless they must be deterministic; with `ieee` forbid TF32 in products and convolutions.
+
+    Restored afterwards.
 
     TF32 is left alone where autocast computes in 16 bits anyway: some versions of the compiler read the flag's old name,
     which torch forbids once the new one has been set.
@@ -62,7 +83,7 @@ def settings(*, ieee: bool) -> Iterator[None]:
     switches = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn] if ieee else []
     before = [switch.fp32_precision for switch in switches]
     benchmark = cudnn.benchmark
-    cudnn.benchmark = True
+    cudnn.benchmark = not cudnn.deterministic  # what a search finds fastest differs from run to run
     for switch in switches:
         switch.fp32_precision = "ieee"
     try:
@@ -71,6 +92,45 @@ def settings(*, ieee: bool) -> Iterator[None]:
         cudnn.benchmark = benchmark
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """If `wanted`, forbid torch every algorithm whose result differs from run to run. Restored afterwards.
+
+    Raises:
+        ConfigError: the environment sets CUBLAS_WORKSPACE_CONFIG to what torch does not take for deterministic, or the run
+            needs an operation that torch has no deterministic algorithm for.
+    """
+    if not wanted:
+        yield
+        return
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    workspace = os.environ.get(WORKSPACE)
+    if workspace not in (None, *REPEATABLE):
+        raise ConfigError(
+            f"{WORKSPACE} = {workspace!r} is not deterministic",
+            remedy=f"unset it, or set it to {' or '.join(REPEATABLE)}; or leave out --deterministic",
+        )
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(), cudnn.deterministic
+    os.environ[WORKSPACE] = workspace or REPEATABLE[0]
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic = True
+    try:
+        yield
+    except RuntimeError as error:
+        if "use_deterministic_algorithms" not in str(error):
+            raise
+        raise ConfigError(
+            f"this run cannot be deterministic: {str(error).splitlines()[0]}", remedy="leave out --deterministic, or choose another model"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic = before[2]
+        if workspace is None:
+            del os.environ[WORKSPACE]
 
 
 def compiled_or_eager(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,22 +19,30 @@ if TYPE_CHECKING:
 BATCH = 1000
 
 
-def top1(module: nn.Module, images: Tensor, labels: Tensor, progress: Progress = silent, step: str = "validate") -> float:
-    """The share of `images` whose largest logit is their label's, in percent.
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Images to be measured on, and how many.
 
-    Args:
-        module: FP32, in eval mode.
-        images: float32 N×3×H×W, preprocessed, on the module's device.
-        labels: int64 (N,), there too.
+    Attributes:
+        batches: float32 B×3×H×W, preprocessed, and int64 (B,) labels, on the module's device; gone through more than once.
     """
+
+    batches: Iterable[tuple[Tensor, Tensor]]
+    count: int
+
+
+def top1(module: nn.Module, measured: Measured, progress: Progress = silent, step: str = "validate") -> float:
+    """The share of images whose largest logit is their label's, in percent; `module` is FP32 and in eval mode."""
     import torch
 
-    hits = torch.zeros((), dtype=torch.int64, device=images.device)
+    hits: Tensor | int = 0
+    done = 0
     with torch.inference_mode(), settings(ieee=True):
-        for start in range(0, len(images), BATCH):
-            hits += (module(images[start : start + BATCH]).argmax(dim=1) == labels[start : start + BATCH]).sum()
-            progress(step, min(start + BATCH, len(images)), len(images))
-    return 100 * int(hits) / len(images)
+        for images, labels in measured.batches:
+            hits = hits + (module(images).argmax(dim=1) == labels).sum()
+            done += len(images)
+            progress(step, done, measured.count)
+    return 100 * int(hits) / measured.count
 
 
 def confusion(module: nn.Module, batches: Iterable[Array], labels: Array, num_classes: int, progress: Progress = silent) -> Array:

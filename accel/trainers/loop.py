@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -15,13 +16,15 @@ from accel.trainers.ema import Average
 from accel.trainers.evaluate import top1
 from accel.trainers.objective import objective
 from accel.trainers.optimizers import Optimizers
+from accel.trainers.ranks import ALONE, Ranks
 from accel.trainers.snapshot import random_state, set_random_state
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
+    from accel.trainers.evaluate import Measured
     from accel.trainers.recipe import Recipe
-    from accel.trainers.views import Views
+    from accel.trainers.views import Source
 
 REPORT_EVERY = 10
 """Updates between two progress reports; the loop itself never waits for the device inside an epoch."""
@@ -43,11 +46,12 @@ class Trained:
 
 def fit(
     module: nn.Module,
-    views: Views,
+    views: Source,
     recipe: Recipe,
     *,
     teachers: Sequence[nn.Module] = (),
-    held_out: tuple[Tensor, Tensor] | None = None,
+    held_out: Measured | None = None,
+    ranks: Ranks = ALONE,
     resumed: dict[str, Any] | None = None,
     on_state: Callable[[dict[str, Any]], None] = lambda state: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
@@ -59,13 +63,14 @@ def fit(
         module: FP32 on the device of `views`.
         views: its batches in the dtype that `objective.autocast_dtype` gives.
         teachers: in eval mode, on the same device; the loss follows their answers.
-        held_out: float32 M×3×H×W images and int64 labels, measured on the average after every epoch.
+        held_out: measured on the average after every epoch.
+        ranks: those who train together, each calling this with the same arguments but for `held_out` and what is called.
         resumed: what `on_state` was given after an epoch of the same run, to go on from there.
         on_state: given the whole state of the run after every epoch, once `on_epoch` has been called; to be copied, not kept.
         on_epoch: given one row of the log after every epoch.
 
     Raises:
-        AccelError: the loss is no longer finite; names epoch and step.
+        AccelError: the loss is no longer finite, on any of the ranks; names epoch and step.
     """
     import torch
 
@@ -88,6 +93,7 @@ def fit(
             mode=recipe.compile_mode if recipe.compile else None,
             progress=progress,
         )
+        batch_forward, without_exchange = ranks.together(batch_forward, module)
         optimizers.begin()
         torch.manual_seed(recipe.seed)  # dropout's; again, because compiling may have drawn from it
 
@@ -102,12 +108,14 @@ def fit(
         for epoch in range(begun, recipe.epochs):
             started = time.monotonic()
             views.begin(epoch)
+            ranks.reseed(recipe.seed, epoch)
             losses, hits, rate = [], [], 0.0
             for done, batches in enumerate(updates, epoch * len(updates)):
                 rate = optimizers.set_rate(done)
                 for step in batches:
-                    loss, correct = batch_forward(*views.batch(step))
-                    optimizers.backward(loss, len(batches))
+                    with contextlib.nullcontext() if step == batches[-1] else without_exchange():  # once an update is enough
+                        loss, correct = batch_forward(*views.batch(step))
+                        optimizers.backward(loss, len(batches))
                     losses.append(loss.detach().clone())  # a graph's outputs are overwritten by its next replay
                     hits.append(correct.clone())
                 optimizers.step()
@@ -115,7 +123,8 @@ def fit(
                 if (done + 1) % REPORT_EVERY == 0 or done + 1 == total:
                     progress("train", done + 1, total)
 
-            epoch_losses = torch.stack(losses).tolist()  # waits for the device: the epoch is over
+            epoch_losses = (ranks.total(torch.stack(losses)) / ranks.count).tolist()  # waits for the device: the epoch is over
+            epoch_hits = int(ranks.total(torch.stack(hits).sum()))
             epoch_s = time.monotonic() - started
             train_s += epoch_s
             stop_unless_finite(epoch_losses, epoch)
@@ -125,8 +134,8 @@ def fit(
                     "epoch": epoch + 1,
                     "lr": rate,
                     "train_loss": sum(epoch_losses) / steps,
-                    "train_top1": 100 * int(torch.stack(hits).sum()) / seen,
-                    "val_top1": top1(average.module, *held_out) if held_out else None,
+                    "train_top1": 100 * epoch_hits / seen,
+                    "val_top1": top1(average.module, held_out) if held_out else None,
                     "images_per_s": seen / epoch_s,
                     "epoch_s": epoch_s,
                 }

@@ -24,11 +24,13 @@ CHOICES = {
     "flip": ("alternating", "random", "none"),
     "amp": ("bf16", "fp16", "off"),
     "compile_mode": ("default", "reduce-overhead"),
+    "loader": ("gpu", "workers"),
 }
 """The fields that take one word out of a closed list."""
 
 LIMITS: dict[str, tuple[float, float]] = {
     "limit": (0, float("inf")),
+    "image_size": (0, 4096),
     "train_fraction": (0.0001, 1),
     "epochs": (1, float("inf")),
     "batch_size": (1, float("inf")),
@@ -42,7 +44,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, float("inf")),
     "label_smoothing": (0, 1),
     "crop_padding": (0, 31),
-    "cutout": (0, 32),
+    "cutout": (0, 1024),
     "randaugment": (0, 14),
     "randaugment_magnitude": (0, 30),
     "mixup": (0, float("inf")),
@@ -71,13 +73,18 @@ class Recipe:
 
     Attributes:
         model: a key of `accel.trainers.MODELS`.
-        dataset: a name that `accel.datasets.load` knows; only its train set is learned from.
+        dataset: a name that `accel.datasets.load` knows, or `imagefolder:DIR`; only its train set is learned from. DIR holds `train`
+            and may hold `val`, which takes the place of a test set; in both there is one folder of images for each class.
+        image_size: side in pixels that the images of an `imagefolder:` are fitted into; 0 for a dataset that has a size of its own.
+        loader: `gpu` keeps the train images on the device and augments an epoch at once; `workers` reads, decodes and resizes each
+            batch in processes of its own (a DataLoader's) and augments it on the device.
         split: `full` learns from the whole train set and measures the test set once, after the last epoch; `45k/5k` holds
             the same tenth of the train set back in every run, measures it after every epoch and leaves the test set alone.
-        limit: use only the first N images of the train set, for trials; 0 uses all.
+        limit: use only the first N images of the train set, for trials; 0 uses all. Of an `imagefolder:` they are N of all classes, the
+            same in every run.
         train_fraction: of every class the share that is learned from, drawn by the seed after limit and split; 1 learns from all.
         epochs: passes over the train images; the last, partial batch of each shuffled pass is dropped.
-        batch_size: images that go through the network at a time.
+        batch_size: images that go through the network at a time; of several processes, through all of theirs together.
         accumulate: batches whose mean gradient makes one update; the last update of an epoch takes what is left.
         optimizer: `sgd` with Nesterov's correction; `adamw`; `muon` for the filters of convolutions without bias and groups, which a
             BatchNorm follows, and `sgd` for the rest.
@@ -102,10 +109,11 @@ class Recipe:
         kd_temperature: T, by which both sides' logits are divided.
         kd_alpha: the loss is kd_alpha · T² · KL + (1 - kd_alpha) · cross-entropy.
         ema_decay: of the weights and BatchNorm statistics that are kept, per step; 0 keeps the last step's.
-        amp: autocast dtype; `off` computes in FP32.
+        amp: autocast dtype; `off` computes in FP32, and so does a CPU for which nobody asked for another.
         compile: torch.compile on a GPU; a CPU always runs eagerly.
         compile_mode: `reduce-overhead` replays CUDA graphs, for thin networks whose steps wait for the host's launches.
         channels_last: NHWC in memory.
+        deterministic: only algorithms of torch that give the same bits in every run on the same machine.
         seed: of initial weights, order, augmentation and dropout.
     """
 
@@ -119,6 +127,8 @@ class Recipe:
     cutout: int
     ema_decay: float
     dataset: str = "cifar10"
+    image_size: int = 0
+    loader: str = "gpu"
     split: str = "full"
     limit: int = 0
     train_fraction: float = 1.0
@@ -147,6 +157,7 @@ class Recipe:
     compile: bool = True
     compile_mode: str = "default"
     channels_last: bool = True
+    deterministic: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -8,25 +8,27 @@ import importlib
 import io
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accel import datasets, preprocess
 from accel.checkpoint import write_checkpoint
-from accel.errors import ConfigError, MissingError, UnknownName
+from accel.errors import ConfigError, MissingError
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
-from accel.progress import Progress
+from accel.progress import Progress, silent
 from accel.trainers import affine, augment, backend, snapshot
+from accel.trainers.data import measurable, open_data, source
 from accel.trainers.distill import open_teachers
 from accel.trainers.evaluate import top1
+from accel.trainers.golden import OWN_FILE, write_chosen
 from accel.trainers.loop import fit
 from accel.trainers.objective import autocast_dtype
+from accel.trainers.ranks import ALONE, Ranks
 from accel.trainers.recipe import Recipe, write_recipe
 from accel.trainers.subset import split
-from accel.trainers.views import Views
 from accel.types import Array, Checkpoint, TensorSpec
 
 if TYPE_CHECKING:
@@ -35,22 +37,55 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PREPROCESS = {"cifar10": preprocess.CIFAR10, "cifar100": preprocess.CIFAR100}
-"""Dataset → what the checkpoint asks of its images."""
-
 COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
 """Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
 
 
-def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[str, Any] | None = None, progress: Progress) -> Checkpoint:
-    """Train by `recipe` and write `out`; see `accel.trainers.train`. `resumed` is what `snapshot.read` found there."""
+def run(
+    recipe: Recipe,
+    *,
+    factory: str,
+    out: Path,
+    device: str,
+    ranks: Ranks = ALONE,
+    resumed: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    progress: Progress,
+) -> Checkpoint | None:
+    """Train by `recipe` and write `out`; see `accel.trainers.train`.
+
+    Args:
+        ranks: those who train together; the first writes, and the others return None.
+        resumed: what `snapshot.read` found in `out`.
+        notes: what of the recipe is not as its author wrote it, for run.json.
+    """
     torch = require("torch", extra="train")
-    if recipe.dataset not in PREPROCESS:
-        raise UnknownName("dataset to train on", recipe.dataset, list(PREPROCESS))
     target = backend.resolve(device, recipe)
-    train_set = datasets.load(recipe.dataset, "train")
-    test_set = datasets.load(recipe.dataset, "test") if recipe.split == "full" else None
-    learned, held = split(np.asarray(train_set.labels), recipe)
+    try:
+        with backend.deterministic(recipe.deterministic):
+            return _run(recipe, factory, out, target, ranks, resumed, notes, progress if ranks.leads else silent)
+    except torch.OutOfMemoryError as error:
+        raise MissingError(
+            f"{target} ran out of memory training {recipe.model} with batch_size = {recipe.batch_size}",
+            remedy=f"--batch-size {max(recipe.batch_size // 2, 1)}",
+        ) from error
+
+
+def _run(
+    recipe: Recipe,
+    factory: str,
+    out: Path,
+    target: torch.device,
+    ranks: Ranks,
+    resumed: dict[str, Any] | None,
+    notes: Sequence[str],
+    progress: Progress,
+) -> Checkpoint | None:
+    import torch
+
+    data = open_data(recipe)
+    prepare, classes = data.preprocess, len(data.classes)
+    learned, held = split(data.train.labels, recipe, sorted_by_class=data.sorted_by_class)
     if len(learned) < recipe.batch_size:
         raise ConfigError(
             f"batch_size = {recipe.batch_size} is more than the {len(learned)} images to learn from", remedy="lower --batch-size"
@@ -59,45 +94,47 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
     state_file = out / snapshot.STATE_FILE
     if resumed is None and state_file.is_file():
         logger.warning("%s, the state of an unfinished run, will be replaced; --resume would have gone on with it", state_file)
-    try:
-        torch.manual_seed(recipe.seed)
-        module = build(factory, len(train_set.classes)).to(target)
-        if recipe.channels_last:
-            module = module.to(memory_format=torch.channels_last)
-        pixels, labels = on_device(train_set, learned, target)
-        teachers = open_teachers(recipe, PREPROCESS[recipe.dataset].to_dict(), tuple(train_set.classes), target)
-        if recipe.upscale:
-            few = augment.normalise(pixels[:4], *colours(recipe), torch.float32)
-            affine.demand_enlarging(module, recipe.upscale, few)
-        classes = len(train_set.classes)
-        sources = {"dataset": train_set.sha256, "teachers": [teacher.checkpoint.sha256 for teacher in teachers]}
-        if resumed is not None:
-            snapshot.demand_same(resumed, sources, state_file)
-        views = Views(pixels, labels, recipe, colours=colours(recipe), dtype=autocast_dtype(recipe), num_classes=classes)
-        held_out = measurable(train_set, held, recipe, target) if len(held) else None
-        trained = fit(
-            module,
-            views,
-            recipe,
-            teachers=[teacher.module for teacher in teachers],
-            held_out=held_out,
-            resumed=resumed,
-            on_state=lambda state: snapshot.write(state_file, {**state, "rows": log.rows}, recipe, sources),
-            on_epoch=log.add,
-            progress=progress,
-        )
-        factory, shipped = deployable(factory, trained.module)
-        stored = stored_tensors(shipped)
-        exact = rounded = None
-        if test_set is not None:
-            inputs, answers = measurable(test_set, np.arange(len(test_set.labels)), recipe, target)
-            exact = top1(trained.module, inputs, answers, progress, "test")
-            rounded = top1(restored(shipped, stored), inputs, answers, progress, "test as stored")
-    except torch.OutOfMemoryError as error:
-        raise MissingError(
-            f"{target} ran out of memory training {recipe.model} with batch_size = {recipe.batch_size}",
-            remedy=f"--batch-size {max(recipe.batch_size // 2, 1)}",
-        ) from error
+    torch.manual_seed(recipe.seed)
+    module = build(factory, classes).to(target)
+    if recipe.channels_last:
+        module = module.to(memory_format=torch.channels_last)
+    few = augment.normalise(torch.from_numpy(data.train.read(learned[:4])).to(target), *data.colours, torch.float32)
+    demand_size(module, few, recipe)
+    if recipe.upscale:
+        affine.demand_enlarging(module, recipe.upscale, few)
+    views = source(data, learned, recipe, target, autocast_dtype(recipe), ranks)
+    teachers = open_teachers(recipe, prepare.to_dict(), data.classes, target)
+    of_teachers = [teacher.module for teacher in teachers]
+    if not ranks.leads:
+        fit(module, views, recipe, teachers=of_teachers, ranks=ranks, resumed=resumed)
+        return None
+
+    sources = {
+        "dataset": data.train.hashed(),
+        "teachers": [teacher.checkpoint.sha256 for teacher in teachers],
+        "number of processes": ranks.count,
+    }
+    if resumed is not None:
+        snapshot.demand_same(resumed, sources, state_file)
+    trained = fit(
+        module,
+        views,
+        recipe,
+        teachers=of_teachers,
+        held_out=measurable(data.train, held, prepare, recipe, target) if len(held) else None,
+        ranks=ranks,
+        resumed=resumed,
+        on_state=lambda state: snapshot.write(state_file, {**state, "rows": log.rows}, recipe, sources),
+        on_epoch=log.add,
+        progress=progress,
+    )
+    factory, shipped = deployable(factory, trained.module)
+    stored = stored_tensors(shipped)
+    exact = rounded = None
+    if data.test is not None:
+        tested = measurable(data.test, np.arange(len(data.test.labels)), prepare, recipe, target)
+        exact = top1(trained.module, tested, progress, "test")
+        rounded = top1(restored(shipped, stored), tested, progress, "test as stored")
 
     log.finish(out / "log.csv", test_top1=exact)
     write_recipe(recipe, out / "recipe.toml")
@@ -109,23 +146,26 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
         "teachers": [teacher.to_dict() for teacher in teachers],
         "compilation": trained.compilation,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
+        "processes": ranks.count,
+        "notes": list(notes),
         "versions": {name: version_of(name) for name in ("torch", "torchvision", "numpy")},
-        "dataset_sha256": train_set.sha256,
+        "dataset_sha256": sources["dataset"],
     }
     write_text(out / "run.json", json.dumps(facts, indent=2) + "\n")
-    height, width = train_set.images.shape[1:3]
+    if data.own:
+        write_chosen(data.train.read, data.train.labels, classes, out / OWN_FILE)
     checkpoint = Checkpoint(
         path=out,
         sha256="",
         name=recipe.model,
         factory=factory,
-        num_classes=len(train_set.classes),
-        factory_args={"num_classes": len(train_set.classes)},
-        input=TensorSpec("input", ("batch", 3, height, width), "float32", "NCHW"),
-        output=TensorSpec("logits", ("batch", len(train_set.classes)), "float32", "NC"),
-        dataset=recipe.dataset,
-        preprocess=PREPROCESS[recipe.dataset].to_dict(),
-        labels=tuple(train_set.classes),
+        num_classes=classes,
+        factory_args={"num_classes": classes},
+        input=TensorSpec("input", ("batch", 3, prepare.height, prepare.width), "float32", "NCHW"),
+        output=TensorSpec("logits", ("batch", classes), "float32", "NC"),
+        dataset=data.source,
+        preprocess=prepare.to_dict(),
+        labels=data.classes,
         top1=rounded,
         recipe=recipe.to_dict(),
         seed=recipe.seed,
@@ -133,6 +173,30 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
     written = write_checkpoint(checkpoint, stored)
     state_file.unlink(missing_ok=True)
     return written
+
+
+def demand_size(module: nn.Module, images: Tensor, recipe: Recipe) -> None:
+    """Refuse a model that does not take images of the size of the float32 N×H×W×3 `images`.
+
+    Raises:
+        ConfigError: names the size.
+    """
+    import torch
+
+    if not recipe.image_size:
+        return  # every model takes the size of the datasets of the cache
+    module.eval()
+    try:
+        with torch.inference_mode():
+            module(images.permute(0, 3, 1, 2))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{recipe.model} does not take images of {images.shape[1]}×{images.shape[2]}: {str(error).splitlines()[0]}",
+            remedy="choose another --image-size, or another model",
+        ) from error
+    module.train()
 
 
 def build(factory: str, num_classes: int) -> nn.Module:
@@ -147,29 +211,6 @@ def deployable(factory: str, module: nn.Module) -> tuple[str, nn.Module]:
     location, _, _ = factory.partition(":")
     deployed = getattr(importlib.import_module(location), "deployed", None)
     return (f"{location}:build_deployed", deployed(module)) if deployed else (factory, module)
-
-
-def colours(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the recipe's dataset."""
-    return PREPROCESS[recipe.dataset].mean, PREPROCESS[recipe.dataset].std
-
-
-def on_device(dataset: datasets.Dataset, indices: Array, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The chosen uint8 N×H×W×3 images and int64 labels."""
-    import torch
-
-    images = torch.from_numpy(np.asarray(dataset.images)[indices]).to(device)
-    labels = torch.from_numpy(np.asarray(dataset.labels)[indices].astype(np.int64)).to(device)
-    return images, labels
-
-
-def measurable(dataset: datasets.Dataset, indices: Array, recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The chosen images as float32 N×3×H×W, through the very preprocessing that the checkpoint names, and int64 labels."""
-    import torch
-
-    images = PREPROCESS[recipe.dataset](np.asarray(dataset.images)[indices])
-    labels = np.asarray(dataset.labels)[indices].astype(np.int64)
-    return torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device)
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Array]:

@@ -11,15 +11,21 @@ HELD_OUT_SEED = 0
 """Of the 45k/5k split, which must be the same for every run that is compared."""
 
 
-def split(labels: Array, recipe: Recipe) -> tuple[Array, Array]:
+def split(labels: Array, recipe: Recipe, *, sorted_by_class: bool = False) -> tuple[Array, Array]:
     """Indices to learn from and to hold back, both ascending.
 
     `limit` caps the images before the split, `train_fraction` thins out what is learned from after it.
+
+    Args:
+        sorted_by_class: the first images are of few classes: `limit` takes some of all, the same in every run.
     """
     count = min(len(labels), recipe.limit or len(labels))
+    generator = np.random.default_rng(HELD_OUT_SEED)
     learned, held = np.arange(count), np.arange(0)
+    if sorted_by_class and count < len(labels):
+        learned = np.sort(generator.permutation(len(labels))[:count])
     if recipe.split != "full":
-        order = np.random.default_rng(HELD_OUT_SEED).permutation(count)
+        order = generator.permutation(learned)
         learned, held = np.sort(order[count // 10 :]), np.sort(order[: count // 10])
     return balanced(learned, labels, recipe.train_fraction, recipe.seed), held
 

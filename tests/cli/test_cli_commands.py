@@ -219,6 +219,9 @@ EVERY_RECIPE_OPTION = {
     "--kd-alpha 0.5": {"kd_alpha": 0.5},
     "--amp off": {"amp": "off"},
     "--no-compile": {"compile": False},
+    "--loader workers": {"loader": "workers"},
+    "--image-size 64": {"image_size": 64},
+    "--deterministic": {"deterministic": True},
 }
 
 

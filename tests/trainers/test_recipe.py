@@ -14,6 +14,7 @@ def test_a_recipe_survives_the_file(tmp_path):
     changed |= {"optimizer": "muon", "schedule": "triangular", "accumulate": 3, "train_fraction": 0.1, "clip_norm": 1.5, "muon_lr": 0.02}
     changed |= {"mixup": 0.2, "cutmix": 1.0, "randaugment": 2, "randaugment_magnitude": 7.5, "upscale": 128, "rotation": 15.0, "shear": 5.0}
     changed |= {"teacher": "resnet18,runs/mine", "kd_temperature": 2.5, "kd_alpha": 0.75}
+    changed |= {"dataset": "imagefolder:my photos", "image_size": 64, "loader": "workers", "deterministic": True}
     recipe = TINY.replaced(changed)
     write_recipe(recipe, tmp_path / "recipe.toml")
     assert read_recipe(tmp_path / "recipe.toml") == recipe
@@ -49,6 +50,7 @@ def test_a_file_over_a_base_changes_only_what_it_names(tmp_path):
         ("optimizer = 'adam'\n", r"line 1.*optimizer = 'adam' is not one of sgd, adamw, muon"),
         ("accumulate = 0\n", r"line 1.*accumulate = 0 is outside"),
         ("train_fraction = 0.0\n", r"line 1.*train_fraction = 0\.0 is outside"),
+        ("loader = 'cpu'\n", r"line 1.*loader = 'cpu' is not one of gpu, workers"),
         ("lr = nan\n", r"line 1.*lr = nan is outside"),
         ("epochs = 3\n[train]\nlr = 0.1\n", r"line 2.*no key 'train'"),
         ("epochs = \n", r"not TOML.*line 1"),

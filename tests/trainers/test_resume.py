@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +105,51 @@ def test_a_full_disk_leaves_the_state_of_the_epoch_before(tiny, tmp_path, monkey
     assert caught.value.exit_code == 4
     assert snapshot.read(tmp_path)["epoch"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.partial.csv", "state.pt"]
+
+
+def test_a_disk_that_fills_up_under_the_weights_leaves_the_old_checkpoint_and_the_state(tiny, tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    before = train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    (tmp_path / f".weights.safetensors.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(DiskFull, match=r"no space left on the disk while writing .*weights\.safetensors") as caught:
+        train("tiny", recipe=tiny, overrides={"seed": 1}, out=tmp_path, device="cpu")
+    assert caught.value.exit_code == 4
+    assert "free some space" in caught.value.remedy
+    assert read_checkpoint(tmp_path).sha256 == before.sha256
+    assert snapshot.read(tmp_path)["epoch"] == 2
+    assert train("tiny", recipe=tiny, out=tmp_path, device="cpu", resume=True).seed == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from trainable_net import TINY, pictures
+from accel import datasets, trainers
+from accel.trainers import loop
+trainers.MODELS["tiny"] = "trainable_net:build"
+datasets.load = lambda name, split: pictures({"train": 200, "test": 50}[split], split)
+real = loop.stop_unless_finite
+def stop(losses, epoch):
+    real(losses, epoch)
+    if epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.stop_unless_finite = stop
+trainers.train("tiny", recipe=TINY, overrides={"epochs": 3, "seed": 1}, out=Path(sys.argv[1]), device="cpu")
+"""
+
+
+def test_a_process_that_is_killed_leaves_the_old_checkpoint_and_a_state_to_go_on_from(tiny, tmp_path):
+    before = train("tiny", recipe=tiny, out=tmp_path / "cut", device="cpu")
+    threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": threads}
+    ran = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "cut"], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert read_checkpoint(tmp_path / "cut").sha256 == before.sha256
+    assert snapshot.read(tmp_path / "cut")["epoch"] == 1
+    resumed = train("tiny", recipe=tiny, out=tmp_path / "cut", device="cpu", resume=True)
+    whole = train("tiny", recipe=tiny, overrides={"epochs": 3, "seed": 1}, out=tmp_path / "whole", device="cpu")
+    assert resumed.sha256 == whole.sha256 != before.sha256
 
 
 def test_a_loss_that_is_not_finite_and_memory_that_runs_out_leave_state_and_checkpoint(tiny, tmp_path, monkeypatch):

@@ -41,3 +41,11 @@ def test_a_smaller_fraction_lies_within_a_larger_one_and_the_seed_draws_it():
     assert set(small) < set(large)
     assert np.array_equal(chosen(train_fraction=0.1)[0], small)
     assert not np.array_equal(chosen(train_fraction=0.1, seed=1)[0], small)
+
+
+def test_a_limit_of_images_that_are_sorted_by_class_takes_some_of_all_the_same_for_every_seed():
+    learned, held = split(LABELS, dataclasses.replace(TINY, limit=80, split="45k/5k"), sorted_by_class=True)
+    assert (len(learned), len(held), len(np.intersect1d(learned, held))) == (72, 8, 0)
+    assert (np.bincount(LABELS[np.concatenate([learned, held])]) >= [30, 20, 1]).all()
+    again, _ = split(LABELS, dataclasses.replace(TINY, limit=80, split="45k/5k", seed=5), sorted_by_class=True)
+    assert np.array_equal(learned, again)

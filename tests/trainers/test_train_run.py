@@ -195,6 +195,21 @@ def test_training_runs_on_a_gpu(tiny, tmp_path, amp, compile_):
 
 
 @pytest.mark.gpu
+def test_a_gpu_whose_memory_runs_out_keeps_the_old_checkpoint(tiny, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    before = train("tiny", recipe=tiny, out=tmp_path, device="cuda:0")
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-4)
+    try:
+        with pytest.raises(MissingError, match="cuda:0 ran out of memory training resnet18"):
+            train("resnet18", recipe=tiny, out=tmp_path, device="cuda:0")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert read_checkpoint(tmp_path).sha256 == before.sha256
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_every_option_of_the_loop_runs_on_a_gpu_and_resumes_there(tiny, tmp_path, monkeypatch, amp, mode):
