@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -87,6 +88,7 @@ def fit(
             device=device,
             mode=recipe.compile_mode if recipe.compile else None,
             progress=progress,
+            stages=[functools.partial(optimizers.begin_epoch, epoch) for epoch in optimizers.stages()],
         )
         optimizers.begin()
         torch.manual_seed(recipe.seed)  # dropout's; again, because compiling may have drawn from it
@@ -102,6 +104,7 @@ def fit(
         for epoch in range(begun, recipe.epochs):
             started = time.monotonic()
             views.begin(epoch)
+            optimizers.begin_epoch(epoch)
             losses, hits, rate = [], [], 0.0
             for done, batches in enumerate(updates, epoch * len(updates)):
                 rate = optimizers.set_rate(done)

@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 PREPROCESS = {"cifar10": preprocess.CIFAR10, "cifar100": preprocess.CIFAR100}
 """Dataset → what the checkpoint asks of its images."""
 
+FIRST_IMAGES = 5000
+"""Train images, at most, that first weights may depend on."""
+
 COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
 """Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
 
@@ -62,9 +65,10 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
     try:
         torch.manual_seed(recipe.seed)
         module = build(factory, len(train_set.classes)).to(target)
+        pixels, labels = on_device(train_set, learned, target)
+        initialise(factory, module, pixels, recipe)
         if recipe.channels_last:
             module = module.to(memory_format=torch.channels_last)
-        pixels, labels = on_device(train_set, learned, target)
         teachers = open_teachers(recipe, PREPROCESS[recipe.dataset].to_dict(), tuple(train_set.classes), target)
         if recipe.upscale:
             few = augment.normalise(pixels[:4], *colours(recipe), torch.float32)
@@ -140,6 +144,17 @@ def build(factory: str, num_classes: int) -> nn.Module:
     location, _, name = factory.partition(":")
     module: nn.Module = getattr(importlib.import_module(location), name)(num_classes=num_classes)
     return module
+
+
+def initialise(factory: str, module: nn.Module, pixels: Tensor, recipe: Recipe) -> None:
+    """Let the first weights follow from train images (uint8 N×H×W×3), if the module's file says how (see `trainers.models`)."""
+    import torch
+
+    location, _, _ = factory.partition(":")
+    hook = getattr(importlib.import_module(location), "initialise", None)
+    if hook is not None:
+        images = augment.normalise(pixels[:FIRST_IMAGES], *colours(recipe), torch.float32)
+        hook(module, images.permute(0, 3, 1, 2))
 
 
 def deployable(factory: str, module: nn.Module) -> tuple[str, nn.Module]:
