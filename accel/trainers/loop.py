@@ -57,7 +57,7 @@ def fit(
     """Train `module` in place.
 
     Args:
-        module: FP32 on the device of `views`.
+        module: FP32 on the device of `views`. What of it stopped learning before the end asks no gradient afterwards.
         views: its batches in the dtype that `objective.autocast_dtype` gives.
         teachers: in eval mode, on the same device; the loss follows their answers.
         held_out: float32 M×3×H×W images and int64 labels, measured on the average after every epoch.
