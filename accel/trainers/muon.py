@@ -34,6 +34,7 @@ class Muon:
 
         (group,) = self.param_groups
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        skip = None if found_inf is None else found_inf > 0
         alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
         for bank, momentum in zip(group["params"], self._momenta, strict=True):
             if bank.grad is not None:
@@ -44,8 +45,8 @@ class Muon:
                 if scale is not None:
                     gradients /= scale
                 after = _updated(banks, momenta, gradients, group["lr"], group["momentum"])
-                if found_inf is not None:
-                    after = [torch.where(found_inf > 0, old, new) for old, new in zip((banks, momenta), after, strict=True)]
+                if skip is not None:
+                    after = [torch.where(skip, old, new) for old, new in zip((banks, momenta), after, strict=True)]
                 for (bank, momentum, _), values in zip(members, zip(*after, strict=True), strict=True):
                     torch._foreach_copy_([bank, momentum], list(values))
 
