@@ -11,7 +11,8 @@ from accel.cli.options import DEFAULT_MODEL, DeviceOption
 
 # Written out, because the table of them imports numpy, which --help does without; a test holds the two together.
 MODEL_HELP = (
-    "alexnet, efficientnet_b0, mobilenetv2, mobilenetv3_small, naivenet, resnet18, shufflenetv2_x1, student_a, student_b or student_c."
+    "airbench94, alexnet, efficientnet_b0, mobilenetv2, mobilenetv3_small, naivenet, resnet18, shufflenetv2_x1, student_a, student_b "
+    "or student_c."
 )
 
 

@@ -32,6 +32,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 MODELS = {
+    "airbench94": "accel.trainers.models.airbench94:build",
     "alexnet": "accel.trainers.models.alexnet:build",
     "efficientnet_b0": "accel.trainers.models.efficientnet_b0:build",
     "mobilenetv2": "accel.trainers.models.mobilenetv2:build",

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accel.errors import ConfigError, DeviceUnavailable, UsageError
@@ -141,6 +141,7 @@ def compiled_or_eager(
     device: torch.device,
     mode: str | None,
     progress: Progress,
+    stages: Sequence[Callable[[], None]] = (),
 ) -> tuple[Forward, dict[str, Any]]:
     """`forward` compiled, if that is wanted and works here; else itself.
 
@@ -150,6 +151,7 @@ def compiled_or_eager(
     Args:
         example: makes a batch as those to come, only if it is needed.
         mode: of torch.compile; None does not compile.
+        stages: what sets `module` up for each part of the run that needs a compilation of its own; none if all is one part.
 
     Returns:
         The function, and `used`, `reason` (None if compiled) and `compile_s`.
@@ -169,10 +171,12 @@ def compiled_or_eager(
     images, labels = example()
     started = time.monotonic()
     try:
-        for _ in range(3):
-            module.zero_grad(set_to_none=True)
-            loss, _ = compiled(images, labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+        for begin in stages or (lambda: None,):
+            begin()
+            for _ in range(3):
+                module.zero_grad(set_to_none=True)
+                loss, _ = compiled(images, labels)
+                loss.backward()  # type: ignore[no-untyped-call]
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ def fit(
     """Train `module` in place.
 
     Args:
-        module: FP32 on the device of `views`.
+        module: FP32 on the device of `views`. What of it stopped learning before the end asks no gradient afterwards.
         views: its batches in the dtype that `objective.autocast_dtype` gives.
         teachers: in eval mode, on the same device; the loss follows their answers.
         held_out: measured on the average after every epoch.
@@ -92,6 +93,7 @@ def fit(
             device=device,
             mode=recipe.compile_mode if recipe.compile else None,
             progress=progress,
+            stages=[functools.partial(optimizers.begin_epoch, epoch) for epoch in optimizers.stages()],
         )
         batch_forward, without_exchange = ranks.together(batch_forward, module)
         optimizers.begin()
@@ -109,6 +111,7 @@ def fit(
             started = time.monotonic()
             views.begin(epoch)
             ranks.reseed(recipe.seed, epoch)
+            optimizers.begin_epoch(epoch)
             losses, hits, rate = [], [], 0.0
             for done, batches in enumerate(updates, epoch * len(updates)):
                 rate = optimizers.set_rate(done)

@@ -13,11 +13,14 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon:
-    """An optimizer of filters that a BatchNorm follows; what torch's GradScaler asks of one, and no more.
+    """An optimizer of filters that a BatchNorm follows; what torch's GradScaler asks of one, and no more. It never waits for the device.
 
     Per filter bank W (as the matrix out × in·kh·kw, gradient G): m ← momentum · m + G; W ← W · √out / ‖W‖;
     W ← W - lr · orthogonalised(G + momentum · m). The norm of W means nothing to the BatchNorm behind it, so there is no weight decay.
     """
+
+    # Says to GradScaler: set `grad_scale` and `found_inf` for the time of a step, instead of waiting to learn whether to take it.
+    _step_supports_amp_scaling = True
 
     def __init__(self, filters: list[Tensor], *, lr: float, momentum: float) -> None:
         import torch
@@ -26,23 +29,26 @@ class Muon:
         self._momenta = [torch.zeros_like(bank) for bank in filters]
 
     def step(self) -> None:
-        """One update from the gradients; a filter without one is left alone."""
+        """One update from the gradients; a filter without one is left alone, and so are all if a GradScaler found a gradient infinite."""
         import torch
 
         (group,) = self.param_groups
-        alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        skip = None if found_inf is None else found_inf > 0
+        alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for bank, momentum in zip(group["params"], self._momenta, strict=True):
+            if bank.grad is not None:
+                alike.setdefault(tuple(bank.shape), []).append((bank, momentum, bank.grad))
         with torch.no_grad():
-            for bank, momentum in zip(group["params"], self._momenta, strict=True):
-                if bank.grad is None:
-                    continue
-                momentum.mul_(group["momentum"]).add_(bank.grad)
-                direction = bank.grad.add(momentum, alpha=group["momentum"]).flatten(1)
-                bank.mul_(len(bank) ** 0.5 / bank.norm())
-                alike.setdefault((direction.shape[0], direction.shape[1]), []).append((bank, direction))
-            for members in alike.values():  # one batched product for all filters of a shape: launches are what this costs
-                updates = orthogonalised(torch.stack([direction for _, direction in members]))
-                for (bank, _), update in zip(members, updates, strict=True):
-                    bank.add_(update.view(bank.shape), alpha=-group["lr"])
+            for members in alike.values():  # one batched operation for all filters of a shape: launches are what this costs
+                banks, momenta, gradients = (torch.stack(tensors) for tensors in zip(*members, strict=True))
+                if scale is not None:
+                    gradients /= scale
+                after = _updated(banks, momenta, gradients, group["lr"], group["momentum"])
+                if skip is not None:
+                    after = [torch.where(skip, old, new) for old, new in zip((banks, momenta), after, strict=True)]
+                for (bank, momentum, _), values in zip(members, zip(*after, strict=True), strict=True):
+                    torch._foreach_copy_([bank, momentum], list(values))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for bank in self.param_groups[0]["params"]:
@@ -59,6 +65,14 @@ class Muon:
             mine.copy_(saved)
 
 
+def _updated(banks: Tensor, momenta: Tensor, gradients: Tensor, lr: float, keep: float) -> list[Tensor]:
+    """N banks of one shape and their momenta after an update."""
+    momenta = keep * momenta + gradients
+    directions = orthogonalised((gradients + keep * momenta).flatten(2)).view(banks.shape)
+    lengths = banks.flatten(1).norm(dim=1).view(-1, *[1] * (banks.ndim - 1))
+    return [banks * (banks.shape[1] ** 0.5 / lengths) - lr * directions, momenta]
+
+
 def orthogonalised(matrices: Tensor, steps: int = STEPS) -> Tensor:
     """The nearest (semi-)orthogonal matrix of each of N×R×C, approximately, by Newton and Schulz's iteration.
 
@@ -66,7 +80,7 @@ def orthogonalised(matrices: Tensor, steps: int = STEPS) -> Tensor:
     """
     import torch
 
-    a, b, c = COEFFICIENTS
+    a, b, c = COEFFICIENTS  # of x, x³ and x⁵; a sum is left to the product that it ends in, which takes no launch of its own
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration converges below a spectral norm of √3
     x = x.to(torch.bfloat16) if matrices.is_cuda else x.float()
     tall = x.shape[1] > x.shape[2]
@@ -74,7 +88,7 @@ def orthogonalised(matrices: Tensor, steps: int = STEPS) -> Tensor:
         x = x.mT
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     direction: Tensor = x.mT if tall else x
     return direction.to(matrices.dtype)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from accel.errors import ConfigError
 from accel.trainers.muon import Muon, filters
 from accel.trainers.schedule import SCHEDULES
 
@@ -34,8 +35,10 @@ class Optimizers:
         # bf16 has the range of FP32 and needs no scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self._peaks = [group["lr"] for group in self._groups()]
+        self._epochs = [group.get("epochs", recipe.epochs) for group in self._groups()]
+        self._totals = [total * epochs // recipe.epochs for epochs in self._epochs]
         self._parameters = [parameter for group in self._groups() for parameter in group["params"]]
-        self._schedule, self._total, self._warmup = SCHEDULES[recipe.schedule], total, warmup
+        self._schedule, self._warmup = SCHEDULES[recipe.schedule], warmup
         self._clip_norm = recipe.clip_norm
         # Gradients that are added to must outlive a CUDA graph's replay, in whose memory a fresh one would lie.
         self._keep = recipe.accumulate > 1
@@ -47,11 +50,21 @@ class Optimizers:
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter) if self._keep else None
 
+    def stages(self) -> list[int]:
+        """The epochs, counted from 0, from which on other parameters learn than before; the first is 0."""
+        return sorted({0, *(epochs for epochs in self._epochs if epochs < max(self._epochs))})
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Ask gradients, in `epoch`, of those parameters that learn in it."""
+        for group, epochs in zip(self._groups(), self._epochs, strict=True):
+            for parameter in group["params"]:
+                parameter.requires_grad_(epoch < epochs)
+
     def set_rate(self, update: int) -> float:
         """Set the learning rates of `update`, counted from 0; returns that of the first group."""
         groups = self._groups()
-        for group, peak in zip(groups, self._peaks, strict=True):
-            group["lr"] = self._schedule(update, self._total, self._warmup, peak)
+        for group, peak, total in zip(groups, self._peaks, self._totals, strict=True):
+            group["lr"] = self._schedule(update, total, self._warmup, peak)
         return float(groups[0]["lr"])
 
     def backward(self, loss: Tensor, share: int) -> None:
@@ -85,31 +98,57 @@ class Optimizers:
         return [group for member in self.members for group in member.param_groups]
 
 
-def parameter_groups(module: nn.Module, weight_decay: float, without: list[Tensor] | None = None) -> list[dict[str, Any]]:
-    """Two groups: tensors of two or more dimensions, which decay, and BatchNorm's weights and all biases, which do not.
+def parameter_groups(module: nn.Module, recipe: Recipe, without: list[Tensor] | None = None) -> list[dict[str, Any]]:
+    """Two groups: tensors of two or more dimensions, and BatchNorm's weights and all biases; a third of those that learn for
+    `epochs` epochs only, if the recipe has them.
 
     Args:
         without: parameters of another optimizer.
+
+    Raises:
+        ConfigError: `whitening_epochs` for a network that has no whitening convolution.
     """
-    taken = {id(parameter) for parameter in without or ()}
+    early = whitening_biases(module) if recipe.whitening_epochs else []
+    if recipe.whitening_epochs and not early:
+        raise ConfigError(
+            f"whitening_epochs = {recipe.whitening_epochs}: {recipe.model} has no convolution with frozen weights and a bias that learns",
+            remedy="set whitening_epochs to 0",
+        )
+    taken = {id(parameter) for parameter in (*early, *(without or ()))}
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    biases = {"lr": recipe.bias_lr or recipe.lr, "weight_decay": recipe.bias_weight_decay}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "lr": recipe.lr, "weight_decay": recipe.weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], **biases},
     ]
+    return [*groups, {"params": early, **biases, "epochs": min(recipe.whitening_epochs, recipe.epochs)}] if early else groups
+
+
+def whitening_biases(module: nn.Module) -> list[Tensor]:
+    """The biases that learn of convolutions whose weights are frozen."""
+    from torch import nn
+
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and not layer.weight.requires_grad]
+    return [layer.bias for layer in layers if layer.bias is not None and layer.bias.requires_grad]
 
 
 def _sgd(module: nn.Module, recipe: Recipe, fused: bool, without: list[Tensor] | None = None) -> list[Any]:
     import torch
 
-    groups = parameter_groups(module, recipe.weight_decay, without)
-    return [torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)]
+    groups = parameter_groups(module, recipe, without)
+    member = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
+    if recipe.momentum:
+        # From 0 the first update is the same; but torch's fused one makes the buffers itself, and leaves what was in their memory there
+        # if a GradScaler skips it.
+        for parameter in (parameter for group in member.param_groups for parameter in group["params"]):
+            member.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return [member]
 
 
 def _adamw(module: nn.Module, recipe: Recipe, fused: bool) -> list[Any]:
     import torch
 
-    groups = parameter_groups(module, recipe.weight_decay)
+    groups = parameter_groups(module, recipe)
     return [torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, SECOND_MOMENT), fused=fused)]
 
 

@@ -37,10 +37,13 @@ LIMITS: dict[str, tuple[float, float]] = {
     "accumulate": (1, float("inf")),
     "lr": (0, float("inf")),
     "momentum": (0, 1),
+    "bias_lr": (0, float("inf")),
     "muon_lr": (0, float("inf")),
     "muon_momentum": (0, 1),
     "clip_norm": (0, float("inf")),
     "weight_decay": (0, float("inf")),
+    "bias_weight_decay": (0, float("inf")),
+    "whitening_epochs": (0, float("inf")),
     "warmup_epochs": (0, float("inf")),
     "label_smoothing": (0, 1),
     "crop_padding": (0, 31),
@@ -90,10 +93,14 @@ class Recipe:
             BatchNorm follows, and `sgd` for the rest.
         schedule: after `warmup_epochs` (linear) down to 0, by half a `cosine` or, `triangular`, in a straight line.
         lr: highest learning rate, of all that Muon does not update.
+        bias_lr: the same for tensors of one dimension (BatchNorm and biases); 0 gives them `lr` too.
         momentum: of SGD; AdamW's first beta (the second is 0.999).
         muon_lr, muon_momentum: of Muon alone.
         clip_norm: largest norm of all gradients together, to which longer ones are scaled down; 0 leaves them.
         weight_decay: L2, on tensors of two or more dimensions only: not on BatchNorm and not on biases.
+        bias_weight_decay: L2 on these.
+        whitening_epochs: for how long the bias of a whitening convolution, one whose weights are frozen, learns; its rate comes down to 0
+            by then. 0: as long as all others.
         warmup_epochs: may be a fraction; never more than a quarter of the epochs, so that a short trial still cools down.
         label_smoothing: share of the target spread over all classes.
         crop_padding: pixels of reflected border that a random crop may reach into; 0 crops nothing.
@@ -135,10 +142,13 @@ class Recipe:
     accumulate: int = 1
     optimizer: str = "sgd"
     schedule: str = "cosine"
+    bias_lr: float = 0.0
     momentum: float = 0.9
     muon_lr: float = 0.24
     muon_momentum: float = 0.6
     clip_norm: float = 0.0
+    bias_weight_decay: float = 0.0
+    whitening_epochs: int = 0
     randaugment: int = 0
     randaugment_magnitude: float = 9.0
     mixup: float = 0.0

@@ -8,7 +8,7 @@ import importlib
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from accel.trainers.views import Colours
+
 logger = logging.getLogger(__name__)
+
+FIRST_IMAGES = 5000
+"""Train images, at most, that first weights may depend on."""
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
 """Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
@@ -90,12 +95,19 @@ def _run(
         raise ConfigError(
             f"batch_size = {recipe.batch_size} is more than the {len(learned)} images to learn from", remedy="lower --batch-size"
         )
+    if ranks.count > 1 and recipe.whitening_epochs:
+        # DistributedDataParallel waits for the gradient of everything that had one at first.
+        raise ConfigError(
+            f"whitening_epochs = {recipe.whitening_epochs} ends a parameter's learning within the run; {ranks.count} processes cannot",
+            remedy=f"train {recipe.model} in one process",
+        )
     log = Log(out / "log.partial.csv", [] if resumed is None else resumed["rows"])
     state_file = out / snapshot.STATE_FILE
     if resumed is None and state_file.is_file():
         logger.warning("%s, the state of an unfinished run, will be replaced; --resume would have gone on with it", state_file)
     torch.manual_seed(recipe.seed)
     module = build(factory, classes).to(target)
+    initialise(factory, module, lambda: torch.from_numpy(data.train.read(learned[:FIRST_IMAGES])).to(target), data.colours)
     if recipe.channels_last:
         module = module.to(memory_format=torch.channels_last)
     few = augment.normalise(torch.from_numpy(data.train.read(learned[:4])).to(target), *data.colours, torch.float32)
@@ -204,6 +216,21 @@ def build(factory: str, num_classes: int) -> nn.Module:
     location, _, name = factory.partition(":")
     module: nn.Module = getattr(importlib.import_module(location), name)(num_classes=num_classes)
     return module
+
+
+def initialise(factory: str, module: nn.Module, images: Callable[[], Tensor], colours: Colours) -> None:
+    """Let the first weights follow from train images, if the module's file says how (see `trainers.models`).
+
+    Args:
+        images: makes them, uint8 N×H×W×3 on the device of `module`; called only if they are needed.
+        colours: mean and standard deviation of their channels, scaled to 0..1.
+    """
+    import torch
+
+    location, _, _ = factory.partition(":")
+    hook = getattr(importlib.import_module(location), "initialise", None)
+    if hook is not None:
+        hook(module, augment.normalise(images()[:FIRST_IMAGES], *colours, torch.float32).permute(0, 3, 1, 2))
 
 
 def deployable(factory: str, module: nn.Module) -> tuple[str, nn.Module]:

@@ -170,7 +170,7 @@ def settled(module: Any) -> Any:
 
 # Random weights carry FP16's rounding through fifty layers and let it grow; an engine that is wrong is off by about 1.
 RANDOM_LIMITS = {**LIMITS, "fp16": 1e-1}
-NEW = ["shufflenetv2_x1", "mobilenetv2", "efficientnet_b0", "alexnet", "naivenet", "student_a", "student_b", "student_c"]
+NEW = ["shufflenetv2_x1", "mobilenetv2", "efficientnet_b0", "alexnet", "naivenet", "airbench94", "student_a", "student_b", "student_c"]
 
 
 @pytest.mark.parametrize("name", NEW)

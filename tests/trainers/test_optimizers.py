@@ -107,7 +107,7 @@ def test_adamw_takes_the_momentum_as_its_first_beta():
 
 
 def test_only_tensors_of_two_or_more_dimensions_decay():
-    decayed, free = parameter_groups(trainable_net.build(), 5e-4)
+    decayed, free = parameter_groups(trainable_net.build(), TINY)
     assert (decayed["weight_decay"], free["weight_decay"]) == (5e-4, 0.0)
     assert [tuple(parameter.shape) for parameter in decayed["params"]] == [(8, 3, 3, 3), (10, 32)]
     assert [tuple(parameter.shape) for parameter in free["params"]] == [(8,), (8,), (10,)]
@@ -149,7 +149,7 @@ def test_the_last_updates_fewer_batches_weigh_as_one_batch_of_their_own():
     order = draw(recipe, 0, (32, 32), first_mirrored(80, generator), generator).order
     images = (torch.from_numpy(train.images).float() / 255)[order].permute(0, 3, 1, 2)
     labels = torch.from_numpy(train.labels).long()[order]
-    optimizer = torch.optim.SGD(parameter_groups(want, TINY.weight_decay), lr=0.0)
+    optimizer = torch.optim.SGD(parameter_groups(want, TINY), lr=0.0)
     # Two updates, a quarter epoch's warm-up of 0.5: rates 0.05 · (1 + cos(π · done)) / 2 at done = 0.2 and 0.6.
     for part, rate in ((slice(0, 48), 0.0452254), (slice(48, 80), 0.0172746)):
         for group in optimizer.param_groups:

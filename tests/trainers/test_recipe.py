@@ -15,6 +15,7 @@ def test_a_recipe_survives_the_file(tmp_path):
     changed |= {"mixup": 0.2, "cutmix": 1.0, "randaugment": 2, "randaugment_magnitude": 7.5, "upscale": 128, "rotation": 15.0, "shear": 5.0}
     changed |= {"teacher": "resnet18,runs/mine", "kd_temperature": 2.5, "kd_alpha": 0.75}
     changed |= {"dataset": "imagefolder:my photos", "image_size": 64, "loader": "workers", "deterministic": True}
+    changed |= {"bias_lr": 106.0, "bias_weight_decay": 3.774e-05, "whitening_epochs": 3}
     recipe = TINY.replaced(changed)
     write_recipe(recipe, tmp_path / "recipe.toml")
     assert read_recipe(tmp_path / "recipe.toml") == recipe

@@ -24,6 +24,25 @@ def test_average_decay_grows_to_its_limit():
     assert [average_decay(step, 0.9) for step in (0, 1, 10, 80, 81, 1000)] == pytest.approx([0.1, 2 / 11, 11 / 20, 0.9, 0.9, 0.9])
 
 
+def test_without_a_decay_the_average_is_the_source_whenever_it_is_asked_for():
+    torch = pytest.importorskip("torch")
+    from accel.trainers.ema import Average, floating
+
+    torch.manual_seed(0)
+    module = trainable_net.build().train()
+    average = Average(module, 0.0)
+    for _ in range(2):
+        module(torch.randn(4, 3, 32, 32))
+        with torch.no_grad():
+            module[0].weight.add_(1.0)
+        average.update()
+        saved = average.state_dict()
+        assert not average.module.training
+        for mine, theirs in ((floating(average.module), floating(module)), (saved["module"].values(), module.state_dict().values())):
+            assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True) if one.is_floating_point())
+    assert saved["updates"] == 2
+
+
 def test_average_follows_its_formula_for_weights_and_batchnorm_statistics():
     torch = pytest.importorskip("torch")
     from accel.trainers.ema import Average, floating

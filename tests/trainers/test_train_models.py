@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 from accel.trainers import MODELS  # noqa: E402
 from accel.trainers.models import (  # noqa: E402
+    airbench94,
     alexnet,
     efficientnet_b0,
     mobilenetv2,
@@ -30,6 +31,7 @@ SIZES = {
     efficientnet_b0.build: (4_020_358, 116_167_168, 81, 360),
     alexnet.build: (2_490_314, 217_292_800, 5, 32),
     naivenet.build: (298_778, 37_605_248, 41, 168),
+    airbench94.build_deployed: (1_971_640, 118_147_360, 7, 15),
     student_a.build_deployed: (987_162, 50_137_600, 5, 12),
     student_b.build_deployed: (2_145_162, 130_550_272, 8, 18),
     student_c.build_deployed: (4_369_738, 289_017_600, 9, 20),
@@ -87,6 +89,7 @@ def test_every_model_takes_32_pixels_and_any_number_of_classes(name):
         (efficientnet_b0.build, {"features.0": 32, "features.2": 32, "features.3": 16, "features.4": 8, "features.6": 4}),
         (alexnet.build, {"features.0": 32, "features.4": 16, "features.8": 8, "features.14": 8, "features.17": 4}),
         (naivenet.build, {"enlarge": 128, "features.0": 64, "features.1": 32, "features.3": 16, "features.8": 8, "features.10": 8}),
+        (airbench94.build, {"whiten": 31, "groups.0": 15, "groups.1": 7, "groups.2": 3, "pool": 1}),
         (student_a.build, {"features.0": 16, "features.1": 16, "features.2": 8, "features.3": 8, "features.4": 4}),
         (student_b.build, {"features.0": 16, "features.2": 16, "features.3": 8, "features.5": 8, "features.6": 4, "features.7": 4}),
         (student_c.build, {"features.0": 16, "features.3": 16, "features.4": 8, "features.6": 8, "features.7": 4, "features.8": 4}),
