@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accel import datasets, preprocess
-from accel.checkpoint import write_checkpoint
+from accel.checkpoint import exported_sha256, write_checkpoint
 from accel.errors import ConfigError, MissingError, UnknownName
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
@@ -60,6 +60,8 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
     if resumed is None and state_file.is_file():
         logger.warning("%s, the state of an unfinished run, will be replaced; --resume would have gone on with it", state_file)
     try:
+        if target.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(target)
         torch.manual_seed(recipe.seed)
         module = build(factory, len(train_set.classes)).to(target)
         if recipe.channels_last:
@@ -86,6 +88,7 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
             on_epoch=log.add,
             progress=progress,
         )
+        peak_mib = round(torch.cuda.max_memory_allocated(target) / 2**20) if target.type == "cuda" else None
         factory, shipped = deployable(factory, trained.module)
         stored = stored_tensors(shipped)
         exact = rounded = None
@@ -106,11 +109,13 @@ def run(recipe: Recipe, *, factory: str, out: Path, device: str, resumed: dict[s
         "top1_unrounded": exact,
         "val_top1": log.rows[-1]["val_top1"],
         "train_s": round(trained.train_s, 2),
+        "peak_mib": peak_mib,
         "teachers": [teacher.to_dict() for teacher in teachers],
         "compilation": trained.compilation,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
         "versions": {name: version_of(name) for name in ("torch", "torchvision", "numpy")},
         "dataset_sha256": train_set.sha256,
+        "exported_sha256": exported_sha256(stored),
     }
     write_text(out / "run.json", json.dumps(facts, indent=2) + "\n")
     height, width = train_set.images.shape[1:3]
