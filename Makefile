@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 help:
 	@echo "make demo    install, fetch CIFAR-10, export, verify and time the shipped models, print the table"
 	@echo "make test    install if need be and run the tests"
-	@echo "make report  make the README's result tables and results/h200/report.html anew from results/"
+	@echo "make report  make the README's result tables, results/h200/report.html and table.md anew from results/"
 	@echo "make lint    ruff, format check, mypy --strict"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,8 +40,10 @@ test: $(PLANS)
 
 # CHECK=--check writes nothing and fails if something would change.
 SETS = $(dir $(wildcard results/h200/*/results.jsonl results/h200/*/*/results.jsonl))
+TRAININGS = accel/trainers/weights $(wildcard results/h200/training)
 report: $(STAMP)
-	$(BIN)/accel report $(SETS) --html results/h200/report.html --update README.md $(CHECK)
+	$(BIN)/accel report $(SETS) --html results/h200/report.html --update README.md \
+		--final results/h200/table.md $(addprefix --training ,$(TRAININGS)) $(CHECK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check accel tests
