@@ -6,7 +6,7 @@
     python benchmarks/train_all.py collect --out runs --to collected
     python benchmarks/train_all.py unpack collected --to runs
 
-What is named are groups (final, teachers, fractions, tune), jobs, or patterns of jobs (`student_?-s0`); teachers come by themselves.
+What is named are groups (first, final, teachers, fractions, tune), jobs, or patterns of jobs (`student_?-s0`); teachers come by themselves.
 What the longest row of trainings waits for begins first. After DEADLINE seconds whatever runs gets an interrupt and at most 20 more; the
 state of its last whole epoch stays. The same command again skips what is finished and resumes what is not. summary.json in OUT is
 written after every job, and with --collect the files that travel as well. On a host with memory to spare, an OUT in /dev/shm spares the
