@@ -260,7 +260,8 @@ class TestCollecting:
 @pytest.mark.slow  # two processes that import torch: nothing else shows that a real training outlives the interrupt
 def test_a_real_training_follows_its_teacher_is_interrupted_and_resumed(tmp_path, monkeypatch):
     pytest.importorskip("torch")
-    monkeypatch.setattr(datasets, "load", lambda name, split: pictures({"train": 64, "test": 20}[split], split))
+    monkeypatch.setattr(datasets, "load", lambda name, split: pictures({"train": 32, "test": 10}[split], split))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     table, out = tmp_path / "table.toml", tmp_path / "out"
     table.write_text(
         """
@@ -268,7 +269,7 @@ def test_a_real_training_follows_its_teacher_is_interrupted_and_resumed(tmp_path
 name = "first"
 model = "student_a"
 groups = { all = [0] }
-recipe = { epochs = 2, batch_size = 32, amp = "off", warmup_epochs = 0.5 }
+recipe = { epochs = 2, batch_size = 16, amp = "off", warmup_epochs = 0.5 }
 seconds = 1
 [[job]]
 name = "second"
