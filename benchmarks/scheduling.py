@@ -118,7 +118,7 @@ class Host:
         left = {name: trainings.remaining_s(job, self.folder(name), self.recipes[name]) for name, job in self._open().items()}
         order = trainings.chains(self._open().values(), left)
         for name in sorted(left, key=lambda name: -order[name]):
-            missing = [teacher for teacher in self.jobs[name].teachers if self.status[teacher] != DONE]
+            missing = self._missing(name)
             if missing:
                 self.notes[name] = f"waits for {', '.join(missing)}"
                 continue
@@ -133,6 +133,16 @@ class Host:
     def _open(self) -> dict[str, Job]:
         """What is neither running nor at its end, in the order of the table."""
         return {name: job for name, job in self.jobs.items() if name not in self.running and self.status[name] in (NEW, UNFINISHED)}
+
+    def _missing(self, name: str) -> list[str]:
+        """The teachers whose checkpoint is not there; one that came here without its weights teaches nobody."""
+        found = []
+        for teacher in self.jobs[name].teachers:
+            if self.status[teacher] != DONE:
+                found.append(teacher)
+            elif not (self.folder(teacher) / "weights.safetensors").is_file():
+                found.append(f"the weights of {teacher}")
+        return found
 
     def _load(self, gpu: str) -> int:
         return sum(running.gpu == gpu for running in self.running.values())
@@ -204,7 +214,7 @@ class Host:
     def _row(self, job: Job) -> dict[str, Any]:
         name, status = job.name, self.status[job.name]
         facts = trainings.facts(self.folder(name))
-        waits = status == NEW and any(self.status[teacher] != DONE for teacher in job.teachers)
+        waits = status == NEW and bool(self._missing(name))
         return {
             "job": name,
             "model": job.model,

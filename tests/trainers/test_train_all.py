@@ -194,6 +194,19 @@ def test_a_training_that_fails_says_why_and_its_pupils_wait(jobs, tmp_path):
     assert status["pupil-s0"] == ("waiting", "waits for teacher-s0, teacher-s1")
 
 
+def test_a_finished_teacher_without_its_weights_teaches_nobody(table, jobs, tmp_path):
+    out = tmp_path / "out"
+    assert run(table, out, "teachers") == 0
+    (out / "teacher-s1" / "weights.safetensors").unlink()
+    found = host([job for job in jobs if job.name != "other-s0"], out)
+    found.run()
+    assert {row["job"]: (row["status"], row["note"]) for row in found.rows()} == {
+        "teacher-s0": ("done", ""),
+        "teacher-s1": ("done", ""),
+        "pupil-s0": ("waiting", "waits for the weights of teacher-s1"),
+    }
+
+
 def test_an_interrupt_ends_the_trainings_too(jobs, tmp_path):
     def interrupted(seconds):
         if (tmp_path / "other-s0" / "state.pt").exists():
