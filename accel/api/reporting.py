@@ -50,8 +50,8 @@ def report(
         markdown: where the Markdown goes.
         update: a file with `<!-- accel:results NAME -->` and `<!-- /accel:results -->` around what is replaced; NAME is a set's
             folder or its model.
-        final: where the final table goes: a new file, or what stands between a file's markers `accel:results final`. A file to `update`
-            that has such markers gets it too.
+        final: where the final table goes: a new file, or what stands between a file's markers `accel:results final-FOLDER`, where FOLDER
+            is the name of the file's folder. A file to `update` that has the same markers gets it too.
         training: for `final`: folders that `accel train` wrote, or folders of such.
         check: write nothing; `problem` names what would change.
 
@@ -67,7 +67,7 @@ def report(
     sections = open_sections([Path(path) for path in ([results] if isinstance(results, str | os.PathLike) else results)])
     document = documents.document(sections)
     wanted: dict[Path, str] = {}
-    further = {} if final is None else {finals.NAME: finals.body(sections, trained.find([Path(path) for path in training]))}
+    further = {} if final is None else {finals.region(Path(final)): finals.body(sections, trained.find([Path(path) for path in training]))}
     if final is not None:
         wanted[Path(final)] = _final(Path(final), further)
     if update is not None:
@@ -88,10 +88,10 @@ def report(
 
 
 def _final(path: Path, further: Mapping[str, str]) -> str:
+    opened = updates.OPEN.format(finals.region(path))
     text = _text(path)
-    text = finals.NEW if text is None else text
-    if finals.NAME not in updates.spans(text, path):
-        opened = updates.OPEN.format(finals.NAME)
+    text = finals.NEW.format(opened, updates.CLOSE) if text is None else text
+    if finals.region(path) not in updates.spans(text, path):
         raise UsageError(f"{path} has no markers for the final table", remedy=f"add two lines: {opened} and {updates.CLOSE}")
     return updates.updated(text, [], path, further)
 

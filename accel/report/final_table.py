@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from accel.bench.report import COLUMNS
 from accel.bench.stability import NOISY, UNSTABLE
@@ -14,9 +15,6 @@ from accel.report.markdown import code, escaped
 from accel.report.ranking import host
 from accel.report.sections import Section
 from accel.report.trained import Training
-
-NAME = "final"
-"""Of the markers between which it stands."""
 
 ABSENT, UNKNOWN = "not measured", "not on record"
 HONEST = (
@@ -29,8 +27,13 @@ FRACTION_MODELS = ("resnet18", "mobilenetv2", "efficientnet_b0", "naivenet")
 FACTS = ("machine", "plan", "commit", "measured")
 """What is said of each set, of `about.environment`."""
 
-NEW = f"# The final table\n\n<!-- accel:results {NAME} -->\n<!-- /accel:results -->\n"
-"""The file before its first table; what is written around the markers stays."""
+NEW = "# The final table\n\n{}\n{}\n"
+"""The file before its first table, with its markers; what is written around them stays."""
+
+
+def region(path: Path) -> str:
+    """The name of the markers of the table that `path` holds: `final-h200` for results/h200/table.md, there and wherever it is shown."""
+    return f"final-{path.resolve().parent.name}"
 
 
 def body(sections: Sequence[Section], trainings: Sequence[Training]) -> str:

@@ -190,7 +190,7 @@ class TestTheCommand:
         path, runs = tmp_path / "h200" / "table.md", training(tmp_path / "run").parent
         assert accel_cli("report", folder, "--final", path, "--training", runs / "run").code == 0
         made = path.read_text()
-        assert made.startswith("# The final table\n\n<!-- accel:results final -->\n\nkeep: O1 (`mobilenetv3_small` `eager:fp16`)")
+        assert made.startswith("# The final table\n\n<!-- accel:results final-h200 -->\n\nkeep: O1 (`mobilenetv3_small` `eager:fp16`)")
         path.write_text(made + "\nWhy this one.\n")
         assert accel_cli("report", folder, "--final", path, "--training", runs / "run", "--check").code == 0
         ran = accel_cli("report", folder, "--final", path, "--check")
@@ -200,15 +200,17 @@ class TestTheCommand:
         assert "117" not in path.read_text()
 
     def test_shows_it_in_a_readme_that_has_the_markers(self, accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
-        readme, path = tmp_path / "README.md", tmp_path / "table.md"
+        readme, path = tmp_path / "README.md", tmp_path / "h200" / "table.md"
         own = "<!-- accel:results light -->\n<!-- /accel:results -->\n"
         readme.write_text(own)
         assert accel_cli("report", folder, "--update", readme, "--final", path).code == 0
         assert "keep: O1" not in readme.read_text()
-        readme.write_text(own + "<!-- accel:results final -->\nold\n<!-- /accel:results -->\n")
+        markers = "<!-- accel:results {} -->\nold\n<!-- /accel:results -->\n"
+        readme.write_text(own + markers.format("final-h100") + markers.format("final-h200"))
         assert accel_cli("report", folder, "--update", readme, "--final", path).code == 0
         assert readme.read_text().count("keep: O1") == 1
-        assert "\nold\n" not in readme.read_text()
+        # That of another machine is another call's.
+        assert "<!-- accel:results final-h100 -->\nold\n" in readme.read_text()
 
     def test_refuses_a_file_without_markers_and_trainings_for_nothing(self, accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
         path = tmp_path / "table.md"
