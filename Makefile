@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 help:
 	@echo "make demo    install, fetch CIFAR-10, export, verify and time the shipped models, print the table"
 	@echo "make test    install if need be and run the tests"
-	@echo "make report  make the README's result tables and each results/MACHINE/report.html anew from results/"
+	@echo "make report  make the README's result tables and each results/MACHINE/report.html and table.md anew from results/"
 	@echo "make lint    ruff, format check, mypy --strict"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,13 +38,14 @@ $(PLANS): $(STAMP)
 test: $(PLANS)
 	$(BIN)/python -m pytest --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
 
-# CHECK=--check writes nothing and fails if something would change. Each kind of machine has its own page; the README shows them all.
+# CHECK=--check writes nothing and fails if something would change. Each kind of machine has its own page and table; the README shows all
+# sets, and a table where it has the markers `accel:results final-MACHINE`.
 SETS = $(filter-out results/local/%,$(dir $(wildcard results/*/*/results.jsonl results/*/*/*/results.jsonl)))
 report: $(STAMP)
 	@for machine in $(sort $(foreach set,$(SETS),$(word 2,$(subst /, ,$(set))))); do \
 		$(BIN)/accel report $$(ls -d results/$$machine/*/results.jsonl results/$$machine/*/*/results.jsonl 2>/dev/null | xargs dirname) \
-			--html results/$$machine/report.html $(CHECK) || exit; done
-	$(BIN)/accel report $(SETS) --update README.md $(CHECK)
+			--html results/$$machine/report.html --final results/$$machine/table.md --update README.md \
+			$$(ls -d accel/trainers/weights results/$$machine/training 2>/dev/null | sed 's/^/--training /') $(CHECK) || exit; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check accel tests

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from accel.errors import CorruptArtifact
-from accel.files import replacing, sha256_file, write_text
+from accel.files import replacing, sha256_bytes, sha256_file, write_text
 from accel.types import Array, Checkpoint, TensorSpec
 
 _STORED = [field.name for field in dataclasses.fields(Checkpoint) if field.name != "path"]
@@ -54,6 +56,13 @@ def write_checkpoint(checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> Ch
     written = dataclasses.replace(checkpoint, sha256=sha256_file(checkpoint.weights))
     write_text(checkpoint.path / "checkpoint.json", json.dumps(_plain(written), indent=2) + "\n")
     return written
+
+
+def exported_sha256(tensors: Mapping[str, Array]) -> str:
+    """SHA-256 of the weights of a bundle that is exported from `tensors`: the same in float32, by which a set's rows name their model."""
+    from safetensors.numpy import save
+
+    return sha256_bytes(save({name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in tensors.items()}))
 
 
 def _plain(checkpoint: Checkpoint) -> dict[str, Any]:

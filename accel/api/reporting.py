@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accel.errors import AccelError, GateError, UsageError
 from accel.files import write_text
+from accel.report import final_table as finals
 from accel.report import html as pages
 from accel.report import markdown as documents
+from accel.report import trained
 from accel.report import update as updates
 from accel.report.sections import open_sections
 
@@ -36,6 +38,8 @@ def report(
     html: Path | str | None = None,
     markdown: Path | str | None = None,
     update: Path | str | None = None,
+    final: Path | str | None = None,
+    training: Sequence[Path | str] = (),
     check: bool = False,
 ) -> Reported:
     """Report on sets that `accel bench` wrote. A file is replaced atomically, and only if its text changes.
@@ -46,32 +50,50 @@ def report(
         markdown: where the Markdown goes.
         update: a file with `<!-- accel:results NAME -->` and `<!-- /accel:results -->` around what is replaced; NAME is a set's
             folder or its model.
+        final: where the final table goes: a new file, or what stands between a file's markers `accel:results final-FOLDER`, where FOLDER
+            is the name of the file's folder. A file to `update` that has the same markers gets it too.
+        training: for `final`: folders that `accel train` wrote, or folders of such.
         check: write nothing; `problem` names what would change.
 
     Raises:
         UsageError: no such results, no such file or markers to update, or `check` without a file. CorruptArtifact: damaged results.
         MissingExtra: jinja2 or matplotlib is absent (`html`).
     """
-    if check and html is None and markdown is None and update is None:
-        raise UsageError("--check was given no file to check", remedy="add --html F, --markdown F or --update README.md")
+    given = (html, markdown, update, final)
+    if check and not any(given):
+        raise UsageError("--check was given no file to check", remedy="add --html F, --markdown F, --final F or --update README.md")
+    if training and final is None:
+        raise UsageError("trainings were named, and only the final table shows them", remedy="add --final F, or leave --training out")
     sections = open_sections([Path(path) for path in ([results] if isinstance(results, str | os.PathLike) else results)])
     document = documents.document(sections)
     wanted: dict[Path, str] = {}
+    further = {} if final is None else {finals.region(Path(final)): finals.body(sections, trained.find([Path(path) for path in training]))}
+    if final is not None:
+        wanted[Path(final)] = _final(Path(final), further)
     if update is not None:
         path = Path(update)
-        wanted[path] = updates.updated(_existing(path), sections, path)
+        wanted[path] = updates.updated(_existing(path), sections, path, further)
     if markdown is not None:
         wanted[Path(markdown)] = document
     if html is not None:
         wanted[Path(html)] = pages.page(sections)
-    if len(wanted) < sum(given is not None for given in (html, markdown, update)):
-        raise UsageError("one file was named for two purposes", remedy="give --html, --markdown and --update a file each")
+    if len(wanted) < sum(name is not None for name in given):
+        raise UsageError("one file was named for two purposes", remedy="give --html, --markdown, --final and --update a file each")
     # All texts are made before the first is written: an error leaves every file as it was.
     changed = tuple(path for path, text in wanted.items() if _text(path) != text)
     for path in () if check else changed:
         write_text(path.resolve(), wanted[path])
     problem = _drifted(changed) if check and changed else None
     return Reported(document, changed, tuple(path for path in wanted if path not in changed), problem)
+
+
+def _final(path: Path, further: Mapping[str, str]) -> str:
+    opened = updates.OPEN.format(finals.region(path))
+    text = _text(path)
+    text = finals.NEW.format(opened, updates.CLOSE) if text is None else text
+    if finals.region(path) not in updates.spans(text, path):
+        raise UsageError(f"{path} has no markers for the final table", remedy=f"add two lines: {opened} and {updates.CLOSE}")
+    return updates.updated(text, [], path, further)
 
 
 def _text(path: Path) -> str | None:

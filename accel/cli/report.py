@@ -16,13 +16,20 @@ def report(
     update: Annotated[
         Path | None, typer.Option("--update", metavar="README.md", help="Replace the text between the file's accel:results markers.")
     ] = None,
+    final: Annotated[
+        Path | None,
+        typer.Option("--final", metavar="F", help="Write the final table: engines with decisions, trainings, shares of the data."),
+    ] = None,
+    training: Annotated[
+        list[Path] | None, typer.Option("--training", metavar="DIR", help="For --final: folders of accel train, or folders of such.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 3 if a file would change.")] = False,
 ) -> None:
     """Say what finished sets found; without a file named, as Markdown on stdout."""
     from accel import api
 
-    done = api.report(results, html=html, markdown=markdown, update=update, check=check)
-    if html is None and markdown is None and update is None:
+    done = api.report(results, html=html, markdown=markdown, update=update, final=final, training=training or (), check=check)
+    if not any((html, markdown, update, final)):
         sys.stdout.write(done.markdown)
     if done.problem is not None:
         raise done.problem

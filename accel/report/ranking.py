@@ -26,12 +26,14 @@ class Comparison:
         verdict: of the winner against the other, a key of `accel.bench.comparison.VERDICTS`; paired over rounds, with Holm's correction
             for the winner against every other.
         rounds: how many pairs that stands on.
+        judged: the whole comparison, winner over other; None if they share no round.
     """
 
     other: Line
     ratio: float
     verdict: str
     rounds: int
+    judged: comparison.Judged | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _against(winner: Line, other: Line, judged: comparison.Judged | None) -> Com
     ratio = (p50(other) or 0.0) / (p50(winner) or float("nan"))
     if judged is None:
         return Comparison(other, ratio, comparison.AMBIGUOUS, 0)
-    return Comparison(other, ratio, judged.verdict, judged.estimate.rounds)
+    return Comparison(other, ratio, judged.verdict, judged.estimate.rounds, judged)
 
 
 def _differing(section: Section, fine: list[Line]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from accel.errors import UsageError
@@ -24,20 +24,22 @@ class Span:
     end: int
 
 
-def updated(text: str, sections: Sequence[Section], where: Path) -> str:
+def updated(text: str, sections: Sequence[Section], where: Path, further: Mapping[str, str] | None = None) -> str:
     """`text` with the results of every section between its markers. NAME is a set's folder, or the model if only one set is of it.
 
     Args:
         where: the file that `text` is of, for messages.
+        further: name → what goes between the markers of that name, where there are any.
 
     Raises:
         UsageError: a set without markers, markers that do not come in pairs, or a name that two of them or two sets claim.
     """
     found = spans(text, where)
-    chosen = [(_span_of(section, sections, found, where), section) for section in sections]
+    chosen = [(_span_of(section, sections, found, where), markdown.body(section)) for section in sections]
+    chosen += [(found[name], said) for name, said in (further or {}).items() if name in found]
     newline = "\r\n" if "\r\n" in text else "\n"
-    for span, section in sorted(chosen, key=lambda pair: pair[0].start, reverse=True):
-        between = f"\n{markdown.body(section)}\n".replace("\n", newline)
+    for span, said in sorted(chosen, key=lambda pair: pair[0].start, reverse=True):
+        between = f"\n{said}\n".replace("\n", newline)
         text = text[: span.start] + between + text[span.end :]
     return text
 

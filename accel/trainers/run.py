@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from accel.checkpoint import write_checkpoint
+from accel.checkpoint import exported_sha256, write_checkpoint
 from accel.errors import ConfigError, MissingError
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
@@ -66,6 +66,8 @@ def run(
     """
     torch = require("torch", extra="train")
     target = backend.resolve(device, recipe)
+    if target.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(target)
     try:
         with backend.deterministic(recipe.deterministic):
             return _run(recipe, factory, out, target, ranks, resumed, notes, progress if ranks.leads else silent)
@@ -140,6 +142,7 @@ def _run(
         on_epoch=log.add,
         progress=progress,
     )
+    peak_mib = round(torch.cuda.max_memory_allocated(target) / 2**20) if target.type == "cuda" else None
     factory, shipped = deployable(factory, trained.module)
     stored = stored_tensors(shipped)
     exact = rounded = None
@@ -155,6 +158,7 @@ def _run(
         "top1_unrounded": exact,
         "val_top1": log.rows[-1]["val_top1"],
         "train_s": round(trained.train_s, 2),
+        "peak_mib": peak_mib,
         "teachers": [teacher.to_dict() for teacher in teachers],
         "compilation": trained.compilation,
         "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
@@ -162,6 +166,7 @@ def _run(
         "notes": list(notes),
         "versions": {name: version_of(name) for name in ("torch", "torchvision", "numpy")},
         "dataset_sha256": sources["dataset"],
+        "exported_sha256": exported_sha256(stored),
     }
     write_text(out / "run.json", json.dumps(facts, indent=2) + "\n")
     if data.own:

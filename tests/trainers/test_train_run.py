@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from safetensors.numpy import load_file  # noqa: E402
 
 from accel import trainers  # noqa: E402
-from accel.checkpoint import read_checkpoint  # noqa: E402
+from accel.checkpoint import exported_sha256, read_checkpoint  # noqa: E402
 from accel.errors import AccelError, BundleMissing, ConfigError, DeviceUnavailable, MissingError, UnknownName, UsageError  # noqa: E402
 from accel.trainers import backend, loop, read_recipe, train  # noqa: E402
 
@@ -58,6 +58,8 @@ def test_the_log_has_a_row_an_epoch_and_tests_only_after_the_last(tiny, tmp_path
     assert not any(row["val_top1"] for row in log)
     assert not (tmp_path / "log.partial.csv").exists()
     facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["peak_mib"] is None  # only a GPU's memory is read
+    assert facts["exported_sha256"] == exported_sha256(load_file(tmp_path / "weights.safetensors"))
     assert facts["compilation"] == {"used": False, "reason": "not compiled on a CPU", "compile_s": 0.0}
 
 
@@ -191,7 +193,9 @@ def test_training_runs_on_a_gpu(tiny, tmp_path, amp, compile_):
     changes = {"amp": amp, "compile": compile_, "epochs": 40, "cutout": 0}
     checkpoint = train("tiny", recipe=tiny, overrides=changes, out=tmp_path, device="cuda:0")
     assert checkpoint.top1 >= 50
-    assert json.loads((tmp_path / "run.json").read_text())["compilation"]["used"] is compile_
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["compilation"]["used"] is compile_
+    assert 0 < facts["peak_mib"] < 1024
 
 
 @pytest.mark.gpu

@@ -1,0 +1,221 @@
+"""The final table: who is kept, dropped or refined, what is not measured, and which training belongs to which engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_sets import section, write_set
+
+from accel.errors import CorruptArtifact, UsageError
+from accel.report import final, final_table, trained
+from accel.report.final import BASE, DROP, KEEP, REFINE, Row
+
+Cli = Callable[..., Any]
+
+LIGHT: dict[str, dict[str, Any]] = {
+    "eager:fp32": {"host_us": 1000},
+    "eager:fp16": {"host_us": 800},
+    "compile:fp16": {"host_us": 200},
+    "eager:fp32+channels_last": {"host_us": 1005},
+}
+
+
+def of(model: str, variants: dict[str, dict[str, Any]], **common: Any) -> dict[str, dict[str, Any]]:
+    return {name: {"model": model, **values, **common} for name, values in variants.items()}
+
+
+def training(folder: Path, model: str = "mobilenetv3_small", *, run: dict[str, Any] | None = None, **recipe: Any) -> Path:
+    """A folder as `accel train` leaves it, without weights."""
+    values = {"model": model, "epochs": 200, "lr": 0.4, "split": "full", "seed": 0, "train_fraction": 1.0, "teacher": "", **recipe}
+    facts: dict[str, Any] = {"top1": 93.14, "val_top1": None, "train_s": 117.08, "device": "NVIDIA H200", "peak_mib": 5120}
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
+    (folder / "run.json").write_text(json.dumps({**facts, **(run or {})}))
+    return folder
+
+
+def by_label(rows: list[Row]) -> dict[tuple[str, str], Row]:
+    return {(row.role.label, row.role.model): row for row in rows}
+
+
+def decided(tmp_path: Path, **changes: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Label → decision and reason of the light model's rows, with some variants changed (None: left out)."""
+    variants = {name: {**values, **changes.get(name, {})} for name, values in LIGHT.items() if changes.get(name, {}) is not None}
+    rows = final.rows([section(tmp_path / "light", of("mobilenetv3_small", variants))], [])
+    return {row.role.label: (row.decision, row.why) for row in rows if row.role.model == "mobilenetv3_small"}
+
+
+def test_an_engine_is_kept_only_if_it_is_faster_than_its_parent(tmp_path: Path) -> None:
+    assert decided(tmp_path) == {
+        "B1": (BASE, ""),
+        "O1": (KEEP, "FASTER than eager:fp32"),
+        "O2": (KEEP, "FASTER than eager:fp16"),
+        "O3": (DROP, "the SAME as eager:fp32"),
+        "best": (KEEP, "FASTER than eager:fp32"),
+    }
+
+
+def test_a_slower_one_is_dropped(tmp_path: Path) -> None:
+    found = decided(tmp_path, **{"eager:fp16": {"host_us": 1100}})
+    assert found["O1"] == (DROP, "SLOWER than eager:fp32")
+
+
+def test_a_failed_gate_drops_and_a_void_measurement_does_not(tmp_path: Path) -> None:
+    failed = {"verdict": "INVALID", "reason": "12 % of predictions changed", "refusals": ["CORRECTNESS"]}
+    found = decided(tmp_path, **{"eager:fp16": failed})
+    assert found["O1"] == (DROP, "its gate failed: 12 % of predictions changed")
+    # Its child cannot be held against it.
+    assert found["O2"] == (REFINE, "not compared: eager:fp16 is INVALID in this set")
+    void = {"verdict": "INVALID", "reason": "another process was on the GPU", "refusals": ["OTHER_PROCESS"]}
+    assert decided(tmp_path, **{"eager:fp16": void})["O1"] == (REFINE, "the measurement is void: another process was on the GPU")
+
+
+def test_what_was_not_measured_is_to_be_refined_and_shows_no_number(tmp_path: Path) -> None:
+    absent = {"host_us": None, "verdict": "MISSING", "reason": "no compiler"}
+    variants = {name: dict(values) for name, values in LIGHT.items() if name != "eager:fp32+channels_last"}
+    variants["compile:fp16"] = {key: value for key, value in absent.items() if value is not None}
+    rows = by_label(final.rows([section(tmp_path / "light", of("mobilenetv3_small", variants))], []))
+    assert (rows["O2", "mobilenetv3_small"].decision, rows["O2", "mobilenetv3_small"].why) == (REFINE, "not measured: MISSING in light")
+    assert rows["O3", "mobilenetv3_small"].why == "not measured: no set has it"
+    assert rows["B2", "resnet18"].decision == BASE
+    assert rows["best", "alexnet"].line is None
+    text = final_table.body([], [])
+    assert (
+        "| O3 | B1 + channels\\_last | `mobilenetv3_small` | `eager:fp32+channels_last` |"
+        + " not measured |" * 7
+        + " refine |"
+        + " not on record |" * 4
+        + " none |"
+        in text
+    )
+
+
+def test_one_round_decides_nothing(tmp_path: Path) -> None:
+    (row,) = [
+        row
+        for row in final.rows([section(tmp_path / "light", of("mobilenetv3_small", LIGHT), rounds=1)], [])
+        if (row.role.label, row.role.model) == ("O2", "mobilenetv3_small")
+    ]
+    assert (row.decision, row.why) == (REFINE, "AMBIGUOUS against eager:fp16")
+
+
+def test_sets_stay_apart_each_with_rows_of_its_own(tmp_path: Path) -> None:
+    whole = section(tmp_path / "light-h200", of("mobilenetv3_small", LIGHT))
+    # Another machine: it has a parent nowhere but in the first set.
+    alone = section(tmp_path / "light-h100", of("mobilenetv3_small", {"eager:fp16": {"host_us": 10}}, gpu_name="NVIDIA H100"))
+    rows = [row for row in final.rows([whole, alone], []) if row.role.label == "O1"]
+    assert [(row.section.name if row.section else None, row.decision, row.why) for row in rows] == [
+        ("light-h200", KEEP, "FASTER than eager:fp32"),
+        ("light-h100", REFINE, "not compared: this set has no eager:fp32"),
+    ]
+
+
+def test_the_winner_is_judged_as_the_reports_sentence_judges_it(tmp_path: Path) -> None:
+    found = section(tmp_path / "light", of("mobilenetv3_small", {"eager:fp32": {"host_us": 100}, "eager:fp16": {"host_us": 300}}))
+    best = by_label(final.rows([found], []))["best", "mobilenetv3_small"]
+    assert (best.variant, best.decision, best.why) == ("eager:fp32", BASE, "no engine of this set is faster than eager:fp32")
+
+
+def test_a_row_names_the_training_of_the_weights_that_were_timed(tmp_path: Path) -> None:
+    for seed, name in ((0, "aa"), (1, "bb")):
+        training(tmp_path / "runs" / f"s{seed}", seed=seed, run={"exported_sha256": name, "train_s": 100.0 + seed})
+    trainings = trained.find([tmp_path / "runs"])
+    timed = section(tmp_path / "light", of("mobilenetv3_small", LIGHT, weights_sha256="bb"))
+    rows = by_label(final.rows([timed], trainings))
+    assert rows["O1", "mobilenetv3_small"].training == trainings[1]
+    unknown = section(tmp_path / "other", of("mobilenetv3_small", LIGHT, weights_sha256="cc"))
+    assert by_label(final.rows([unknown], trainings))["O1", "mobilenetv3_small"].training is None
+    # Nothing was timed: the model's training with seed 0.
+    assert by_label(final.rows([], trainings))["O1", "mobilenetv3_small"].training == trainings[0]
+
+
+def test_the_tables_say_what_was_measured(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for seed, top1 in ((0, 93.0), (1, 93.2), (2, 93.1)):
+        training(runs / f"s{seed}", seed=seed, run={"top1": top1, "exported_sha256": f"{seed}{seed}", "train_s": 100.0 + seed})
+    training(runs / "tune", split="45k/5k", run={"top1": None, "val_top1": 92.5})
+    # By another recipe: no value for this line.
+    training(runs / "tune-lr", split="45k/5k", lr=0.1, run={"top1": None, "val_top1": 99.0})
+    training(runs / "tenth", "resnet18", epochs=80, train_fraction=0.1, run={"top1": 61.5, "train_s": 9.6})
+    training(runs / "whole", "resnet18", epochs=80, run={"top1": 95.7, "train_s": 66.1})
+    training(runs / "elsewhere", "resnet18", epochs=80, train_fraction=0.5, run={"top1": 91.0, "train_s": 40.0, "device": "NVIDIA H100"})
+    training(runs / "trial", limit=512, run={"top1": 12.0})
+    noisy = {**LIGHT, "eager:fp16": {"host_us": 800, "flags": ["NOISY"]}}
+    timed = section(tmp_path / "light-h200", of("mobilenetv3_small", noisy, weights_sha256="00"))
+    lines = final_table.body([timed], trained.find([runs])).splitlines()
+    assert lines[0] == (
+        "keep: O1 (`mobilenetv3_small` `eager:fp16`), O2 (`mobilenetv3_small` `compile:fp16`), best (`mobilenetv3_small` `compile:fp16`); "
+        "drop: O3 (`mobilenetv3_small` `eager:fp32+channels_last`); to refine: 12 of 18 rows."
+    )
+    assert (
+        "| O1 | B1 + FP16 | `mobilenetv3_small` | `eager:fp16` | 95.20 | 808.0 | 841.9 | 1.020 (3) NOISY | 44.7 | passed | "
+        "FASTER: 0.800 (0.800 to 0.800) of `eager:fp32` | keep | 100 | NVIDIA H200 | 5,120 | 200 | [1] |" in lines
+    )
+    assert "* drop, the SAME as eager:fp32: O3 (`mobilenetv3_small` `eager:fp32+channels_last`) [1]" in lines
+    assert "| `mobilenetv3_small` | 200 | 93.00 | 93.10 ± 0.10 (3) | 92.50 | 100, 101, 102 | 5,120 | NVIDIA H200 | – |" in lines
+    assert "| `resnet18` | NVIDIA H200 | 80 | 61.50 %, 10 s | not measured | not measured | 95.70 %, 66 s |" in lines
+    assert "| `resnet18` | NVIDIA H100 | 80 | not measured | not measured | 91.00 %, 40 s | not measured |" in lines
+    assert "| `naivenet` |" + " not measured |" * 6 in lines
+    (set_line,) = [line for line in lines if line.startswith("* [1] ")]
+    assert set_line.startswith("* [1] `light-h200`; machine NVIDIA H200, driver 580.1")
+
+
+def test_two_trainings_of_one_cell_are_refused_and_copies_of_one_are_not(tmp_path: Path) -> None:
+    training(tmp_path / "a" / "run")
+    training(tmp_path / "b" / "copy")
+    assert len(trained.find([tmp_path / "a", tmp_path / "b" / "copy"])) == 1
+    training(tmp_path / "c" / "again", run={"top1": 93.2})
+    with pytest.raises(UsageError, match="claim one cell: run and again"):
+        final_table.body([], trained.find([tmp_path / "a", tmp_path / "c"]))
+
+
+def test_a_folder_without_trainings_or_with_a_damaged_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no training"):
+        trained.find([tmp_path])
+    (training(tmp_path / "run") / "run.json").write_text("{")
+    with pytest.raises(CorruptArtifact, match="run cannot be read"):
+        trained.find([tmp_path])
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return write_set(tmp_path / "light", of("mobilenetv3_small", LIGHT))
+
+    def test_makes_the_file_and_later_replaces_what_is_between_its_markers(self, accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
+        path, runs = tmp_path / "h200" / "table.md", training(tmp_path / "run").parent
+        assert accel_cli("report", folder, "--final", path, "--training", runs / "run").code == 0
+        made = path.read_text()
+        assert made.startswith("# The final table\n\n<!-- accel:results final-h200 -->\n\nkeep: O1 (`mobilenetv3_small` `eager:fp16`)")
+        path.write_text(made + "\nWhy this one.\n")
+        assert accel_cli("report", folder, "--final", path, "--training", runs / "run", "--check").code == 0
+        ran = accel_cli("report", folder, "--final", path, "--check")
+        assert (ran.code, "table.md" in ran.err) == (3, True)
+        assert accel_cli("report", folder, "--final", path).code == 0
+        assert path.read_text().endswith("\nWhy this one.\n")
+        assert "117" not in path.read_text()
+
+    def test_shows_it_in_a_readme_that_has_the_markers(self, accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
+        readme, path = tmp_path / "README.md", tmp_path / "h200" / "table.md"
+        own = "<!-- accel:results light -->\n<!-- /accel:results -->\n"
+        readme.write_text(own)
+        assert accel_cli("report", folder, "--update", readme, "--final", path).code == 0
+        assert "keep: O1" not in readme.read_text()
+        markers = "<!-- accel:results {} -->\nold\n<!-- /accel:results -->\n"
+        readme.write_text(own + markers.format("final-h100") + markers.format("final-h200"))
+        assert accel_cli("report", folder, "--update", readme, "--final", path).code == 0
+        assert readme.read_text().count("keep: O1") == 1
+        # That of another machine is another call's.
+        assert "<!-- accel:results final-h100 -->\nold\n" in readme.read_text()
+
+    def test_refuses_a_file_without_markers_and_trainings_for_nothing(self, accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
+        path = tmp_path / "table.md"
+        path.write_text("mine\n")
+        ran = accel_cli("report", folder, "--final", path)
+        assert (ran.code, path.read_text()) == (2, "mine\n")
+        assert "has no markers for the final table" in ran.err
+        assert accel_cli("report", folder, "--training", tmp_path).code == 2
