@@ -22,7 +22,7 @@ COLUMNS = ("file", "rank", "label", "index", "probability", "error")
 
 def predict(
     bundle: BundleArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR…", help="Pictures, or folders with pictures below them.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|DIR", help="Pictures, or folders with pictures below them.")],
     top_k: Annotated[int, typer.Option("--top-k", min=1, metavar="K", help="Classes of each picture.")] = 5,
     runtime: Annotated[str, typer.Option("--runtime", metavar="V", help="auto, a runtime or a variant (onnxruntime:fp16).")] = "auto",
     device: DeviceOption = None,
