@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from accel.api import bench, export, load, train, verify
+    from accel.api import bench, export, load, predict, train, verify
 
-__all__ = ["__version__", "bench", "export", "load", "train", "verify"]
+__all__ = ["__version__", "bench", "export", "load", "predict", "train", "verify"]
 
 __version__ = "0.1.0"
 

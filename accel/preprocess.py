@@ -31,7 +31,7 @@ class Preprocess:
     Attributes:
         mean, std: per channel, of images scaled to 0..1.
         height, width: of the model's input, in pixels.
-        resize: `none` refuses images of another size; `letterbox` fits them in.
+        resize: `none` refuses images of another size; `letterbox` fits them in. Users' pictures are fitted in either way, by `pictures`.
         fill: RGB of the letterbox bars, 0..255.
     """
 
@@ -79,6 +79,29 @@ class Preprocess:
         output -= self.offset
         return output
 
+    def fit(self, picture: Images) -> Images:
+        """A uint8 H×W×3 picture of any size as the model sees it: letterboxed into height×width, grey for a model of one channel.
+
+        Raises:
+            UsageError: not a uint8 RGB picture with pixels in it. MissingExtra: Pillow is absent.
+        """
+        if picture.shape == (self.height, self.width, len(self.mean)):
+            return picture
+        picture = letterbox(picture, self.height, self.width, self.fill)
+        if len(self.mean) == 1:
+            pillow = optional.require("PIL.Image", extra="images")
+            return np.asarray(pillow.fromarray(picture).convert("L"))[..., None]
+        return picture
+
+    def pictures(self, pictures: Images) -> Floats:
+        """As a call, for uint8 N×H×W×3 pictures of any size, whatever `resize` says: a user's photograph is never of the model's size.
+
+        Raises:
+            UsageError: as `fit` and a call.
+        """
+        fits = pictures.shape[1:] == (self.height, self.width, len(self.mean))
+        return self(pictures if fits or not len(pictures) else np.stack([self.fit(picture) for picture in pictures]))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `Checkpoint.preprocess` and `accel.json` hold it."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -116,7 +139,7 @@ def letterbox(image: Images, height: int, width: int, fill: tuple[int, int, int]
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise UsageError(f"letterbox takes a uint8 image of shape (H, W, 3) and was given {image.dtype} {image.shape}")
-    pillow = optional.require("PIL.Image", extra="toolkit")
+    pillow = optional.require("PIL.Image", extra="images")
     ratio = min(height / image.shape[0], width / image.shape[1])
     # An extreme aspect would round a side to zero pixels.
     inner_height, inner_width = (

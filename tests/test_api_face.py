@@ -15,7 +15,7 @@ import accel.api
 def test_the_names_are_sorted_and_all_there() -> None:
     assert accel.__all__ == sorted(accel.__all__)
     assert set(accel.__all__) <= set(dir(accel))
-    for name in ("export", "load", "train"):
+    for name in ("export", "load", "predict", "train"):
         assert getattr(accel, name) is getattr(accel.api, name)
 
 

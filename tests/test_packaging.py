@@ -85,6 +85,13 @@ def test_the_report_needs_its_own_extra_and_the_tests_have_it() -> None:
     assert "accel-engines[toolkit,report]" in EXTRAS["dev"]
 
 
+def test_predicting_on_pictures_needs_pillow_alone_of_the_range_that_training_has() -> None:
+    (pillow,) = EXTRAS["images"]
+    assert requirements.Requirement(pillow).name == "pillow"
+    assert pillow in EXTRAS["train"]
+    assert pillow in EXTRAS["bench"]
+
+
 def test_the_version_is_the_packages_own() -> None:
     import accel
 

@@ -123,3 +123,53 @@ def test_any_picture_fits_any_box_touching_two_sides(height, width, box_height, 
 def test_letterbox_takes_one_rgb_picture(image):
     with pytest.raises(UsageError, match="letterbox takes"):
         letterbox(image, 32, 32)
+
+
+def lanczos(line: np.ndarray, size: int) -> np.ndarray:
+    """Resample one line to `size` by the textbook: sinc(x)·sinc(x/3), stretched by the factor of shrinking, in floats."""
+    ratio = len(line) / size
+    stretch = max(ratio, 1.0)
+    output = np.empty(size)
+    for place in range(size):
+        distance = (np.arange(len(line)) + 0.5 - (place + 0.5) * ratio) / stretch
+        weights = np.where(np.abs(distance) < 3, np.sinc(distance) * np.sinc(distance / 3), 0.0)
+        output[place] = (weights * line).sum() / weights.sum()
+    return output
+
+
+@pytest.mark.parametrize("length", [19, 57, 400])
+def test_the_resize_is_lanczos(length):
+    line = np.random.default_rng(length).integers(60, 190, length)
+    picture = np.repeat(np.repeat(line[None, :, None], length, axis=0), 3, axis=2).astype(np.uint8)
+    fitted = letterbox(picture, 24, 24)
+    assert np.abs(fitted[12, :, 1] - np.clip(lanczos(line, 24), 0, 255)).max() <= 1
+    assert np.array_equal(fitted[0], fitted[23])
+
+
+PHOTO = np.dstack([np.full((10, 40), colour, np.uint8) for colour in (255, 0, 7)])
+
+
+def test_a_users_picture_is_fitted_in_though_the_model_takes_one_size_only():
+    seen = CIFAR10.fit(PHOTO)
+    assert seen.shape == (32, 32, 3)
+    assert (seen[12:20] == (255, 0, 7)).all()
+    assert (seen[[0, 11, 20, 31]] == 128).all()
+    assert np.array_equal(CIFAR10.pictures(PHOTO[None]), CIFAR10(seen[None]))
+    with pytest.raises(UsageError, match="was given 10x40"):
+        CIFAR10(PHOTO[None])
+
+
+def test_pictures_of_the_models_size_are_not_touched_and_need_no_pillow(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
+    assert np.array_equal(CIFAR10.fit(IMAGES[0]), IMAGES[0])
+    assert np.array_equal(CIFAR10.pictures(IMAGES), CIFAR10(IMAGES))
+    assert CIFAR10.pictures(IMAGES[:0]).shape == (0, 3, 32, 32)
+
+
+def test_a_model_of_one_channel_sees_a_colour_picture_in_grey():
+    mnist = Preprocess((0.5,), (0.5,), 28, 28)
+    seen = mnist.fit(PHOTO)
+    # Rec. 601: 0.299·255 + 0.587·0 + 0.114·7 = 77.0.
+    assert (seen.shape, seen[14, 14, 0], seen[0, 0, 0]) == ((28, 28, 1), 77, 128)
+    assert mnist.pictures(PHOTO[None]).shape == (1, 1, 28, 28)
+    assert np.array_equal(mnist.pictures(seen[None]), mnist(seen[None]))

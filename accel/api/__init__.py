@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from accel.api.evaluating import evaluate
     from accel.api.exporting import Exported, export
     from accel.api.loading import load
+    from accel.api.predicting import predict
     from accel.api.reporting import report
     from accel.api.selfchecking import selfcheck
     from accel.api.tour import demo
@@ -25,13 +26,14 @@ _HOMES = {
     "evaluate": "accel.api.evaluating",
     "export": "accel.api.exporting",
     "load": "accel.api.loading",
+    "predict": "accel.api.predicting",
     "report": "accel.api.reporting",
     "selfcheck": "accel.api.selfchecking",
     "train": "accel.api.training",
     "verify": "accel.api.verifying",
 }
 
-__all__ = ["Exported", "bench", "compare", "demo", "evaluate", "export", "load", "report", "selfcheck", "train", "verify"]
+__all__ = ["Exported", "bench", "compare", "demo", "evaluate", "export", "load", "predict", "report", "selfcheck", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

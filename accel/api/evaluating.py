@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accel import device as devices
+from accel.api import plots
 from accel.api.models import find
 from accel.api.settings import resolve
 from accel.bench.verification import matched_labels
@@ -91,7 +92,7 @@ def evaluate(
         UsageError, UnknownName: no such checkpoint, data without labels or of other classes, or another kind of plot.
         BundleMissing, DatasetMissing, DeviceUnavailable, MissingExtra, CorruptArtifact, UntrustedArtifact.
     """
-    figure = None if plot is None else _plotted(Path(plot).expanduser())
+    figure = None if plot is None else plots.file(plot)
     settings = resolve({"device": device})
     path = Path(checkpoint).expanduser()
     if (path / MANIFEST_FILE).is_file():
@@ -113,15 +114,6 @@ def evaluate(
 
         draw(figure, matrix, names, _log_of(found), title=f"{found.name} on {samples.name}: top-1 {evaluated.top1:.2f} %")
     return evaluated
-
-
-def _plotted(path: Path) -> Path:
-    if path.suffix not in (".svg", ".png", ".pdf"):
-        raise UsageError(f"{path} is no kind of plot", remedy="name it .svg, .png or .pdf")
-    from accel.optional import require
-
-    require("matplotlib.figure", extra="report")  # before the network runs, not after
-    return path
 
 
 def _log_of(checkpoint: Checkpoint) -> list[dict[str, str]]:

@@ -70,7 +70,7 @@ def load(
     """
     place = devices.parse(resolve({"device": None if device == "auto" else device})["device"])
     bundle = _open(Path(path).expanduser())
-    preprocess = Preprocess.from_dict(bundle.preprocess) if bundle.preprocess else None
+    preprocess = Preprocess.from_dict(bundle.preprocess).pictures if bundle.preprocess else None
     name = RUNTIME_ALIASES.get(runtime, runtime)
     reasons: list[str] = []
     for choice in _choices(bundle, name, place):

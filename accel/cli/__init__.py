@@ -11,7 +11,23 @@ from collections.abc import Callable
 
 import typer
 
-from accel.cli import bench, compare, config, data, demo, doctor, evaluate, export, inspect, report, selfcheck, train, verify, version
+from accel.cli import (
+    bench,
+    compare,
+    config,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    report,
+    selfcheck,
+    train,
+    verify,
+    version,
+)
 from accel.errors import AccelError, DiskFull
 
 app = typer.Typer(
@@ -30,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench.bench,
     "compare": compare.compare,
     "report": report.report,
+    "predict": predict.predict,
     "inspect": inspect.inspect,
     "config": config.config,
     "doctor": doctor.doctor,

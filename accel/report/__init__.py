@@ -7,5 +7,6 @@
 | `table`, `about` | cells of the table; environment, flags and remedies |
 | `svg`, `distribution`, `tradeoff` | the figures |
 | `training` | the figure of `accel evaluate --plot`, a file of its own |
+| `contact_sheet` | the figure of `accel predict --plot` |
 | `html`, `markdown`, `update` | the page; the same in Markdown; the text between two markers of a README |
 """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from accel import pictures
 from accel.engines import Bundle
 from accel.errors import UsageError
+from accel.pictures import Picture
 from accel.runtimes import cache, gpu_call
 from accel.runtimes.given import by_name, check_arrays, host_array, on_gpu, torch_of
 from accel.runtimes.session import PerThread, Session
@@ -29,6 +31,7 @@ class LoadedEngine:
     Attributes:
         variant: what runs, as `onnxruntime:fp16`.
         device: `cpu` or `cuda:N`.
+        batch: rows of one run of the engine.
         inputs, outputs: the bundle's specs, the same whichever engine runs.
     """
 
@@ -39,6 +42,7 @@ class LoadedEngine:
         source = shared.source
         self.variant: Variant = source.variant
         self.device: str = source.device
+        self.batch: int = source.batch
         self.inputs: tuple[TensorSpec, ...] = source.inputs
         self.outputs: tuple[TensorSpec, ...] = source.outputs
 
@@ -68,15 +72,26 @@ class LoadedEngine:
         results = run(session, arrays, rows)
         return next(iter(results.values())) if len(self.outputs) == 1 else results
 
-    def predict(self, images: Array) -> Any:
-        """Preprocess uint8 images (H×W×3 or N×H×W×3) as the model was trained with, and run them; returns what a call returns.
+    def predict(self, images: Picture | Sequence[Picture]) -> Any:
+        """Preprocess pictures as the model was trained with, and run them; returns what a call returns, a row a picture.
+
+        Args:
+            images: paths, bytes of files, Pillow images or uint8 RGB arrays (H×W×3), one or a sequence; or an array N×H×W×3. They are
+                decoded by `accel.pictures.read`. One of another size than the model's is fitted in, its aspect kept.
 
         Raises:
-            UsageError: the bundle says nothing about preprocessing.
+            UsageError: the bundle says nothing about preprocessing; there are no pictures, or something else among them.
+            CorruptArtifact: a file that cannot be decoded. MissingExtra: Pillow, which all but arrays of the right size need, is absent.
         """
-        if self._preprocess is None:
+        prepare = self._preprocess
+        if prepare is None:
             raise UsageError("this engine's bundle has no preprocessing", remedy="preprocess yourself and call the engine")
-        return self(self._preprocess(images if images.ndim == 4 else images[None]))
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            return self(prepare(images))
+        rows = [prepare(pictures.read(picture)[None]) for picture in pictures.one_by_one(images)]
+        if not rows:
+            raise UsageError("there are no pictures to predict", remedy="pass at least one")
+        return self(rows[0] if len(rows) == 1 else np.concatenate(rows))
 
     def explain(self) -> dict[str, Any]:
         """What runs and why, as plain data: variant, device, reason, versions and the runtime's facts."""
@@ -150,7 +165,7 @@ def open_cached(
 
     Args:
         batch: rows a call; other sizes are run in slices.
-        preprocess: what `predict` applies to N×H×W×3 uint8 images.
+        preprocess: what `predict` applies to uint8 N×H×W×3 pictures of any size.
         why: how the variant came to be chosen, for `explain`.
 
     Raises:

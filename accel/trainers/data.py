@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from accel import datasets, preprocess
-from accel.datasets.imagefolder import ImageFolder, decode_image
+from accel.datasets.imagefolder import ImageFolder
 from accel.errors import ConfigError, DatasetMissing, UnknownName, UsageError
+from accel.pictures import read as read_picture
 from accel.preprocess import Preprocess, letterbox
 from accel.trainers import workers
 from accel.trainers.evaluate import BATCH, Measured
@@ -185,7 +186,7 @@ def _read_fitted(files: list[Path], side: int, numbers: Array) -> Array:
     """Decoded, and fitted into side×side as `preprocess.letterbox` does."""
     images = np.empty((len(numbers), side, side, 3), np.uint8)
     for place, number in enumerate(numbers):
-        image = decode_image(files[number])
+        image = read_picture(files[number])
         images[place] = image if image.shape[:2] == (side, side) else letterbox(image, side, side)
     return images
 
@@ -194,7 +195,7 @@ def _read_exact(files: list[Path], side: int, numbers: Array) -> Array:
     """Decoded; raises ConfigError for an image of another size."""
     images = np.empty((len(numbers), side, side, 3), np.uint8)
     for place, number in enumerate(numbers):
-        image = decode_image(files[number])
+        image = read_picture(files[number])
         if image.shape[:2] != (side, side):
             raise ConfigError(
                 f"loader = 'gpu' takes images of {side}×{side} as they are, and {files[number]} has {image.shape[1]}×{image.shape[0]}",

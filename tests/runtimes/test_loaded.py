@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tiny_net import INPUTS, OUTPUTS, build_net, expected, export, some_images
 
-from accel import device, engines
+from accel import device, engines, preprocess
 from accel.checkpoint import write_checkpoint
-from accel.errors import BundleMissing, RuntimeUnavailable, UsageError
+from accel.errors import BundleMissing, CorruptArtifact, RuntimeUnavailable, UsageError
 from accel.files import sha256_file
 from accel.runtimes import cache, session
 from accel.runtimes.loaded import LoadedEngine, open_cached
@@ -247,6 +247,35 @@ def test_predict_preprocesses_and_a_call_does_not(load: Open) -> None:
     np.testing.assert_allclose(engine.predict(picture), expected(np.full((1, 3, 8, 8), 0.2, np.float32)), atol=1e-5)
     with pytest.raises(UsageError, match="no preprocessing"):
         load().predict(picture)
+
+
+def test_predict_takes_files_bytes_and_pillow_images_of_any_size_in_one_batch(load: Open, tmp_path: Path) -> None:
+    image_of = pytest.importorskip("PIL.Image").fromarray
+    prepare = preprocess.Preprocess((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 8, 8)
+    small = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    large = np.random.default_rng(1).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    image_of(small).save(tmp_path / "small.png")
+    image_of(large).save(tmp_path / "large.png")
+    engine = load(preprocess=prepare.pictures)
+    given = [small, tmp_path / "small.png", (tmp_path / "large.png").read_bytes(), image_of(large), str(tmp_path / "large.png"), large]
+    seen = np.stack([small, small, *[prepare.fit(large)] * 4])
+    answers = engine.predict(given)
+    assert (answers.shape, answers.dtype) == ((6, 5), np.float32)
+    np.testing.assert_allclose(answers, expected(prepare(seen)), atol=1e-4)
+    np.testing.assert_array_equal(engine.predict(seen), answers)
+    for number, alone in enumerate(given):
+        np.testing.assert_array_equal(engine.predict(alone), answers[number : number + 1])
+    assert engine.batch == 1
+
+
+def test_predict_refuses_what_is_no_picture_and_says_which_file_is_broken(load: Open, tmp_path: Path) -> None:
+    engine = load(preprocess=preprocess.CIFAR10.pictures)
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(CorruptArtifact, match=r"broken\.jpg cannot be decoded"):
+        engine.predict([tmp_path / "broken.jpg"])
+    for wrong in ([], [3], np.zeros((8, 8, 3), np.float32), torch.zeros(1, 8, 8, 3, dtype=torch.uint8)):
+        with pytest.raises(UsageError):
+            engine.predict(wrong)
 
 
 def test_explain_says_what_runs_and_why(load: Open) -> None:
