@@ -49,7 +49,7 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         options=("channels_last", "fold", "graph"),
         distributions=("torch",),
         extra="train",
-        # The last is eager at its best: cuDNN's FP16 kernels want channels_last, and otherwise transpose around every convolution.
+        # The last, because cuDNN's FP16 kernels for dense convolutions want channels_last; depthwise ones may be slower in it.
         showcase={"cpu": ((),), "cuda": ((), ("fold",), ("graph",), ("fold", "graph"), ("channels_last", "fold", "graph"))},
     ),
     "compile": RuntimeInfo(
