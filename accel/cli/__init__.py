@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import typer
 
-from accel.cli import bench, compare, config, data, demo, doctor, evaluate, export, inspect, report, selfcheck, train, verify, version
+from accel.cli import bench, compare, config, data, demo, doctor, evaluate, export, inspect, report, selfcheck, train, tune, verify, version
 from accel.errors import AccelError, DiskFull
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "export": export.export,
+    "tune": tune.tune,
     "verify": verify.verify,
     "bench": bench.bench,
     "compare": compare.compare,
