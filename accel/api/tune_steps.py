@@ -46,7 +46,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
     ),
     "cpu": (
         Step("baseline", "eager:fp32"),
-        Step("graph", "eager:fp32+fold"),
+        Step("folding", "eager:fp32+fold"),
         Step("layout", "eager:fp32+channels_last+fold"),
         Step("compile", "compile:fp32"),
         Step("compile mode", "compile:fp32+freezing"),

@@ -122,7 +122,7 @@ def search(
     progress: Progress = silent,
     launch: Launcher = spawn,
 ) -> Tuned:
-    """Tune an open bundle; `launch` is how workers are started. Raises as `Search.run`."""
+    """Tune an open bundle, with the state on record after every row; `launch` is how workers are started. Raises as `Search.run`."""
     facts = _facts(bundle, plan, device, settings)
     key = sha256_bytes(strict.canonical(facts))
     before = tuned.read(bundle.path).get(key, {"rows": [], "best": None})

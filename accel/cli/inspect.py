@@ -68,11 +68,12 @@ def _engine_row(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tuned_row(tuning: dict[str, Any]) -> dict[str, Any]:
+    kept = dict.fromkeys(row["variant"] for row in tuning["rows"] if row.get("decision") == "keep")
     facts = {
         "tuned on": tuning["machine"],
         "best": tuning["best"]["variant"] if tuning["best"] else None,
-        "tried": len(tuning["rows"]),
-        "kept": ", ".join(row["variant"] for row in tuning["rows"] if row.get("decision") == "keep") or "none",
+        "tried": len({row["variant"] for row in tuning["rows"] if row.get("set_id")}),
+        "kept": ", ".join(kept) or "none",
         "state": "finished" if tuning["finished"] else "to be continued",
         "updated_utc": tuning["updated_utc"],
     }
