@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accel.api.selfchecking import selfcheck
     from accel.api.tour import demo
     from accel.api.training import train
+    from accel.api.tuning import tune
     from accel.api.verifying import verify
 
 _HOMES = {
@@ -30,10 +31,25 @@ _HOMES = {
     "report": "accel.api.reporting",
     "selfcheck": "accel.api.selfchecking",
     "train": "accel.api.training",
+    "tune": "accel.api.tuning",
     "verify": "accel.api.verifying",
 }
 
-__all__ = ["Exported", "bench", "compare", "demo", "evaluate", "export", "load", "predict", "report", "selfcheck", "train", "verify"]
+__all__ = [
+    "Exported",
+    "bench",
+    "compare",
+    "demo",
+    "evaluate",
+    "export",
+    "load",
+    "predict",
+    "report",
+    "selfcheck",
+    "train",
+    "tune",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,8 @@ from accel import device as devices
 from accel import runtimes
 from accel.api import rebuilding
 from accel.api.settings import resolve
-from accel.engines import Bundle, batch_of, compat, identity, trust, verified
-from accel.errors import BundleMissing, IncompatibleArtifact, MissingError, RuntimeUnavailable, UntrustedArtifact
+from accel.engines import Bundle, batch_of, compat, identity, trust, tuned, verified
+from accel.errors import BundleMissing, IncompatibleArtifact, MissingError, RuntimeUnavailable, UntrustedArtifact, UsageError
 from accel.preprocess import Preprocess
 from accel.runtimes.loaded import LoadedEngine, open_cached
 from accel.types import RUNTIME_ALIASES, EngineEntry, EngineSource, Variant
@@ -24,7 +24,8 @@ ORDER: dict[str, tuple[str, ...]] = {
     ),
     "cpu": ("onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
 }
-"""What `auto` tries on each kind of device: engines that passed verification here in this order, then those that passed parity."""
+"""What `auto` tries on each kind of device, after the engine that `accel tune` found fastest there: engines that passed verification
+here in this order, then those that passed parity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ def load(
 
     Args:
         path: a folder `NAME.accel`.
-        runtime: `auto`, a runtime, or a variant as `onnxruntime:fp16`.
+        runtime: `auto` (what `accel tune` measured to be the fastest on this machine, else the first of ORDER that is right), a runtime,
+            or a variant as `onnxruntime:fp16`.
         device: `auto` (the setting, else the first GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N`.
         trusted: run code of a bundle that this user did not export (TorchScript, and modules that are not ours).
         threads: intra-op threads on a CPU.
@@ -114,6 +116,10 @@ def _choices(bundle: Bundle, runtime: str, place: str) -> Iterator[Choice]:
         yield Choice(variant, _batch(bundle, variant, place), "asked for by name")
         return
     in_order = [variant for variant in map(Variant.parse, ORDER[place.partition(":")[0]]) if runtime in ("auto", variant.runtime)]
+    measured = _measured(bundle, place) if runtime == "auto" else None
+    if measured is not None:
+        yield measured
+        in_order = [variant for variant in in_order if variant != measured.variant]
     known = verified.read(bundle.path)
     proven, sound, module = [], [], []
     for variant in in_order or [Variant(runtime, "fp32")]:
@@ -130,9 +136,27 @@ def _choices(bundle: Bundle, runtime: str, place: str) -> Iterator[Choice]:
     yield from [*proven, *sound, *module]
 
 
+def _measured(bundle: Bundle, place: str) -> Choice | None:
+    """The engine that `accel tune` found fastest on a machine like this one, if the same bytes would run under the same version."""
+    tuning = tuned.latest(bundle.path, devices.name(place))
+    if tuning is None:
+        return None
+    try:
+        variant = Variant.parse(tuning["best"]["variant"])
+        runtimes.check(variant)
+        batch, entry = _batch(bundle, variant, place), _entry(bundle, variant, place)
+        if _identity(bundle, variant, batch, entry, place) != tuning["best"]["identity"]:
+            return None
+    except (UsageError, MissingError):
+        # A variant of a newer accel, or a module whose package is not here: the stated order has what is left.
+        return None
+    why = f"the fastest that passed verification, as accel tune measured on {tuning['machine']} ({tuning['updated_utc']})"
+    return Choice(variant, batch, why)
+
+
 def _entry(bundle: Bundle, variant: Variant, place: str) -> EngineEntry | None:
-    format = runtimes.info(variant.runtime).format
-    fitting = [entry for entry in bundle.entries if (entry.format, entry.precision) == (format, variant.precision)]
+    kind = runtimes.info(variant.runtime).format, runtimes.stored_precision(variant.precision)
+    fitting = [entry for entry in bundle.entries if (entry.format, entry.precision) == kind]
     look = functools.cache(functools.partial(runtimes.machine, place))
     # What fits this machine first; batch 1 is what a request is, and an engine of another batch is better than none.
     rank = {e.name: (len(fitting) > 1 and not compat.fits(e, place, look), batch_of(e) != 1, batch_of(e) != "dynamic") for e in fitting}
@@ -145,9 +169,10 @@ def _batch(bundle: Bundle, variant: Variant, place: str) -> int:
     return size if isinstance(size, int) else 1
 
 
-def _identity(bundle: Bundle, variant: Variant, batch: int, entry: EngineEntry, place: str) -> str:
+def _identity(bundle: Bundle, variant: Variant, batch: int, entry: EngineEntry | None, place: str) -> str:
     source = EngineSource(variant, place, bundle.inputs, bundle.outputs, batch=batch, entry=entry)
-    return identity.variant_identity(source, None, runtimes.version(variant.runtime) or "", devices.name(place))
+    checkpoint = bundle.checkpoint if entry is None else None
+    return identity.variant_identity(source, checkpoint, runtimes.version(variant.runtime) or "", devices.name(place))
 
 
 def _demand_trust(bundle: Bundle, choice: Choice, place: str, trusted: bool) -> None:

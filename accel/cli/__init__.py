@@ -25,6 +25,7 @@ from accel.cli import (
     report,
     selfcheck,
     train,
+    tune,
     verify,
     version,
 )
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "evaluate": evaluate.evaluate,
     "export": export.export,
+    "tune": tune.tune,
     "verify": verify.verify,
     "bench": bench.bench,
     "compare": compare.compare,

@@ -7,14 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from accel.cli import tune
 from accel.cli.options import DEFAULT_MODEL, CsvOption, DeviceOption, Format, FormatOption, ModelArgument
+
+BEST = "best"
+"""Of `--to`: not a format but whichever engine `accel tune` finds."""
 
 COLUMNS = ("engine", "status", "opset", "size_mb", "parity", "max_rel_err", "limit", "built_s", "file")
 
 
 def export(
     model: ModelArgument = DEFAULT_MODEL,
-    to: Annotated[list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript, aoti, trt; may be repeated.")] = None,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript, aoti, trt, repeatable; or best, which tunes.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="The same as --precision fp16.")] = False,
     opset: Annotated[int | None, typer.Option(help="ONNX opset; 17 where none is given.")] = None,
@@ -39,6 +45,7 @@ def export(
     min_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the smallest; 1.")] = None,
     opt_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the one to be fastest at; 1.")] = None,
     max_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the largest; 32.")] = None,
+    budget: tune.BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Export anew what is there; replace a bundle of another model.")] = False,
     format: FormatOption = Format.table,
@@ -69,7 +76,31 @@ def export(
         max_batch=max_batch,
     )
     how: dict[str, Any] = {"flavor": flavor, "options": options, "dry_run": dry_run, "force": force}
-    where: dict[str, Any] = {"weights": weights, "input": input, "name": name, "out": out, "device": device}
+    where: dict[str, Any] = {"weights": weights, "input": input, "name": name, "device": device}
+    if BEST in (to or ()):
+        demand_alone(to or [], {**what, **how, "options": options.given()})
+        tune.run(model, format, export_csv, budget=budget, engines_dir=out, **where)
+        return
+    if budget is not None:
+        raise UsageError("--budget is of a search, and none was asked for", remedy=f"add --to {BEST}, or leave --budget out")
+    where["out"] = out
     with drawn() as progress:
         done = api.export(model, to or "onnx", **what, **where, **how, progress=progress)
     print_rows([item.to_row() for item in done], COLUMNS, format, export_csv)
+
+
+def demand_alone(to: list[str], given: dict[str, Any]) -> None:
+    """Refuse `--to best` beside another format, or with what only a format that was named can be told.
+
+    Raises:
+        UsageError: names what does not go with it.
+    """
+    from accel.errors import UsageError
+    from accel.exporters.options import flag_of
+
+    if others := [name for name in to if name != BEST]:
+        raise UsageError(f"--to {BEST} chooses the format itself, and {', '.join(others)} was named", remedy=f"give --to {BEST} alone")
+    if typed := [name for name, value in given.items() if value]:
+        names = ", ".join("--" + name.replace("_", "-") for name in typed if name != "options")
+        said = ", ".join(filter(None, [names, *(flag_of(option) for option in given["options"])]))
+        raise UsageError(f"--to {BEST} chooses the engine itself, and {said} was given", remedy="leave it out, or name the format")

@@ -10,6 +10,7 @@ from accel.cli.options import DEFAULT_MODEL, BundleArgument, Format, FormatOptio
 
 ENGINE_COLUMNS = ("name", "precision", "opset", "size_mb", "parity", "max_rel_err", "made with", "state")
 VERIFIED_COLUMNS = ("variant", "dataset", "metric", "top1", "top1_reference", "n_flips", "n_test", "passed", "verified_utc")
+TUNED_COLUMNS = ("tuned on", "best", "tried", "kept", "max_drop", "data", "state", "updated_utc")
 
 _VERSION = re.compile(r"\d+(\.\d+)+\S*")
 """Of a toolchain the table shows the versions; hashes, flags and options of a build are in `--format json`."""
@@ -31,6 +32,9 @@ def inspect(bundle: BundleArgument = DEFAULT_MODEL, format: FormatOption = Forma
     if format is Format.table and found["verified"]:
         print()
         print_rows(found["verified"], VERIFIED_COLUMNS)
+    if format is Format.table and found["tuned"]:
+        print()
+        print_rows([_tuned_row(tuning) for tuning in found["tuned"]], TUNED_COLUMNS)
 
 
 def _heading(found: dict[str, Any]) -> dict[str, str]:
@@ -61,3 +65,16 @@ def _engine_row(entry: dict[str, Any]) -> dict[str, Any]:
     made = ", ".join(f"{name} {value}" for name, value in entry["toolchain"].items() if _VERSION.fullmatch(value))
     parity = {"parity": entry["parity"].get("status"), "max_rel_err": entry["parity"].get("max_rel_err")}
     return {**{key: entry[key] for key in ("name", "precision", "opset", "size_mb", "state")}, **parity, "made with": made}
+
+
+def _tuned_row(tuning: dict[str, Any]) -> dict[str, Any]:
+    kept = dict.fromkeys(row["variant"] for row in tuning["rows"] if row.get("decision") == "keep")
+    facts = {
+        "tuned on": tuning["machine"],
+        "best": tuning["best"]["variant"] if tuning["best"] else None,
+        "tried": len({row["variant"] for row in tuning["rows"] if row.get("set_id")}),
+        "kept": ", ".join(kept) or "none",
+        "state": "finished" if tuning["finished"] else "to be continued",
+        "updated_utc": tuning["updated_utc"],
+    }
+    return {**facts, **{name: tuning["gates"].get(name) for name in ("max_drop", "data")}}

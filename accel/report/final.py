@@ -8,27 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
+from accel.bench import decision as rule
 from accel.bench import pairing
-from accel.bench.comparison import AMBIGUOUS, FASTER, SAME, SLOWER, Judged, estimate, judge
+from accel.bench.comparison import Judged, estimate, judge
+from accel.bench.decision import BASE, DROP, KEEP, REFINE, RULE
 from accel.bench.summary import Line
 from accel.report.ranking import BASELINE, rank
 from accel.report.sections import HOST, Section
 from accel.report.trained import Training
 
-BASE, KEEP, DROP, REFINE = "baseline", "keep", "drop", "refine"
-
-RULE = (
-    "keep: the gate passes, and the median is FASTER than the parent's by the paired rounds of one set. "
-    "drop: the gate fails, or the engine is SLOWER than its parent or the SAME. "
-    "refine: AMBIGUOUS, not measured, or measured under conditions that void it."
-)
-
-DECISIONS = {FASTER: KEEP, SLOWER: DROP, SAME: DROP, AMBIGUOUS: REFINE}
-
-SAID = {FASTER: "FASTER than {}", SLOWER: "SLOWER than {}", SAME: "the SAME as {}", AMBIGUOUS: "AMBIGUOUS against {}"}
-
-GATES = ("CORRECTNESS", "PRECISION")
-"""Refusals that are the engine's fault; any other voids the measurement."""
+__all__ = ["BASE", "DROP", "KEEP", "REFINE", "RULE", "Role", "Row", "rows"]
 
 NOT_RUN = ("MISSING", "REFUSED", "ERROR")
 
@@ -124,18 +113,13 @@ def _row(role: Role, section: Section, judged: Mapping[tuple[str, str], Judged],
 def _decided(role: Role, section: Section, line: Line, judged: Judged | None) -> tuple[str, str, bool | None]:
     """Decision, reason, and whether the gate passed."""
     refused = {name for row in section.rows if row["variant"] == line.variant for name in row["refusals"] or ()}
-    reason = line.reason or "no reason is on record"
-    if line.verdict == "INVALID":
-        # Sets of the first version named no refusals: what they called INVALID had failed its gate.
-        failed = bool(refused & set(GATES)) or not refused
-        return (DROP, f"its gate failed: {reason}", False) if failed else (REFINE, f"the measurement is void: {reason}", None)
     if line.verdict != "OK":
-        return REFINE, f"{line.verdict}: {reason}", None
+        return *rule.unfit(line.verdict, line.reason, refused), False if rule.failed_gate(line.verdict, refused) else None
     if role.parent is None or line.variant == role.parent:
         return BASE, "" if role.parent is None else f"no engine of this set is faster than {role.parent}", True
     if judged is None:
         return REFINE, f"not compared: {_unpaired(section, role.parent)}", True
-    return DECISIONS[judged.verdict], SAID[judged.verdict].format(role.parent), True
+    return *rule.against(judged, role.parent), True
 
 
 def _unpaired(section: Section, parent: str) -> str:

@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import importlib
 
-from accel.runtimes.sources import engine_source, machine
+from accel.runtimes.sources import engine_source, machine, stored_precision
 from accel.runtimes.table import RUNTIMES, RuntimeInfo, check, demand, info, refusal, version
 from accel.runtimes.variants import variants
 from accel.types import EngineSource, Runtime
 
-__all__ = ["RUNTIMES", "RuntimeInfo", "check", "create", "engine_source", "info", "machine", "refusal", "variants", "version"]
+__all__ = [
+    "RUNTIMES",
+    "RuntimeInfo",
+    "check",
+    "create",
+    "engine_source",
+    "info",
+    "machine",
+    "refusal",
+    "stored_precision",
+    "variants",
+    "version",
+]
 
 
 def create(source: EngineSource) -> Runtime:

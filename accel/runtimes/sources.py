@@ -16,6 +16,11 @@ _ENTRY_PRECISION = {"tf32": "fp32"}
 """TF32 is a way to run FP32 files; no file is stored in it."""
 
 
+def stored_precision(precision: str) -> str:
+    """The precision of the file that a variant of `precision` runs."""
+    return _ENTRY_PRECISION.get(precision, precision)
+
+
 def engine_source(
     bundle: Bundle, variant: Variant, device: str, batch: int = 1, threads: int | None = None, parity_only: bool = False
 ) -> EngineSource:
@@ -43,8 +48,7 @@ def engine_source(
     if row.format is None:
         return dataclasses.replace(source, module=functools.partial(build_module, bundle.checkpoint))
     look = functools.partial(machine, device)
-    stored = _ENTRY_PRECISION.get(variant.precision, variant.precision)
-    entry = bundle.entry(row.format, stored, batch, fits=lambda item: compat.fits(item, device, look))
+    entry = bundle.entry(row.format, stored_precision(variant.precision), batch, fits=lambda item: compat.fits(item, device, look))
     compat.check(entry, device, look, bundle.path)
     return dataclasses.replace(source, entry=entry, file=bundle.file(entry))
 
