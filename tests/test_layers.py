@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "accel"
 
-CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint"}
+CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint", "tracking"}
 ROOMS = {"preprocess", "datasets", "device", "engines", "trt", "trainers", "exporters", "runtimes", "verify", "bench", "report"}
 MAY_IMPORT = {
     "core": set(),

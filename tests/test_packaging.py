@@ -82,7 +82,7 @@ def test_the_wheel_carries_what_is_not_python() -> None:
 
 def test_the_report_needs_its_own_extra_and_the_tests_have_it() -> None:
     assert {requirements.Requirement(text).name for text in EXTRAS["report"]} == {"jinja2", "matplotlib", "scipy"}
-    assert "accel-engines[toolkit,report]" in EXTRAS["dev"]
+    assert "accel-engines[toolkit,report,track,sweep]" in EXTRAS["dev"]
 
 
 def test_the_version_is_the_packages_own() -> None:
