@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from accel.api.loading import load
     from accel.api.reporting import report
     from accel.api.selfchecking import selfcheck
+    from accel.api.sweeping import sweep
     from accel.api.tour import demo
     from accel.api.training import train
     from accel.api.verifying import verify
@@ -27,11 +28,12 @@ _HOMES = {
     "load": "accel.api.loading",
     "report": "accel.api.reporting",
     "selfcheck": "accel.api.selfchecking",
+    "sweep": "accel.api.sweeping",
     "train": "accel.api.training",
     "verify": "accel.api.verifying",
 }
 
-__all__ = ["Exported", "bench", "compare", "demo", "evaluate", "export", "load", "report", "selfcheck", "train", "verify"]
+__all__ = ["Exported", "bench", "compare", "demo", "evaluate", "export", "load", "report", "selfcheck", "sweep", "train", "verify"]
 
 
 def __getattr__(name: str) -> Any:

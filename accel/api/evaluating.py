@@ -91,7 +91,7 @@ def evaluate(
         UsageError, UnknownName: no such checkpoint, data without labels or of other classes, or another kind of plot.
         BundleMissing, DatasetMissing, DeviceUnavailable, MissingExtra, CorruptArtifact, UntrustedArtifact.
     """
-    figure = None if plot is None else _plotted(Path(plot).expanduser())
+    figure = None if plot is None else plotted(Path(plot).expanduser())
     settings = resolve({"device": device})
     path = Path(checkpoint).expanduser()
     if (path / MANIFEST_FILE).is_file():
@@ -115,7 +115,7 @@ def evaluate(
     return evaluated
 
 
-def _plotted(path: Path) -> Path:
+def plotted(path: Path) -> Path:
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise UsageError(f"{path} is no kind of plot", remedy="name it .svg, .png or .pdf")
     from accel.optional import require

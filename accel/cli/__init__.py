@@ -11,7 +11,23 @@ from collections.abc import Callable
 
 import typer
 
-from accel.cli import bench, compare, config, data, demo, doctor, evaluate, export, inspect, report, selfcheck, train, verify, version
+from accel.cli import (
+    bench,
+    compare,
+    config,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    report,
+    selfcheck,
+    sweep,
+    train,
+    verify,
+    version,
+)
 from accel.errors import AccelError, DiskFull
 
 app = typer.Typer(
@@ -24,6 +40,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
+    "sweep": sweep.sweep,
     "evaluate": evaluate.evaluate,
     "export": export.export,
     "verify": verify.verify,
