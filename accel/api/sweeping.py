@@ -169,8 +169,9 @@ def base_recipe(model: str, file: Path | str | None, fixed: Mapping[str, Any], d
 
 
 def searched_of(model: str, recipe: Recipe, changes: Mapping[str, Any], models: Sequence[str]) -> spaces.Space:
+    own = changes.get(model)
     for field in ("model", "dataset", "split", "seed"):
-        if field in changes or field in dict(changes.get(model) or {}):
+        if field in changes or (isinstance(own, Mapping) and field in own):
             raise UsageError(f"the space has {field}, which is the same in all trials of a sweep", remedy="leave it out of the --space")
 
     def check(field: str, value: Any) -> Any:

@@ -28,14 +28,6 @@ from accel.tracking import MlflowTracker  # noqa: E402
 from accel.trainers import loop  # noqa: E402
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which take it two seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowTracker(f"sqlite:///{path}", experiment="other", artifacts=path.parent, tags={}).open()
-    return path
-
-
 @pytest.fixture
 def world(tiny: Any, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder whose `runs/mlflow.db` is there; the tiny model is trained as if accel had a recipe for it."""
@@ -232,7 +224,6 @@ def test_a_store_that_fails_later_costs_one_warning_and_no_run(world: Path, monk
             return real_test(*given)
 
         monkeypatch.setattr(trainers.run, "top1", answers_again)
-    monkeypatch.setattr(logging.getLogger("accel"), "propagate", True)
     checkpoint = train(overrides={"epochs": 4})
     assert checkpoint.top1 is not None
     (run,) = runs(world)
