@@ -85,6 +85,12 @@ def test_the_report_needs_its_own_extra_and_the_tests_have_it() -> None:
     assert "accel-engines[toolkit,report,track,sweep]" in EXTRAS["dev"]
 
 
+def test_tracking_and_sweeps_need_extras_of_their_own_and_the_tests_have_them() -> None:
+    assert {requirements.Requirement(text).name for text in EXTRAS["track"]} == {"mlflow-skinny", "sqlalchemy", "alembic"}
+    assert {requirements.Requirement(text).name for text in EXTRAS["sweep"]} == {"optuna"}
+    assert not {"track", "sweep"} & requirements.Requirement(EXTRAS["toolkit"][0]).extras
+
+
 def test_the_version_is_the_packages_own() -> None:
     import accel
 

@@ -6,19 +6,15 @@ import dataclasses
 import json
 import logging
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accel import device as devices
 from accel import locking, trainers
-from accel.api.benching import bench
 from accel.api.evaluating import plotted
-from accel.api.exporting import export
 from accel.api.settings import resolve
-from accel.api.trial_process import train_apart
-from accel.bench import summary
+from accel.api.trial_process import measure_apart
 from accel.bench.coordinate import device_lock
 from accel.errors import AccelError, AccuracyGate, UnknownName, UsageError
 from accel.files import write_text
@@ -36,9 +32,6 @@ logger = logging.getLogger(__name__)
 JOURNAL = "journal.log"
 ON_GPU, ON_CPU = "eager:fp32+graph", "eager:fp32"
 """What is timed where nothing else is named: the arithmetic in which the accuracy was measured."""
-
-MEASURED = ("OK", "UNVERIFIED")
-"""Verdicts of a latency that counts: that nothing was verified on the test set is meant."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +74,9 @@ def sweep(
 ) -> Swept:
     """Try settings of `model` until the study has `trials` that are finished.
 
-    Each trains in a process of its own on 45,000 of CIFAR-10's train images (of other data, nine tenths); its top-1 is that on the others,
-    never on the test set. Then the harness of `accel bench` times the trained model at batch 1. Both under one lock for the device, for
-    which all sweeps of this user on it wait: on a GPU with another process nothing can be timed.
+    Each is a process of its own, which trains on 45,000 of CIFAR-10's train images (of other data, nine tenths); its top-1 is that on
+    the others, never on the test set. Then the harness of `accel bench` times the trained model at batch 1. Both under one lock for the
+    device, for which all sweeps of this user on it wait: beside another process on a GPU nothing can be timed. One worker a GPU is enough.
 
     Args:
         model: a name, or several with commas between, between which is then chosen too.
@@ -213,33 +206,6 @@ class Trials:
 
         lock = device_lock(self.device)
         with locking.held(lock.with_name(f"sweep-{lock.name}"), f"a trial of a sweep on {self.device}"):
-            top1 = train_apart(model, recipe.to_dict(), out, self.device, told)
-            p50_us = self.latency(out, told)
+            top1, p50_us = measure_apart(model, recipe.to_dict(), out, self.device, str(self.variant), self.rounds, told)
         write_text(out / "trial.json", json.dumps({"top1": top1, "p50_us": p50_us, **values}, indent=2) + "\n")
         return study.Outcome(top1, p50_us, {"folder": f"{platform.node()}:{out.resolve()}"})
-
-    def latency(self, checkpoint: Path, progress: Progress) -> float:
-        """Median of calls from host to result, in microseconds, of the trained model at batch 1; its set stays in `latency`."""
-        format = info(self.variant.runtime).format or "onnx"  # without a file to run, one that brings the weights into a bundle
-        precision = self.variant.precision if info(self.variant.runtime).format else "fp32"
-        with tempfile.TemporaryDirectory(prefix="accel-sweep-") as scratch:
-            (done,) = export(
-                str(checkpoint), format, precision=precision, batch=1, out=scratch, name="trial", device=self.device, progress=progress
-            )
-            benched = bench(
-                done.bundle,
-                str(self.variant),
-                rounds=self.rounds,
-                max_rounds=self.rounds,
-                device=self.device,
-                out=checkpoint / "latency",
-                verify=False,
-                baseline=False,
-                track="none",
-                progress=progress,
-            )
-        (line,) = summary.lines(benched.results.rows, benched.results.samples())
-        timed = line.latency.get(summary.HEADLINE)
-        if line.verdict not in MEASURED or timed is None or timed.p50_us is None:
-            raise AccelError(f"{self.variant} was not timed: {line.verdict}, {line.reason}", remedy=line.remedy)
-        return timed.p50_us

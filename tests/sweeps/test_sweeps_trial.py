@@ -13,10 +13,11 @@ pytest.importorskip("PIL.Image")
 optuna = pytest.importorskip("optuna", reason="the extra sweep is not installed")
 
 from accel import api, trainers  # noqa: E402
-from accel.api import sweeping  # noqa: E402
-from accel.api.trial_process import train_apart  # noqa: E402
+from accel.api import trial_process  # noqa: E402
+from accel.api.trial_process import measure_apart  # noqa: E402
 from accel.bench.results import open_results  # noqa: E402
 from accel.errors import AccelError, DatasetMissing  # noqa: E402
+from accel.types import Variant  # noqa: E402
 
 
 @pytest.fixture
@@ -49,27 +50,26 @@ def test_a_sweep_trains_and_times_a_model_on_the_cpu(photos: str, tmp_path: Path
     assert {item["variant"] for item in rows} == {"eager:fp32"}
     assert row["p50_us"] == pytest.approx(next(item["p50_us"] for item in rows if item["latency_kind"] == "host_us"))
     assert 0.01 <= trainers.read_recipe(folder / "recipe.toml").lr <= 0.02
-    assert "epoch 1" in (folder / "train.log").read_text()
+    assert "epoch 1" in (folder / "trial.log").read_text()
 
 
 def test_an_error_of_the_training_process_is_what_it_was(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissing, match="is not a folder"):
-        train_apart("student_a", recipe(f"imagefolder:{tmp_path / 'absent'}"), tmp_path / "out", "cpu")
+        measure_apart("student_a", recipe(f"imagefolder:{tmp_path / 'absent'}"), tmp_path / "out", "cpu", "eager:fp32", 1)
 
 
 def test_a_training_process_that_dies_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
     with pytest.raises(AccelError, match="ended with status 1") as caught:
-        train_apart("student_a", recipe("cifar10"), tmp_path / "out", "cpu")
-    assert caught.value.remedy == f"see {tmp_path / 'out' / 'train.log'}"
+        measure_apart("student_a", recipe("cifar10"), tmp_path / "out", "cpu", "eager:fp32", 1)
+    assert caught.value.remedy == f"see {tmp_path / 'out' / 'trial.log'}"
 
 
 def test_a_latency_that_was_refused_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from report.report_sets import write_set
 
     results = open_results(write_set(tmp_path / "set", {"eager:fp32": {"host_us": 100, "verdict": "INVALID", "reason": "another process"}}))
-    monkeypatch.setattr(sweeping, "export", lambda *given, **named: [type("Done", (), {"bundle": tmp_path})])
-    monkeypatch.setattr(sweeping, "bench", lambda *given, **named: type("Benched", (), {"results": results}))
-    job = sweeping.Trials({}, sweeping.Variant.parse("eager:fp32"), 1, "cpu", tmp_path, lambda *told: None)
+    monkeypatch.setattr(trial_process, "export", lambda *given, **named: [type("Done", (), {"bundle": tmp_path})])
+    monkeypatch.setattr(trial_process, "bench", lambda *given, **named: type("Benched", (), {"results": results}))
     with pytest.raises(AccelError, match="eager:fp32 was not timed: INVALID, another process"):
-        job.latency(tmp_path, lambda *told: None)
+        trial_process.latency(tmp_path, Variant.parse("eager:fp32"), "cpu", 1)
