@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from accel.errors import MissingError, UsageError
 from accel.optional import require
-from accel.tracking import without_password
+from accel.tracking import flattened, without_password
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -61,11 +61,14 @@ def open_storage(place: str) -> BaseStorage:
             grace_period=GRACE_S,
             heartbeat_stale_trial_callback=again,
         )
-    except ModuleNotFoundError as error:
-        raise MissingError(f"the storage {without_password(place)} needs {error.name}", remedy=f"pip install {error.name}") from error
     except Exception as error:  # whatever the database's driver raises
-        said = str(error.__cause__ or error).strip().splitlines()[0]
-        raise MissingError(f"the storage {without_password(place)} cannot be used: {said}", remedy="see that it runs") from error
+        cause, shown = error.__cause__ or error, without_password(place)
+        if isinstance(cause, ModuleNotFoundError):
+            raise MissingError(f"the storage {shown} needs {cause.name}", remedy=f"pip install {cause.name}") from error
+        said = str(cause).strip().splitlines()[0]
+        raise MissingError(
+            f"the storage {shown} cannot be used: {said}", remedy="see that it runs, and that its address is right"
+        ) from error
     return found
 
 
@@ -93,10 +96,11 @@ def open_study(storage: BaseStorage, name: str, *, resume: bool, place: str, abo
     if known is None:
         study.set_user_attr("about", dict(about))
         study.set_metric_names(["top1", "p50_us"])
-    for key, value in (known or {}).items():
-        if about.get(key) != value:
+    had, asked = flattened(known or about), flattened(about)
+    for key in sorted(had | asked):
+        if had.get(key) != asked.get(key):
             raise UsageError(
-                f"the study {name} has {key} = {value!r}, and {about.get(key)!r} was asked for",
+                f"the study {name} has {key} = {had.get(key)}, and {asked.get(key)} was asked for",
                 remedy="give the same, or begin another with --study OTHER",
             )
     return study, not exists

@@ -149,7 +149,11 @@ def test_a_study_that_exists_is_refused_unless_it_is_to_be_resumed_and_then_goes
 
 @pytest.mark.parametrize(
     ("changed", "said"),
-    [({"min_top1": 90.0}, "min_top1 = None, and 90.0"), ({"overrides": {"limit": 7}}, "recipes"), ({"runtime": "eager:bf16"}, "timed")],
+    [
+        ({"min_top1": 90.0}, "min_top1 = None, and 90.0"),
+        ({"overrides": {"limit": 7}}, "recipes.resnet18.limit = 0, and 7 was"),
+        ({"runtime": "eager:bf16"}, "timed"),
+    ],
 )
 def test_what_would_not_compare_with_the_trials_of_a_study_is_refused(changed: dict[str, Any], said: str) -> None:
     sweep(trials=1)
@@ -160,7 +164,7 @@ def test_what_would_not_compare_with_the_trials_of_a_study_is_refused(changed: d
 def test_another_machine_is_refused_because_its_latencies_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
     sweep(trials=1)
     monkeypatch.setattr("accel.device.name", lambda device: "Another CPU")
-    with pytest.raises(UsageError, match=r"has device = .*'Another CPU' was asked for"):
+    with pytest.raises(UsageError, match=r"has device = .*, and Another CPU was asked for"):
         sweep(resume=True)
 
 
@@ -262,6 +266,8 @@ def test_names_that_do_not_exist_are_refused_before_anything_is_written() -> Non
             sweep(**wrong)
     with pytest.raises(MissingError, match="cannot be used"):
         sweep(storage="sqlite:////nowhere/at/all/study.db")
+    with pytest.raises(MissingError, match=r"storage firebird://me:\*\*\*@host/db cannot be used"):
+        sweep(storage="firebird://me:secret@host/db")
 
 
 def test_the_command_prints_the_trials_draws_the_front_and_ends_with_130_on_ctrl_c(
