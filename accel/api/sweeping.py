@@ -78,6 +78,9 @@ def sweep(
     the others, never on the test set. Then the harness of `accel bench` times the trained model at batch 1. Both under one lock for the
     device, for which all sweeps of this user on it wait: beside another process on a GPU nothing can be timed. One worker a GPU is enough.
 
+    Settings of one model differ in accuracy; what their latencies differ by is what one measurement differs from the next by. With
+    several models the front says what accuracy costs.
+
     Args:
         model: a name, or several with commas between, between which is then chosen too.
         storage: a database's URL, by which many machines work together, or a journal file; None is one beside the trials.

@@ -53,6 +53,22 @@ def test_a_sweep_trains_and_times_a_model_on_the_cpu(photos: str, tmp_path: Path
     assert "epoch 1" in (folder / "trial.log").read_text()
 
 
+@pytest.mark.gpu
+def test_trials_on_a_gpu_are_timed_in_a_graph_with_nobody_beside_them(photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    monkeypatch.chdir(tmp_path)
+    shared = {"dataset": photos, "image_size": 8, "batch_size": 16}
+    found = api.sweep("student_a", trials=2, epochs=2, overrides=shared, device="cuda:0", min_top1=0.0)
+    assert [row["state"] for row in found.rows] == ["complete", "complete"], found.rows
+    (timed,) = (tmp_path / "runs" / "sweeps" / "student_a" / "trial-0001" / "latency").iterdir()
+    rows = open_results(timed).rows
+    assert {(item["variant"], item["verdict"]) for item in rows} == {("eager:fp32+graph", "UNVERIFIED")}
+    assert not any(item["other_pids"] for item in rows)
+
+
 def test_an_error_of_the_training_process_is_what_it_was(tmp_path: Path) -> None:
     with pytest.raises(DatasetMissing, match="is not a folder"):
         measure_apart("student_a", recipe(f"imagefolder:{tmp_path / 'absent'}"), tmp_path / "out", "cpu", "eager:fp32", 1)
