@@ -107,3 +107,14 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("data") / "test.npz"
     np.savez(path, images=inputs, labels=labels.astype(np.int64))
     return f"npz:{path}"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, which take it two seconds to make: to be copied to `runs/mlflow.db`."""
+    pytest.importorskip("mlflow", reason="the extra track is not installed")
+    from accel.tracking import MlflowTracker
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowTracker(f"sqlite:///{path}", experiment="other", artifacts=path.parent, tags={}).open()
+    return path

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "accel"
 
-CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint", "pictures"}
-ROOMS = {"preprocess", "datasets", "device", "engines", "trt", "trainers", "exporters", "runtimes", "verify", "bench", "report"}
+CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint", "pictures", "tracking"}
+ROOMS = {"preprocess", "datasets", "device", "engines", "trt", "trainers", "exporters", "runtimes", "verify", "bench", "report", "sweeps"}
 MAY_IMPORT = {
     "core": set(),
     "preprocess": {"core"},
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "verify": {"runtimes", "engines", "datasets", "preprocess", "device", "core"},
     "bench": {"verify", "runtimes", "device", "engines", "core"},
     "report": {"bench", "core"},
+    "sweeps": {"core"},
     "api": ROOMS | {"core", "face"},
     "face": {"api"},
     "cli": ROOMS | {"core", "api", "face"},

@@ -82,7 +82,13 @@ def test_the_wheel_carries_what_is_not_python() -> None:
 
 def test_the_report_needs_its_own_extra_and_the_tests_have_it() -> None:
     assert {requirements.Requirement(text).name for text in EXTRAS["report"]} == {"jinja2", "matplotlib", "scipy"}
-    assert "accel-engines[toolkit,report]" in EXTRAS["dev"]
+    assert "accel-engines[toolkit,report,track,sweep]" in EXTRAS["dev"]
+
+
+def test_tracking_and_sweeps_need_extras_of_their_own_and_the_tests_have_them() -> None:
+    assert {requirements.Requirement(text).name for text in EXTRAS["track"]} == {"mlflow-skinny", "sqlalchemy", "alembic"}
+    assert {requirements.Requirement(text).name for text in EXTRAS["sweep"]} == {"optuna"}
+    assert not {"track", "sweep"} & requirements.Requirement(EXTRAS["toolkit"][0]).extras
 
 
 def test_predicting_on_pictures_needs_pillow_alone_of_the_range_that_training_has() -> None:

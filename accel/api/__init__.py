@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from accel.api.predicting import predict
     from accel.api.reporting import report
     from accel.api.selfchecking import selfcheck
+    from accel.api.sweeping import sweep
     from accel.api.tour import demo
     from accel.api.training import train
     from accel.api.tuning import tune
@@ -30,6 +31,7 @@ _HOMES = {
     "predict": "accel.api.predicting",
     "report": "accel.api.reporting",
     "selfcheck": "accel.api.selfchecking",
+    "sweep": "accel.api.sweeping",
     "train": "accel.api.training",
     "tune": "accel.api.tuning",
     "verify": "accel.api.verifying",
@@ -46,6 +48,7 @@ __all__ = [
     "predict",
     "report",
     "selfcheck",
+    "sweep",
     "train",
     "tune",
     "verify",

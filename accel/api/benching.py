@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accel import device as devices
-from accel.api import against_itself, bundles, outcome
+from accel.api import against_itself, bundles, outcome, tracking
 from accel.api.settings import resolve
 from accel.bench import report
 from accel.bench.coordinate import run_set
 from accel.bench.plan import MeasurementPlan
-from accel.bench.results import ResultSet, Row
+from accel.bench.results import CSV, JSONL, ResultSet, Row
 from accel.bench.settings import BenchSettings
 from accel.config import Settings
 from accel.errors import AccelError
 from accel.files import write_text
 from accel.progress import Progress, silent
+from accel.tracking import followed
 
 OK = "OK"
 TABLE = "table.md"
@@ -63,6 +64,7 @@ def bench(
     max_drop: float | None = None,
     min_top1: float | None = None,
     trusted: bool = False,
+    track: str | None = None,
     command: str = "",
     progress: Progress = silent,
 ) -> Benched:
@@ -83,10 +85,11 @@ def bench(
             `rounds` are then 20 or a larger even number.
         data, metric, max_drop, min_top1: as `accel.verify` takes them.
         trusted: run code of a bundle that somebody else exported.
+        track: `mlflow` logs the finished set there as well (`accel.api.tracking`); None takes the setting.
         command: what was typed, for the record.
 
     Raises:
-        UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run.
+        UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run. MissingError: the tracking store cannot be reached.
     """
     if aa:
         rounds = max_rounds = against_itself.count_rounds(runtime, rounds, max_rounds)
@@ -94,7 +97,7 @@ def bench(
     counts = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "max_rounds": max_rounds, "threads": threads}
     typed = {**{f"bench.{name}": value for name, value in counts.items()}, "device": device}
     gates = {"verify.data": data, "verify.max_drop": max_drop, "verify.min_top1": min_top1}
-    settings = resolve({**typed, **gates, "results_dir": None if out is None else str(out)})
+    settings = resolve({**typed, **gates, "results_dir": None if out is None else str(out), "track.to": track})
     chosen = devices.parse(settings["device"])
     plan = MeasurementPlan.default(
         chosen,
@@ -109,9 +112,13 @@ def bench(
     opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress)
     variants = bundles.choose(opened, names, chosen, baseline=baseline and not aa, trusted=trusted)
     record = bench_settings(settings, metric=metric, command=command)
-    results = run_set(opened, variants, plan, chosen, Path(settings["results_dir"]), record, verify=verify, progress=progress)
-    settings.save(results.folder)
-    write_text(results.folder / TABLE, report.render([results], "markdown"))
+    follower = tracking.tracker(settings, "bench", tags={"accel.model": opened.name, "accel.command": command})
+    with followed(follower):
+        follower.start(f"{opened.name} {chosen}", tracking.parameters(opened.name, chosen, plan))
+        results = run_set(opened, variants, plan, chosen, Path(settings["results_dir"]), record, verify=verify, progress=progress)
+        settings.save(results.folder)
+        write_text(results.folder / TABLE, report.render([results], "markdown"))
+        follower.finish(*tracking.of_set(results), [(results.folder / name, "") for name in (JSONL, CSV, TABLE)])
     faults = dict.fromkeys(_fault(row) for row in results.rows if row["verdict"] != OK)
     unexpected = [fault for fault in faults if verify or fault.verdict != "UNVERIFIED"]
     problem = outcome.error_of(unexpected, names)

@@ -24,6 +24,7 @@ from accel.cli import (
     predict,
     report,
     selfcheck,
+    sweep,
     train,
     tune,
     verify,
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
+    "sweep": sweep.sweep,
     "evaluate": evaluate.evaluate,
     "export": export.export,
     "tune": tune.tune,

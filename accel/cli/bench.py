@@ -20,6 +20,7 @@ from accel.cli.options import (
     MaxDropOption,
     MetricOption,
     MinTop1Option,
+    TrackOption,
     TrustedOption,
 )
 
@@ -55,6 +56,7 @@ def bench(
     device: DeviceOption = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the set is written; default results/local/.")] = None,
     trusted: TrustedOption = False,
+    track: TrackOption = None,
     format: FormatOption = Format.table,
     export_csv: CsvOption = None,
 ) -> None:
@@ -66,7 +68,7 @@ def bench(
     plan: dict[str, Any] = {"warmup": warmup, "iterations": iterations, "rounds": rounds, "max_rounds": max_rounds}
     plan |= {"threads": threads, "batch": batch, "l2": l2, "idle_ms": idle_ms, "rebuild": rebuild}
     gates: dict[str, Any] = {"verify": verify, "data": data, "metric": metric, "max_drop": max_drop, "min_top1": min_top1}
-    where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "aa": aa, "command": command_line()}
+    where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "aa": aa, "track": track, "command": command_line()}
     with drawn() as progress:
         done = api.bench(bundle, runtime or None, baseline=baseline, **plan, **gates, **where, progress=progress)
     print_sets([done.results], format, export_csv)

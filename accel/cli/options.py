@@ -32,3 +32,4 @@ MetricOption = Annotated[str, typer.Option("--metric", metavar="NAME", help="top
 MaxDropOption = Annotated[float | None, typer.Option("--max-drop", metavar="POINTS", help="Largest fall below the reference; 0.5.")]
 MinTop1Option = Annotated[float | None, typer.Option("--min-top1", metavar="PERCENT", help="Lowest top-1; 85 for CIFAR-10.")]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Batch size of the engines.")]
+TrackOption = Annotated[str | None, typer.Option("--track", metavar="WHERE", help="Log to mlflow as well; none overrules the setting.")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from accel.cli.options import DEFAULT_MODEL, DeviceOption
+from accel.cli.options import DEFAULT_MODEL, DeviceOption, TrackOption
 
 # Written out, because the table of them imports numpy, which --help does without; a test holds the two together.
 MODEL_HELP = (
@@ -56,6 +56,7 @@ def train(
     train_fraction: Annotated[float | None, typer.Option(help="Learn from this share of every class, drawn by the seed.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The checkpoint folder; default runs/MODEL.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --out from its last whole epoch.")] = False,
+    track: TrackOption = None,
     device: DeviceOption = None,
 ) -> None:
     """Train a model on CIFAR-10, CIFAR-100 or a folder of your own images, and write a checkpoint.
@@ -75,7 +76,8 @@ def train(
     teaching = {"teacher": teacher, "kd_temperature": kd_temperature, "kd_alpha": kd_alpha}
     chosen = data | steps | manner | views | teaching | {"amp": "off" if no_amp else amp}
     with drawn() as progress:
-        checkpoint = api.train(model, out=out, recipe=recipe, overrides=chosen, device=device, resume=resume, progress=progress)
+        where: dict[str, Any] = {"out": out, "device": device, "track": track}
+        checkpoint = api.train(model, recipe=recipe, overrides=chosen, resume=resume, **where, progress=progress)
     if not from_environment().leads:
         return  # of several processes one answers
     measured = "" if checkpoint.top1 is None else f" (top-1 {checkpoint.top1:.2f} %)"

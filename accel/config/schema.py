@@ -88,6 +88,8 @@ SCHEMA: tuple[Setting, ...] = (
     Setting("train.lr", "float", None, "peak learning rate; unset: as the recipe says", minimum=0),
     Setting("train.weight_decay", "float", None, "weight decay; unset: as the recipe says", minimum=0),
     Setting("train.label_smoothing", "float", None, "label smoothing; unset: as the recipe says", minimum=0),
+    Setting("track.to", "str", "none", "where accel train and accel bench log beside their own files: none or mlflow"),
+    Setting("track.uri", "str", "", "MLflow's store; empty: MLFLOW_TRACKING_URI, else the database mlflow.db in runs_dir"),
     Setting("verify.data", "str", "", "images to verify on; empty: the dataset that the model was trained on"),
     Setting("verify.max_drop", "float", 0.5, "points of top-1 that a variant may lose against the reference", minimum=0),
     Setting("verify.min_top1", "float", None, "lowest top-1 in percent; unset: 85 for CIFAR-10, none otherwise", minimum=0),

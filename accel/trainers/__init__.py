@@ -12,6 +12,7 @@ from accel.checkpoint import read_checkpoint
 from accel.errors import BundleMissing, ConfigError, UnknownName
 from accel.optional import require
 from accel.progress import Progress, silent
+from accel.tracking import UNTRACKED, Tracker, followed
 from accel.trainers.golden import golden_images, write_golden_samples
 from accel.trainers.recipe import Recipe, default_recipe, read_recipe, write_recipe
 from accel.types import Checkpoint
@@ -84,6 +85,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     device: str = "auto",
     resume: bool = False,
+    tracker: Tracker = UNTRACKED,
     progress: Progress = silent,
 ) -> Checkpoint:
     """Train `name` and write the checkpoint folder `out`, whose checkpoint is touched only once the run has succeeded.
@@ -92,13 +94,14 @@ def train(
 
     Args:
         name: a key of MODELS.
-        out: written: weights.safetensors, checkpoint.json, recipe.toml, log.csv, run.json.
+        out: written: weights.safetensors, checkpoint.json, recipe.toml, log.csv, log.jsonl, run.json.
         recipe: what to run; without it the model's own. Its `amp` is for a GPU: a CPU trains in FP32 unless one of the next two names it.
         recipe_file: TOML whose keys replace those of the recipe.
         overrides: field of Recipe → value, applied last; None means "not given".
         device: `auto` (the first GPU, else the CPU), `cpu` or `cuda:N`; of several processes `auto`, `cpu` or `cuda`.
         resume: go on with the unfinished run in `out`, by its own recipe, from its last whole epoch (`state.pt`); on a CPU the result is
             that of an uninterrupted run bit for bit. `recipe` is ignored, and other values of `recipe_file` and `overrides` are refused.
+        tracker: follows the run (`accel.tracking`); of several processes the first alone tells it.
         progress: called with the step's name, steps done and steps in all.
 
     Returns:
@@ -122,7 +125,7 @@ def train(
         chosen = base if recipe_file is None else read_recipe(recipe_file, base=base)
         return chosen.replaced({"model": name, **(overrides or {})})
 
-    with joined(device) as ranks:
+    with joined(device) as ranks, followed(tracker if ranks.leads else UNTRACKED):
         own, notes = ranks.device(device), []
         resumed = snapshot.read(out) if resume else None
         if resumed is None:
@@ -137,7 +140,17 @@ def train(
             chosen = completed(Recipe(**resumed["recipe"]))
             _refuse_changes(Recipe(**resumed["recipe"]), chosen)
         chosen.demand_effect(overrides or {})
-        written = run(chosen, factory=MODELS[name], out=out, device=own, ranks=ranks, resumed=resumed, notes=notes, progress=progress)
+        written = run(
+            chosen,
+            factory=MODELS[name],
+            out=out,
+            device=own,
+            ranks=ranks,
+            resumed=resumed,
+            notes=notes,
+            tracker=tracker if ranks.leads else UNTRACKED,
+            progress=progress,
+        )
     return written or read_checkpoint(out)
 
 

@@ -56,6 +56,7 @@ def fit(
     resumed: dict[str, Any] | None = None,
     on_state: Callable[[dict[str, Any]], None] = lambda state: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_compiled: Callable[[dict[str, Any]], None] = lambda compilation: None,
     progress: Progress = silent,
 ) -> Trained:
     """Train `module` in place.
@@ -69,6 +70,7 @@ def fit(
         resumed: what `on_state` was given after an epoch of the same run, to go on from there.
         on_state: given the whole state of the run after every epoch, once `on_epoch` has been called; to be copied, not kept.
         on_epoch: given one row of the log after every epoch.
+        on_compiled: given `Trained.compilation` before the first epoch.
 
     Raises:
         AccelError: the loss is no longer finite, on any of the ranks; names epoch and step.
@@ -95,6 +97,7 @@ def fit(
             progress=progress,
             stages=[functools.partial(optimizers.begin_epoch, epoch) for epoch in optimizers.stages()],
         )
+        on_compiled(compilation)
         batch_forward, without_exchange = ranks.together(batch_forward, module)
         optimizers.begin()
         torch.manual_seed(recipe.seed)  # dropout's; again, because compiling may have drawn from it

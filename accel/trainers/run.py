@@ -19,6 +19,7 @@ from accel.errors import ConfigError, MissingError
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
 from accel.progress import Progress, silent
+from accel.tracking import UNTRACKED, Tracker
 from accel.trainers import affine, augment, backend, snapshot
 from accel.trainers.data import measurable, open_data, source
 from accel.trainers.distill import open_teachers
@@ -29,6 +30,7 @@ from accel.trainers.objective import autocast_dtype
 from accel.trainers.ranks import ALONE, Ranks
 from accel.trainers.recipe import Recipe, write_recipe
 from accel.trainers.subset import split
+from accel.trainers.tracking import artifacts, outcome, parameters
 from accel.types import Array, Checkpoint, TensorSpec
 
 if TYPE_CHECKING:
@@ -43,7 +45,10 @@ FIRST_IMAGES = 5000
 """Train images, at most, that first weights may depend on."""
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
-"""Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
+"""Of log.csv and log.jsonl. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
+
+PARTIAL = {"log.csv": "log.partial.csv", "log.jsonl": "log.partial.jsonl"}
+"""The logs, and what they are called until the run has succeeded."""
 
 
 def run(
@@ -55,6 +60,7 @@ def run(
     ranks: Ranks = ALONE,
     resumed: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
+    tracker: Tracker = UNTRACKED,
     progress: Progress,
 ) -> Checkpoint | None:
     """Train by `recipe` and write `out`; see `accel.trainers.train`.
@@ -63,6 +69,7 @@ def run(
         ranks: those who train together; the first writes, and the others return None.
         resumed: what `snapshot.read` found in `out`.
         notes: what of the recipe is not as its author wrote it, for run.json.
+        tracker: opened; told of the run by the first of the ranks, but not of its failure.
     """
     torch = require("torch", extra="train")
     target = backend.resolve(device, recipe)
@@ -70,7 +77,7 @@ def run(
         torch.cuda.reset_peak_memory_stats(target)
     try:
         with backend.deterministic(recipe.deterministic):
-            return _run(recipe, factory, out, target, ranks, resumed, notes, progress if ranks.leads else silent)
+            return _run(recipe, factory, out, target, ranks, resumed, notes, tracker, progress if ranks.leads else silent)
     except torch.OutOfMemoryError as error:
         raise MissingError(
             f"{target} ran out of memory training {recipe.model} with batch_size = {recipe.batch_size}",
@@ -86,6 +93,7 @@ def _run(
     ranks: Ranks,
     resumed: dict[str, Any] | None,
     notes: Sequence[str],
+    tracker: Tracker,
     progress: Progress,
 ) -> Checkpoint | None:
     import torch
@@ -103,7 +111,7 @@ def _run(
             f"whitening_epochs = {recipe.whitening_epochs} ends a parameter's learning within the run; {ranks.count} processes cannot",
             remedy=f"train {recipe.model} in one process",
         )
-    log = Log(out / "log.partial.csv", [] if resumed is None else resumed["rows"])
+    log = Log(out, [] if resumed is None else resumed["rows"])
     state_file = out / snapshot.STATE_FILE
     if resumed is None and state_file.is_file():
         logger.warning("%s, the state of an unfinished run, will be replaced; --resume would have gone on with it", state_file)
@@ -130,6 +138,14 @@ def _run(
     }
     if resumed is not None:
         snapshot.demand_same(resumed, sources, state_file)
+    name_of_device = torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu"
+    described = parameters(recipe, device=name_of_device, ranks=ranks, learned=len(learned))
+    tracker.start(out.name, described, log.rows, resumed=resumed is not None)
+
+    def on_epoch(row: dict[str, Any]) -> None:
+        log.add(row)
+        tracker.epoch(log.rows[-1])
+
     trained = fit(
         module,
         views,
@@ -139,7 +155,8 @@ def _run(
         ranks=ranks,
         resumed=resumed,
         on_state=lambda state: snapshot.write(state_file, {**state, "rows": log.rows}, recipe, sources),
-        on_epoch=log.add,
+        on_compiled=lambda compilation: tracker.note({"compilation": compilation}),
+        on_epoch=on_epoch,
         progress=progress,
     )
     peak_mib = round(torch.cuda.max_memory_allocated(target) / 2**20) if target.type == "cuda" else None
@@ -151,7 +168,7 @@ def _run(
         exact = top1(trained.module, tested, progress, "test")
         rounded = top1(restored(shipped, stored), tested, progress, "test as stored")
 
-    log.finish(out / "log.csv", test_top1=exact)
+    log.finish(test_top1=exact)
     write_recipe(recipe, out / "recipe.toml")
     facts = {
         "top1": rounded,
@@ -161,7 +178,7 @@ def _run(
         "peak_mib": peak_mib,
         "teachers": [teacher.to_dict() for teacher in teachers],
         "compilation": trained.compilation,
-        "device": torch.cuda.get_device_name(target) if target.type == "cuda" else "cpu",
+        "device": name_of_device,
         "processes": ranks.count,
         "notes": list(notes),
         "versions": {name: version_of(name) for name in ("torch", "torchvision", "numpy")},
@@ -189,6 +206,7 @@ def _run(
     )
     written = write_checkpoint(checkpoint, stored)
     state_file.unlink(missing_ok=True)
+    tracker.finish(*outcome(facts), artifacts(out))
     return written
 
 
@@ -265,31 +283,36 @@ def restored(module: nn.Module, tensors: dict[str, Array]) -> nn.Module:
 
 
 class Log:
-    """log.csv: grows row by row under a provisional name, so that a failed run leaves both its log and the old checkpoint's."""
+    """log.csv and log.jsonl of `folder`: they grow row by row under provisional names, so that a failed run leaves the old checkpoint's."""
 
-    def __init__(self, partial: Path, rows: list[dict[str, Any]]) -> None:
-        self.partial = partial
+    def __init__(self, folder: Path, rows: list[dict[str, Any]]) -> None:
+        self.folder = folder
         self.rows = list(rows)
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append({"test_top1": None, **row})
-        with disk_errors(self.partial):
-            self.partial.parent.mkdir(parents=True, exist_ok=True)
-            self.partial.write_text(self.text(), encoding="utf-8")
+        with disk_errors(self.folder / PARTIAL["log.csv"]):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, text in self.texts().items():
+                (self.folder / PARTIAL[name]).write_text(text, encoding="utf-8")
         logger.info("%s", ", ".join(f"{key} {shown(value)}" for key, value in self.rows[-1].items() if value is not None))
 
-    def text(self) -> str:
+    def texts(self) -> dict[str, str]:
+        """By file: CSV with six digits a number, and an object of JSON an epoch, with all of them."""
         stream = io.StringIO()
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: shown(row[key]) for key in COLUMNS} for row in self.rows)
-        return stream.getvalue()
+        lines = (json.dumps({key: row[key] for key in COLUMNS}, allow_nan=False) + "\n" for row in self.rows)
+        return {"log.csv": stream.getvalue(), "log.jsonl": "".join(lines)}
 
-    def finish(self, path: Path, *, test_top1: float | None) -> None:
-        """Write the last row again with the test result, under the final name."""
+    def finish(self, *, test_top1: float | None) -> None:
+        """Write the last row again with the test result, under the final names."""
         self.rows[-1]["test_top1"] = test_top1
-        write_text(path, self.text())
-        self.partial.unlink(missing_ok=True)
+        for name, text in self.texts().items():
+            write_text(self.folder / name, text)
+        for name in PARTIAL.values():
+            (self.folder / name).unlink(missing_ok=True)
 
 
 def shown(value: Any) -> str:

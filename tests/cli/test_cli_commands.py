@@ -103,7 +103,7 @@ EVERY_OPTION = {
     "--hardware-compatible --tactic-sources jit-convolutions --builds 2 --allow-mixed --min-batch 1 --opt-batch 2 --max-batch 4",
     "verify": "b --variant v --data d --metric m --max-drop 1 --min-top1 2 --batch 4 --device cpu --trusted --force",
     "bench": "b --runtime r --warmup 1 --iterations 2 --rounds 3 --max-rounds 4 --batch 4 --threads 5 --l2 cold --idle-ms 3 "
-    "--device cpu --out o --aa --no-verify --rebuild --no-baseline --data d --metric m --max-drop 1 --min-top1 2 --trusted",
+    "--device cpu --out o --aa --no-verify --rebuild --no-baseline --data d --metric m --max-drop 1 --min-top1 2 --trusted --track mlflow",
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ from test_train_folder import draw  # noqa: E402
 
 from accel.checkpoint import read_checkpoint  # noqa: E402
 from accel.errors import ConfigError, DeviceUnavailable, UsageError  # noqa: E402
+from accel.optional import installed  # noqa: E402
 from accel.trainers import ranks, snapshot  # noqa: E402
 from accel.trainers.ranks import ALONE, Ranks  # noqa: E402
 
@@ -98,8 +101,10 @@ def test_two_processes_learn_what_one_does_go_on_as_they_began_and_stop_together
     assert not any("Traceback" in text for _, _, text in ended), ended
 
 
-def test_torchrun_trains_one_checkpoint_with_one_log(photos, tmp_path):
-    ran = torchrun("-m", "accel", "train", "student_a", "--dataset", photos, *OPTIONS, "--out", tmp_path / "whole")
+def test_torchrun_trains_one_checkpoint_with_one_log_and_one_tracked_run(photos, tmp_path, monkeypatch):
+    followed = ("--track", "mlflow") if installed("mlflow") and installed("sqlalchemy") else ()
+    monkeypatch.setenv("ACCEL_RUNS_DIR", str(tmp_path))
+    ran = torchrun("-m", "accel", "train", "student_a", "--dataset", photos, *OPTIONS, "--out", tmp_path / "whole", *followed)
     assert ran.returncode == 0, ran.stderr
     whole = read_checkpoint(tmp_path / "whole")
     assert ran.stdout == f"{tmp_path / 'whole'} (top-1 {whole.top1:.2f} %)\n"
@@ -107,8 +112,13 @@ def test_torchrun_trains_one_checkpoint_with_one_log(photos, tmp_path):
     assert json.loads((tmp_path / "whole" / "run.json").read_text())["processes"] == 2
     with open(tmp_path / "whole" / "log.csv", newline="") as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
-    files = {"weights.safetensors", "checkpoint.json", "recipe.toml", "log.csv", "run.json", "golden.npz", "settings.json"}
+    files = {"weights.safetensors", "checkpoint.json", "recipe.toml", "log.csv", "log.jsonl", "run.json", "golden.npz", "settings.json"}
+    files |= {"tracking.json"} if followed else set()
     assert {path.name for path in (tmp_path / "whole").iterdir()} == files
+    if followed:
+        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+            assert store.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
+            assert store.execute("SELECT step FROM metrics WHERE key = 'train_loss' ORDER BY step").fetchall() == [(1,), (2,)]
 
 
 def test_one_process_that_runs_out_of_memory_ends_all_and_says_so_once(photos, tmp_path):

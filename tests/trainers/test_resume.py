@@ -76,7 +76,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tiny, tmp_path, m
 def test_a_run_that_ended_while_it_was_tested_trains_no_more(tiny, tmp_path, monkeypatch):
     whole = train("tiny", recipe=tiny, out=tmp_path / "whole", device="cpu")
 
-    def full(self, path, *, test_top1):
+    def full(self, *, test_top1):
         raise DiskFull("no space")
 
     with monkeypatch.context() as patch:
@@ -104,7 +104,7 @@ def test_a_full_disk_leaves_the_state_of_the_epoch_before(tiny, tmp_path, monkey
         train("tiny", recipe=tiny, overrides={"epochs": 3}, out=tmp_path, device="cpu")
     assert caught.value.exit_code == 4
     assert snapshot.read(tmp_path)["epoch"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.partial.csv", "state.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.partial.csv", "log.partial.jsonl", "state.pt"]
 
 
 def test_a_disk_that_fills_up_under_the_weights_leaves_the_old_checkpoint_and_the_state(tiny, tmp_path):
