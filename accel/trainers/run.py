@@ -42,8 +42,11 @@ logger = logging.getLogger(__name__)
 FIRST_IMAGES = 5000
 """Train images, at most, that first weights may depend on."""
 
-COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
-"""Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
+COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s", "data_wait_s")
+"""Of log.csv. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding.
+
+data_wait_s is the part of epoch_s in which the process (of several, the first) waited for images to be read.
+"""
 
 
 def run(
@@ -282,7 +285,7 @@ class Log:
         stream = io.StringIO()
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: shown(row[key]) for key in COLUMNS} for row in self.rows)
+        writer.writerows({key: shown(row.get(key)) for key in COLUMNS} for row in self.rows)
         return stream.getvalue()
 
     def finish(self, path: Path, *, test_top1: float | None) -> None:
