@@ -11,7 +11,7 @@ from benchmarks.studies import Record, number, spread
 
 FP32, AMP = "fp32", "amp"
 EAGER, TRACE, ONNX = VARIANTS = ("eager:fp32", "torchscript:fp32", "onnxruntime:fp32")
-NOT_MEASURED = "not measured"
+NOT_MEASURED, OK = "not measured", "OK"
 NO_SENTENCE = "(not written yet)"
 
 RUN = re.compile(r"(?P<variant>\S+) batch (?P<batch>\d+) #(?P<repeat>\d+)")
@@ -34,7 +34,7 @@ CLAIMS = (
     Claim("amp", "AMP training, against FP32", None, 23.9),
 )
 CLAIM_HEADINGS = ("what", "document: faster by", "ours", "less time", "more images/s")
-INFERENCE_HEADINGS = ("inference", "batch", "s a pass", "µs an image", "× faster than eager", "top-1 %", "flips", "verdict")
+INFERENCE_HEADINGS = ("inference", "batch", "images", "s a pass", "µs an image", "× faster than eager", "top-1 %", "flips", "verdict")
 TRAINING_HEADINGS = ("training", "seed", "train s", "images/s", "peak MiB", "last train loss", "top-1 %")
 
 
@@ -75,14 +75,25 @@ def claim_lines(record: Record) -> list[list[str]]:
     """A line for each claim and each thing of ours that it can be held against."""
     found, lines = results(record), []
     for claim in CLAIMS:
-        if claim.variant is None:
-            ours = [("training", found["amp_faster"])]
-        else:
-            batches = batches_of(record)
-            ours = [(f"batch {size}", found["inference_s"].get(str(size), {}).get(claim.variant, {}).get("faster")) for size in batches]
+        ours: list[tuple[str, Mapping[str, Any] | None]] = [("training", found["amp_faster"])]
+        if claim.variant is not None:
+            ours = [against_eager(record, size, claim.variant, found["inference_s"]) for size in batches_of(record)]
         for where, ratio in ours or [(NOT_MEASURED, None)]:
             lines.append([claim.what, f"{claim.percent:g} %", where, *percents(ratio)])
     return lines
+
+
+def against_eager(record: Record, batch: int, variant: str, found: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
+    """Where, and how many times faster; nothing where one of the two did not pass verification."""
+    if any(verdict(record, batch, name) != OK for name in (EAGER, variant)):
+        return f"batch {batch}, not verified", None
+    return f"batch {batch}", found.get(str(batch), {}).get(variant, {}).get("faster")
+
+
+def verdict(record: Record, batch: int, variant: str) -> str:
+    """What `accel verify` said of it."""
+    found = record.measured(verify_part(batch))
+    return NOT_MEASURED if found is None else str(found["variants"].get(variant, {}).get("verdict", NOT_MEASURED))
 
 
 def percents(ratio: Mapping[str, Any] | None) -> tuple[str, str]:
@@ -104,22 +115,23 @@ def inference_lines(record: Record) -> list[list[str]]:
         verified = (record.measured(verify_part(batch)) or {"variants": {}})["variants"]
         for variant in VARIANTS:
             rows = [row for part in record.rows if (row := of_run(record, part, variant, batch)) is not None]
-            verdict = verified.get(variant, {})
+            flips = verified.get(variant, {}).get("n_flips")
             values = found.get(str(batch), {}).get(variant)
             head = [variant, str(batch)]
             if not rows or values is None:
-                lines.append([*head, NOT_MEASURED, *[studies.ABSENT] * 4, verdict.get("verdict", NOT_MEASURED)])
+                lines.append([*head, studies.ABSENT, NOT_MEASURED, *[studies.ABSENT] * 4, verdict(record, batch, variant)])
                 continue
             top1 = sorted({row["top1"] for row in rows if row["top1"] is not None})
             lines.append(
                 [
                     *head,
+                    number(rows[0]["images"], 0),
                     spread(values, 3),
                     number(1e6 * values["median"] / rows[0]["images"], 1),
                     spread(values["faster"], 3),
                     " to ".join(f"{value:.2f}" for value in top1) or studies.ABSENT,
-                    number(verdict.get("n_flips"), 0),
-                    verdict.get("verdict", "not verified"),
+                    number(flips, 0),
+                    verdict(record, batch, variant),
                 ]
             )
     return lines
@@ -157,7 +169,7 @@ def said(record: Record) -> str:
     manner = "with torch.compile" if recipe["compile"] and settings["device"] != "cpu" else "without torch.compile"
     training = "" if settings["checkpoint"] else f" Trained for {recipe['epochs']} epochs in batches of {recipe['batch_size']}, {manner}."
     return (
-        f"{trial}{recipe['model']} on {recipe['dataset']}, FP32 throughout inference.{training} A pass is the whole test set, from float32 "
+        f"{trial}{recipe['model']} on {recipe['dataset']}, FP32 throughout inference.{training} A pass is all test images, from float32 "
         "images in host memory to logits in host memory, through accel.load's own path. × faster: time of the baseline over time, in the "
         "same repeat (median; lowest and highest in brackets). FP32 is IEEE in training, without TF32; the traced module has its "
         "BatchNorm folded."

@@ -20,7 +20,7 @@ from accel.bench.environment import snapshot
 from accel.errors import AccelError, ConfigError, UsageError
 from accel.files import write_text
 
-SAME = ("gpu_name", "driver", "cpu_model", "cpu_affinity", "python", "versions", "git_sha")
+SAME = ("gpu_name", "driver", "cpu_model", "python", "versions", "git_sha")
 """What of the machine must not change within a record."""
 
 ABSENT = "–"

@@ -113,7 +113,8 @@ class Plain(Source):
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         images = self._waited_for(lambda: next(self._read))
-        return images.to(self.device, self._dtype, non_blocking=True), self._labels[self._order[self._of_batch(index)]]
+        # The dtype afterwards: changed on the way, it would be changed on the CPU, and the copy no longer be from pinned memory.
+        return images.to(self.device, non_blocking=True).to(self._dtype), self._labels[self._order[self._of_batch(index)]]
 
 
 def one_by_one(read: Any, learned: Array, recipe: Recipe, colours: Any, numbers: Array) -> Array:

@@ -23,13 +23,13 @@ from benchmarks.training_ablation import CONFIGURATIONS, Alternating, Plain  # n
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 FAKE = shlex.join([sys.executable, str(Path(__file__).parent / "fake_trainer.py")])
-REAL_MACHINE = {"gpu_name": "G", "gpu_uuid": "GPU-1", "driver": "1", "cpu_model": "C", "cpu_affinity": "0", "python": "3.12.0"}
+MACHINE = {"gpu_name": "G", "gpu_uuid": "GPU-1", "driver": "1", "cpu_model": "C", "cpu_affinity": "0", "python": "3.12.0"}
 
 
 @pytest.fixture
 def machine(monkeypatch):
     """What `snapshot` finds; to be changed by a test."""
-    found = {**REAL_MACHINE, "versions": {"torch": "2.11.0"}, "git_sha": None, "dirty": None}
+    found = {**MACHINE, "versions": {"torch": "2.11.0"}, "git_sha": None, "dirty": None}
     monkeypatch.setattr(studies, "snapshot", lambda device: dict(found))
     return found
 
@@ -284,7 +284,7 @@ class TestTheAlexnetStudy:
         assert all(row["seconds"] == row["passes_s"][0] > 0 for row in runs)
         page = (tmp_path / "out" / "alexnet.md").read_text()
         assert "| AMP training, against FP32 | 23.9 % | training | not measured | not measured |" in page
-        assert "| torchscript:fp32 | 15 |" in page
+        assert "| torchscript:fp32 | 15 | 40 |" in page
         assert "## Training\n\nNot measured." in page
         assert study(tmp_path / "out", *words, ask=lambda request: pytest.fail("asked again")) == 0
 
@@ -292,7 +292,9 @@ class TestTheAlexnetStudy:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the stand-in reads it
         monkeypatch.setattr(alexnet_study, "few", lambda data, file: data)
         monkeypatch.setattr(alexnet_study, "export", lambda *given: Path("none.accel"))
-        monkeypatch.setattr(alexnet_study, "verify", lambda *given: {"variants": {}})
+        verdicts = {"eager:fp32": "OK", "onnxruntime:fp32": "OK", "torchscript:fp32": "FAILED"}
+        verified = {"variants": {variant: {"verdict": verdict} for variant, verdict in verdicts.items()}}
+        monkeypatch.setattr(alexnet_study, "verify", lambda *given: verified)
         begun = tmp_path / "work" / "train" / "amp-s0"
         begun.mkdir(parents=True)
         (begun / "state.pt").touch()
@@ -310,7 +312,8 @@ class TestTheAlexnetStudy:
         assert found["summary"]["amp_faster"]["median"] == 1.0
         page = (tmp_path / "alexnet.md").read_text()
         assert "| ONNX inference, against eager | 12.6 % | batch 1 | 50.0 % | 100.0 % |" in page
-        assert "| TorchScript trace inference, against eager | 9.15 % | batch 1 | 20.0 % | 25.0 % |" in page
+        assert "| TorchScript trace inference, against eager | 9.15 % | batch 1, not verified | not measured | not measured |" in page
+        assert "| torchscript:fp32 | 1 | 40 | 1.600 | 40,000.0 | 1.250 | 90.00 | – | FAILED |" in page
         assert "| AMP (bf16) | 0 | 12.5 (resumed 1×) | 1,000 |" in page
         assert page.count("(not written yet)") == 3
 
@@ -322,7 +325,7 @@ class TestTheAlexnetStudy:
         for precision in ("fp32", "amp"):
             assert f"training {precision} seed 0: not run: the training ended with 1: accel: the training loss became nan" in page
         assert "onnxruntime:fp32 batch 1 #0: not run: there is no checkpoint fp32-s0" in page
-        assert "| ONNX inference, against eager | 12.6 % | batch 1 | not measured | not measured |" in page
+        assert "| ONNX inference, against eager | 12.6 % | batch 1, not verified | not measured | not measured |" in page
 
     def test_the_sentence_that_somebody_wrote_stays(self, machine, tmp_path):
         one = Record(tmp_path / "study.json", {"recipe": TINY.to_dict(), "quick": False, "checkpoint": None, "device": "cpu"}, "cpu")
@@ -336,3 +339,14 @@ class TestTheAlexnetStudy:
 def test_a_configuration_that_does_not_exist_is_refused(small, tmp_path, capsys):
     assert training_ablation.main(["--out", str(tmp_path), "--device", "cpu", "--only", "compil"]) == 2
     assert "there is no configuration called 'compil'" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_every_configuration_runs_on_a_gpu(small, tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    words = ["--device", "cuda:0", "--quick", "--no-inference", "--model", "tiny", "--out", str(tmp_path)]
+    assert training_ablation.main(words, training_ablation.measure) == 0
+    rows = json.loads((tmp_path / "ablation.json").read_text())["rows"]
+    assert all(row["peak_mib"] >= 0 for row in rows.values())
+    assert rows["all #0"]["compilation"]["used"]
