@@ -184,7 +184,8 @@ def study(options: argparse.Namespace, ask: Measure) -> bool:
             for precision in studies.order((FP32, AMP), seed):
                 recipe = base.replaced({"seed": seed, "amp": options.amp if precision == AMP else "off"})
                 folder = work / "train" / f"{precision}-s{seed}"
-                take(training_part(precision, seed), functools.partial(train, folder, recipe, device, options.trainer))
+                training = functools.partial(train, folder, recipe, device, options.trainer)
+                take(training_part(precision, seed), studies.alone(device, training))
     model = options.checkpoint or work / "train" / f"{FP32}-s0"
     for batch in options.batch:
         infer(record, take, model, batch, options, device, ask)
@@ -221,7 +222,7 @@ def infer(record: Record, take: Any, model: Path, batch: int, options: argparse.
     for variant, repeat in runs:
         request = {"bundle": str(bundle), "variant": variant, "device": device, "batch": batch}
         request |= {"data": options.data, "passes": options.passes, "threads": options.threads}
-        take(run_part(variant, repeat, batch), measured(functools.partial(ask, request)))
+        take(run_part(variant, repeat, batch), measured(studies.alone(device, functools.partial(ask, request))))
 
 
 def run_part(variant: str, repeat: int, batch: int) -> str:

@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accel import locking
 from accel.bench.clock import utc_now
+from accel.bench.coordinate import device_lock
 from accel.bench.environment import snapshot
 from accel.errors import AccelError, ConfigError, UsageError
 from accel.files import write_text
@@ -115,6 +117,16 @@ def in_process(script: str) -> Measure:
         return found
 
     return measure
+
+
+def alone(device: str, measure: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """`measure` once no `accel bench` and no other study runs on `device`, with none beginning meanwhile."""
+
+    def body() -> dict[str, Any]:
+        with locking.held(device_lock(device), f"a benchmark on {device}"):
+            return measure()
+
+    return body
 
 
 def complaint(text: str) -> str:

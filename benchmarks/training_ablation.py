@@ -249,7 +249,7 @@ def study(options: argparse.Namespace, ask: Measure) -> bool:
             part = f"{name} #{repeat}"
             if not record.done(part):
                 request = request_of(CONFIGURATIONS[name], recipe, device, options)
-                found = record.take(part, functools.partial(ask, request), summarise)
+                found = record.take(part, studies.alone(device, functools.partial(ask, request)), summarise)
                 print(f"{part}: {found.get('not_run') or number(found['images_per_s'], 0, ' images/s')}", file=sys.stderr, flush=True)
                 write_page(options.out, record)
     if not options.no_inference and not record.done(INFERENCE):

@@ -14,6 +14,7 @@ from trainable_net import TINY, pictures
 torch = pytest.importorskip("torch")
 
 from accel import api, trainers  # noqa: E402
+from accel.bench.coordinate import device_lock  # noqa: E402
 from accel.errors import AccelError, ConfigError  # noqa: E402
 from accel.trainers import backend, data, train  # noqa: E402
 from benchmarks import ablation_results, alexnet_page, alexnet_study, studies, training_ablation  # noqa: E402
@@ -98,6 +99,18 @@ def test_ratios_are_formed_within_a_repeat():
     found = studies.ratios({0: 30.0, 1: 50.0, 2: 7.0}, {0: 10.0, 1: 10.0, 3: 1.0})
     assert found == {"median": 4.0, "low": 3.0, "high": 5.0, "n": 2}
     assert studies.ratios({0: 1.0}, {0: 0.0}) == {"median": None, "low": None, "high": None, "n": 0}
+
+
+def test_a_part_is_measured_while_it_holds_the_lock_that_accel_bench_takes():
+    filelock = pytest.importorskip("filelock")
+
+    def measure():
+        with pytest.raises(filelock.Timeout):
+            filelock.FileLock(device_lock("cpu"), timeout=0).acquire()
+        return {"value": 1}
+
+    assert studies.alone("cpu", measure)() == {"value": 1}
+    filelock.FileLock(device_lock("cpu"), timeout=0).acquire().lock.release()
 
 
 def test_every_other_repeat_goes_backwards():
