@@ -144,6 +144,7 @@ def fit(
                     "val_top1": top1(average.module, held_out) if held_out else None,
                     "images_per_s": seen / epoch_s,
                     "epoch_s": epoch_s,
+                    "data_wait_s": views.waited_s,
                 }
             )
             states = {name: part.state_dict() for name, part in parts.items()}

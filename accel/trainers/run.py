@@ -44,8 +44,11 @@ logger = logging.getLogger(__name__)
 FIRST_IMAGES = 5000
 """Train images, at most, that first weights may depend on."""
 
-COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s")
-"""Of log.csv and log.jsonl. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding."""
+COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "val_top1", "test_top1", "images_per_s", "epoch_s", "data_wait_s")
+"""Of log.csv and log.jsonl. val_top1 is the average's on the held-out images; test_top1 is filled in the last row only, before rounding.
+
+data_wait_s is the part of epoch_s in which the process (of several, the first) waited for images to be read.
+"""
 
 PARTIAL = {"log.csv": "log.partial.csv", "log.jsonl": "log.partial.jsonl"}
 """The logs, and what they are called until the run has succeeded."""
@@ -302,8 +305,8 @@ class Log:
         stream = io.StringIO()
         writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: shown(row[key]) for key in COLUMNS} for row in self.rows)
-        lines = (json.dumps({key: row[key] for key in COLUMNS}, allow_nan=False) + "\n" for row in self.rows)
+        writer.writerows({key: shown(row.get(key)) for key in COLUMNS} for row in self.rows)
+        lines = (json.dumps({key: row.get(key) for key in COLUMNS}, allow_nan=False) + "\n" for row in self.rows)
         return {"log.csv": stream.getvalue(), "log.jsonl": "".join(lines)}
 
     def finish(self, *, test_top1: float | None) -> None:

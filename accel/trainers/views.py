@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from accel.trainers import affine, augment, mixing, randaugment
 from accel.trainers.ranks import ALONE, Ranks
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from accel.trainers.recipe import Recipe
 
     Colours = tuple[tuple[float, ...], tuple[float, ...]]
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,13 @@ class Source:
         size: height and width in pixels.
         generator: draws order, crop, flip and cutout.
         ranks: each takes its own part of every batch.
+
+    Attributes:
+        waited_s: for how long this process has waited since `begin` for images to be read; 0 where all of them lie on the device. What
+            is done to them afterwards is not in it. A GPU may still be at work on earlier batches meanwhile.
     """
+
+    waited_s = 0.0
 
     def __init__(self, labels: Tensor, recipe: Recipe, *, size: tuple[int, int], generator: torch.Generator, ranks: Ranks) -> None:
         self.device = labels.device
@@ -103,6 +112,14 @@ class Source:
             mixing.draw_mix(recipe, epoch, count) if mixing.wanted(recipe) else None,
         )
         return whole.each(lambda values: self._ranks.part(values, recipe.batch_size))
+
+    def _waited_for(self, read: Callable[[], T]) -> T:
+        """What `read` gives; how long it takes counts as waiting."""
+        started = time.monotonic()
+        try:
+            return read()
+        finally:
+            self.waited_s += time.monotonic() - started
 
     def _of_batch(self, index: int) -> slice:
         return slice(index * self._share, (index + 1) * self._share)

@@ -78,14 +78,15 @@ class Streamed(Source):
         drawn = self._chosen(epoch)
         order = drawn.draws.order.numpy()
         self._orders[:] = [order[self._of_batch(index)] for index in range(len(order) // self._share)]
-        self._read = enumerate(received(self._loader))
+        self.waited_s = 0.0
+        self._read = self._waited_for(lambda: enumerate(received(self._loader)))
         self._choices = drawn.each(lambda values: values.to(self.device) if isinstance(values, torch.Tensor) else values)
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """This rank's part of batch `index`, which must be the one after the last."""
         import torch
 
-        number, pixels = next(self._read)
+        number, pixels = self._waited_for(lambda: next(self._read))
         if number != index:
             raise ValueError(f"batch {index} was asked for; the next is {number}")
         part = self._of_batch(index)

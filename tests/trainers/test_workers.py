@@ -13,12 +13,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from trainable_net import TINY, pictures  # noqa: E402
+from trainable_net import TINY, build, pictures  # noqa: E402
 
 from accel.errors import CorruptArtifact, MissingError  # noqa: E402
-from accel.trainers import augment, train, workers  # noqa: E402
+from accel.trainers import augment, train, views, workers  # noqa: E402
+from accel.trainers.loop import fit  # noqa: E402
 from accel.trainers.ranks import Ranks  # noqa: E402
-from accel.trainers.views import Source, Views  # noqa: E402
+from accel.trainers.views import Source, Views, augmented  # noqa: E402
 
 COUNT = 40
 COLOURS = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -109,6 +110,33 @@ def test_a_source_goes_on_from_its_state_and_an_example_leaves_no_trace():
     assert_same(epochs(other), want)
 
 
+def test_reading_counts_as_waiting_and_nothing_else_does(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(views.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(workers, "augmented", lambda *given: clock.append(clock.pop() + 50.0) or augmented(*given))
+
+    def slowly(numbers: np.ndarray) -> np.ndarray:
+        clock[0] += 2.0
+        return TRAIN.images[numbers]
+
+    source = streamed(PLAIN, 0, read=slowly)
+    seen = []
+    for epoch in range(2):
+        source.begin(epoch)
+        for step in range(2):
+            source.batch(step)
+            seen.append(source.waited_s)
+    assert seen == [2.0, 4.0, 2.0, 4.0]
+    assert resident(PLAIN).waited_s == 0.0
+
+
+def test_the_log_has_what_an_epoch_waited_for(monkeypatch):
+    source, rows = streamed(PLAIN, 0), []
+    monkeypatch.setattr(source, "_waited_for", lambda read: setattr(source, "waited_s", source.waited_s + 0.5) or read())
+    fit(build(), source, dataclasses.replace(PLAIN, epochs=1), on_epoch=rows.append)
+    assert [row["data_wait_s"] for row in rows] == [2.0]  # to begin, and for each of three batches
+
+
 def test_batches_must_be_asked_for_in_order():
     source = streamed(PLAIN, 0)
     source.begin(0)
@@ -171,7 +199,7 @@ def test_a_run_by_workers_is_that_by_the_resident_loader(tiny, tmp_path):
     assert other.sha256 == one.sha256
 
     def logged(path: Path) -> list[list[str]]:
-        return [line.split(",")[:-2] for line in (path / "log.csv").read_text().splitlines()]
+        return [line.split(",")[:-3] for line in (path / "log.csv").read_text().splitlines()]
 
     assert logged(one.path) == logged(other.path)
     assert other.recipe["loader"] == "workers"
