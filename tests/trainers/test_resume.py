@@ -49,7 +49,8 @@ def test_the_log_of_a_run_that_was_begun_before_a_column_was_there_goes_on_with_
     old = {"epoch": 1, "lr": 0.1, "train_loss": 2.0, "train_top1": 30.0, "val_top1": None, "test_top1": None}
     log = Log(tmp_path, [{**old, "images_per_s": 100.0, "epoch_s": 1.5}])
     log.add({**old, "epoch": 2, "images_per_s": 200.0, "epoch_s": 0.5, "data_wait_s": 0.25})
-    assert [line.split(",")[-2:] for line in log.texts()["log.csv"].splitlines()] == [["epoch_s", "data_wait_s"], ["1.5", ""], ["0.5", "0.25"]]
+    lines = log.texts()["log.csv"].splitlines()
+    assert [line.split(",")[-2:] for line in lines] == [["epoch_s", "data_wait_s"], ["1.5", ""], ["0.5", "0.25"]]
 
 
 @pytest.mark.parametrize(
