@@ -85,6 +85,7 @@ def build(patch: pytest.MonkeyPatch, root: Path) -> None:
     patch.setenv("ACCEL_CACHE_DIR", str(root / "cache"))
     patch.setenv("ACCEL_OFFLINE", "1")
     patch.setenv("ACCEL_BENCH_THREADS", "1")
+    patch.setenv("ACCEL_DEVICE", "cpu")  # the pages show what a CPU prints
     _shrink_cifar10(patch)
     patch.setattr(trainers, "WEIGHTS", root / "weights")
     for name in (*SHIPPED, TRAINED):
