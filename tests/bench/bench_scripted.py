@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -51,9 +50,7 @@ class Script:
         if request["mode"] == "measure":
             self._next_run(request["variant"])
         folder.mkdir(parents=True, exist_ok=True)
-        # The suite's own objects, gone through before every block, took most of the time of these tests; test_bench_measure has the blocks.
-        with mock.patch("gc.collect"):
-            reply, arrays = worker.answer(request, progress, self.clock)
+        reply, arrays = worker.answer(request, progress, self.clock)
         if arrays:
             np.savez(folder / "arrays.npz", **arrays)
         return reply

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import types
+
 import bench_scripted
 import pytest
 
@@ -18,6 +21,10 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path) -> bench_scripted.Script:
     for name, row in bench_scripted.table().items():
         monkeypatch.setitem(runtime_table.RUNTIMES, name, row)
     monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "cache"))
+    # The suite's own objects, gone through before every block, took most of the time of these tests; test_bench_measure has the blocks.
+    # For what measures alone, and once a test: workers run in threads here, and what fakes a driver needs a real collection.
+    collector = {name: getattr(gc, name) for name in dir(gc)} | {"collect": lambda *generation: 0}
+    monkeypatch.setattr("accel.bench.measure.gc", types.SimpleNamespace(**collector))
     return fresh
 
 
