@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import time
 from collections.abc import Callable
@@ -50,7 +51,7 @@ class Choices:
         return Choices(*(changed(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
 
-class Source:
+class Source(abc.ABC):
     """What the loop draws its batches from; a kind of it says where the images are, and when they are augmented.
 
     In this order: crop and flip, RandAugment, normalise and cutout (`augmented`); enlargement, affine map and mixing (`finished`).
@@ -79,13 +80,13 @@ class Source:
         """Images of all ranks together."""
         return len(self._labels)
 
+    @abc.abstractmethod
     def begin(self, epoch: int) -> None:
         """Draw the views of `epoch`, counted from 0; to be called for one epoch after the other."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         """This rank's part of batch `index` of the epoch: B×H×W×3, and int64 (B,) labels, or float32 B×classes where images are mixed."""
-        raise NotImplementedError
 
     def example(self) -> tuple[Tensor, Tensor]:
         """A batch as those to come; leaves no trace."""
