@@ -149,12 +149,12 @@ def test_settings_are_saved_with_their_sources(tmp_path: Path) -> None:
 
 def test_settings_of_a_file_reach_what_reads_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCEL_CACHE_DIR", "/before")
-    monkeypatch.delenv("ACCEL_OFFLINE", raising=False)
+    monkeypatch.setenv("ACCEL_OFFLINE", "0")  # so that it is not there afterwards: what was never there is not taken away
+    monkeypatch.delenv("ACCEL_OFFLINE")
     write(tmp_path, 'cache_dir = "cache"\noffline = true\n')
     config.apply_environment(resolved(tmp_path))
     assert os.environ["ACCEL_CACHE_DIR"] == str(tmp_path / "cache")
     assert os.environ["ACCEL_OFFLINE"] == "1"
-    monkeypatch.delenv("ACCEL_OFFLINE")
 
 
 def test_every_setting_has_help_and_a_default_of_its_kind() -> None:

@@ -160,6 +160,7 @@ def test_the_next_run_marks_one_that_was_killed_outright(world: Path, monkeypatc
 
 
 def test_a_store_that_cannot_be_reached_refuses_the_run_before_it_begins(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCEL_OFFLINE", raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     with pytest.raises(MissingError, match=r"store http://me:\*\*\*@127.0.0.1:9 cannot be used") as caught:
