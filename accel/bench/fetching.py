@@ -25,7 +25,7 @@ COMPILE_AT_OPEN = ("compile",)
 """Runtimes that generate code when they are opened: on a CPU for a number of threads, so that what is verified with another number
 is not what is timed; on a GPU by timing candidates and keeping the choice, which work beside it would spoil."""
 
-ON_ONE_GPU = 4
+ON_ONE_GPU = 8
 """At batch 1 one engine leaves a GPU idle most of the time; beyond a few the host's cores and the GPU's memory are the limit."""
 
 
