@@ -50,7 +50,7 @@ def run_set(
     The set gets a folder of its own in `out_folder`, `MODEL-DEVICE-TIME`. If one there holds the same set unfinished (same bundle,
     variants, plan, device), it is continued: what is on record is not run again. One set runs on a device at a time; a second waits.
     A variant that cannot run, or whose worker fails, gets a row that says why, and the others go on. What the runs of a variant say
-    together (`stability`), and the machine's A/A floor for so many, is written into their rows when all have ended.
+    together (`stability`), and the machine's A/A floor for so many, is written into their rows when all have ended, or at an interrupt.
 
     Args:
         verify: False times unverified engines and marks their rows.
@@ -77,10 +77,13 @@ def run_set(
             verifications = {name: dataclasses.replace(item, failure=refused) for name, item in verifications.items()}
         maker = RowMaker(job, plan, result.description["set_id"], machine, checked["floors_us"])
         _record_not_run(result, maker, verifications.values())
-        with Telemetry(machine["gpu_uuid"]) as telemetry:
-            Rounds(result, maker, verifications, telemetry, progress).run()
-            result.describe(environment={**result.description["environment"], "nvml": telemetry.describe()})
-        result.replace(floors.filled(stability.judged(result.rows), known))
+        try:
+            with Telemetry(machine["gpu_uuid"]) as telemetry:
+                Rounds(result, maker, verifications, telemetry, progress).run()
+                result.describe(environment={**result.description["environment"], "nvml": telemetry.describe()})
+        finally:
+            # An interrupted set is judged by the runs that it has: nobody may ever come to finish it.
+            result.replace(floors.filled(stability.judged(result.rows), known))
         result.describe(state="finished", finished_utc=utc_now())
         shutil.rmtree(job.folder, ignore_errors=True)
     return result

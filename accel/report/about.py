@@ -54,6 +54,17 @@ def unjudged(section: Section) -> str:
     return "This set is of a version that did not judge whether rounds agree: NOISY and UNSTABLE were never asked; see the spread."
 
 
+def unfinished(section: Section) -> str:
+    """How far a set had come when it was interrupted; empty for one that ended, or whose description is not there."""
+    if section.description.get("state") != "running":
+        return ""
+    rounds = section.description["plan"]["rounds"]
+    have = {line.variant: line.rounds for line in section.lines if line.latency}
+    behind = [f"{variant} {found}" for variant, found in have.items() if found < rounds]
+    said = f"This set was interrupted: {sum(have.values())} runs of {len(have)} variants are on record, of {rounds} that each was to have"
+    return said + (f"; fewer have {', '.join(behind)}." if behind else ".")
+
+
 def flag_table(flagged: Iterable[Flagged]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """The flags as headings, and a line a variant that has any: where each of them holds."""
     shown = list(flagged)

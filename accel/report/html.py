@@ -94,6 +94,7 @@ def _shown(section: Section, name: str) -> dict[str, Any]:
         "flag_headings": flag_headings,
         "flag_lines": flag_lines,
         "flag_how": about.HOW,
+        "unfinished": about.unfinished(section),
         "unjudged": about.unjudged(section),
         "explained": about.explained,
         "command": about.command(section),

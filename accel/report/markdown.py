@@ -31,8 +31,8 @@ def body(section: Section) -> str:
         out += [*_table("flagged", *about.flag_table(flagged)), ""]
         out += [f"* {escaped(item.flag)}{escaped(about.explained(item))}" for item in flagged]
         out += ["", about.HOW, ""]
-    if unjudged := about.unjudged(section):
-        out += [unjudged, ""]
+    for said in filter(None, (about.unfinished(section), about.unjudged(section))):
+        out += [escaped(said), ""]
     out += _ledger(section)
     out += [f"* {name}: {escaped(text)}" for name, text in about.environment(section).items()]
     command = about.command(section)

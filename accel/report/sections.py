@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from accel.bench.results import JSONL, SAMPLES, ResultSet, Row, read_rows
+from accel.bench.results import JSONL, SAMPLES, SET, ResultSet, Row, read_rows
 from accel.bench.summary import Line, lines
 from accel.errors import CorruptArtifact, UsageError
 from accel.types import Array
@@ -25,12 +27,14 @@ class Section:
         name: the name of the set's folder, or its id where several sets share a file.
         lines: one a variant, OK ones first, by ascending host p50.
         samples: raw samples in nanoseconds by `variant/run/kind`; empty if they were not kept.
+        description: what the set's `set.json` says; empty where the rows lie without it.
     """
 
     name: str
     rows: tuple[Row, ...]
     lines: tuple[Line, ...]
     samples: Mapping[str, Array]
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -102,4 +106,14 @@ def _section(folder: Path, rows: list[Row], alone: bool) -> Section:
         what = f"{own / SAMPLES} is damaged ({error})"
         raise CorruptArtifact(what, remedy="restore the file, or remove it to report without raw samples") from error
     name = own.name if alone or own != folder else set_id
-    return Section(name, tuple(rows), tuple(lines(rows, samples)), samples)
+    return Section(name, tuple(rows), tuple(lines(rows, samples)), samples, _description(own / SET, set_id))
+
+
+def _description(file: Path, set_id: str) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found if found["set_id"] == set_id else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifact(f"{file} does not describe a set ({error!r})", remedy="restore the file, or remove it") from error

@@ -58,7 +58,26 @@ def test_when_the_rounds_are_over_every_row_says_whether_the_runs_agree(bench, s
     assert (result.folder / "results.csv").read_text().count(",STABLE,") == 6
 
 
-def test_until_then_nothing_is_said(bench, script, tmp_path):
+def test_an_interrupted_set_is_judged_by_the_runs_that_it_has(bench, script, tmp_path):
+    script.pace({EAGER: STEADY, OTHER: WILD})
+    paced = script.launch
+
+    def launch(request, *rest):
+        if request["mode"] == "measure" and script.count("measure") == 4:
+            raise KeyboardInterrupt
+        return paced(request, *rest)
+
+    script.launch = launch
+    with pytest.raises(KeyboardInterrupt):
+        bench()
+
+    (folder,) = (tmp_path / "out").iterdir()
+    rows = read_rows(folder)
+    assert {row["round"] for row in rows} == {0, 1}
+    assert {row["variant"]: row["stability"] for row in rows if row["latency_kind"] == "host_us"} == {EAGER: "STABLE", OTHER: "UNSTABLE"}
+
+
+def test_runs_of_one_round_say_nothing(bench, script, tmp_path):
     script.pace({EAGER: STEADY, OTHER: WILD})
     script.fail["measure", OTHER] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):

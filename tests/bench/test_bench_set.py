@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import itertools
 import json
 import sys
@@ -17,7 +18,8 @@ from accel.bench.columns import COLUMNS, STANDARD
 from accel.bench.coordinate import run_set
 from accel.bench.flags import NVML_COLUMNS
 from accel.bench.plan import MeasurementPlan, order
-from accel.bench.results import read_rows
+from accel.bench.results import read_rows, to_jsonl
+from accel.bench.results import row as result_row
 from accel.bench.settings import BenchSettings
 from accel.bench.stats import summarise
 from accel.engines import Bundle, verified
@@ -486,6 +488,18 @@ def test_one_fallback_is_not_remembered_as_the_variants_accuracy(bench, script, 
     bench()
 
     assert len(verified.read(bundle.path)) == 1
+
+
+def test_a_record_packed_by_gzip_reads_as_it_was(tmp_path):
+    rows = [result_row(model="m", variant="eager:fp32", latency_kind="host_us", p50_us=1.5)]
+    packed = tmp_path / "results.jsonl.gz"
+    packed.write_bytes(gzip.compress(to_jsonl(rows).encode(), mtime=0))
+
+    assert read_rows(tmp_path) == read_rows(packed) == rows
+
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(CorruptArtifact, match="cannot be unpacked"):
+        read_rows(packed)
 
 
 def test_rows_of_a_newer_schema_and_damaged_lines_are_refused(bench):

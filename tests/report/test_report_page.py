@@ -17,6 +17,7 @@ import pytest
 from report_sets import COMMAND, GPU, section, write_set
 
 from accel.bench.report import COLUMNS
+from accel.errors import CorruptArtifact
 from accel.report import about, distribution, svg
 from accel.report.sections import open_sections
 
@@ -213,6 +214,27 @@ def test_a_set_that_was_never_asked_for_its_stability_says_so(tmp_path: Path) ->
     asked = {name: {**given, "stability": "STABLE"} for name, given in GPU.items()}
     assert about.unjudged(section(tmp_path / "asked", asked)) == ""
     assert about.unjudged(section(tmp_path / "once", rounds=1)) == ""
+
+
+def test_a_set_that_was_interrupted_says_how_far_it_had_come(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "s", GPU, rounds=3)
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    last = "eager:fp32"
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if (row["variant"], row["round"]) != (last, 2)))
+    description = {"set_id": rows[0]["set_id"], "plan": {"rounds": 3}}
+    (folder / "set.json").write_text(json.dumps(description | {"state": "running"}))
+    (one,) = open_sections([folder])
+    # One of the six never ran.
+    told = "interrupted: 14 runs of 5 variants are on record, of 3 that each was to have; fewer have eager:fp32 2."
+    assert told in about.unfinished(one)
+    assert told in " ".join(Seen(page([one])).within("p"))
+    assert "This set was interrupted" in document([one])
+
+    (folder / "set.json").write_text(json.dumps(description | {"state": "finished"}))
+    assert about.unfinished(*open_sections([folder])) == ""
+    (folder / "set.json").write_text("{}")
+    with pytest.raises(CorruptArtifact, match="does not describe a set"):
+        open_sections([folder])
 
 
 def test_a_variant_with_a_very_long_name_leaves_the_figures_their_room(tmp_path: Path) -> None:
