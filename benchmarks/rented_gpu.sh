@@ -3,17 +3,19 @@
 # files still arrive; then one set after another is timed, with nothing beside it.
 #
 #     bash rented_gpu.sh begin CHECKOUT CARRIED     copy both, take in what CARRIED has, start the queues in the background
-#     bash rented_gpu.sh here NAME                  something that a queue waits for has arrived
+#     bash rented_gpu.sh take FOLDER                parts of bundles.tar or caches.tar.xz from an earlier host; the last parts unpack both
+#     bash rented_gpu.sh here NAME                  something that a queue waits for has arrived; says whether accel starts with it
 #     bash rented_gpu.sh wait SECONDS               until the queues are empty, at most so long; then what became of each task
 #     bash rented_gpu.sh stop                       end the queues and what they have started
 #     bash rented_gpu.sh set MODEL PRECISION SECONDS [options of accel bench]      begin or go on with a set, interrupted after SECONDS
 #     bash rented_gpu.sh part NAME SECONDS          a part of gpu_evidence.sh
-#     bash rented_gpu.sh home OUT [bundles]         results, logs and compile caches (and bundles) as files of at most 15 MiB
+#     bash rented_gpu.sh home OUT                   results and logs
+#     bash rented_gpu.sh home OUT caches|bundles K  the K-th four (from 0) of the files of at most 15 MiB that the compile caches, or bundles, make
 #
 # Everything lies in BASE (default ~/rented): checkout/, out/ (logs, times.txt, sets/), python310 (where CARRIED says how, TRT_PYTHON).
 # CARRIED may hold: weights/MODEL/weights.safetensors, datasets/ (as in accel's cache; *.npy.xz are unpacked), site/ (packages for
-# PYTHON), head.bundle (a git bundle of what HEAD is to be), caches.tar.xz and bundles.tar (what `home` brought from an earlier host),
-# env.sh (sourced by every call; PYTHONPATH, TRT_PYTHON, CXX and the queues belong there).
+# PYTHON), head.bundle (a git bundle of what HEAD is to be), env.sh (sourced by every call; PYTHONPATH, TRT_PYTHON, CXX and the queues belong
+# there). What `home` brought from an earlier host comes after it, with `take`.
 #
 # QUEUE0 and QUEUE1 are the tasks of the first and the second GPU, in order, with blanks between; with one GPU both run on it, QUEUE0 first:
 #
@@ -127,8 +129,6 @@ begun)
     find "$base/carried/datasets" -name '*.xz' -exec xz -d {} +
     cp -a "$base/carried/datasets" "$cache/"
   fi
-  [ ! -f "$base/carried/caches.tar.xz" ] || tar xJf "$base/carried/caches.tar.xz" -C "$cache"
-  [ ! -f "$base/carried/bundles.tar" ] || tar xf "$base/carried/bundles.tar" -C "$checkout"
   setsid nohup bash "$checkout/benchmarks/rented_gpu.sh" queues >"$out/queues.txt" 2>&1 </dev/null &
   ;;
 queues)
@@ -143,7 +143,23 @@ queues)
   fi
   touch "$out/queues.ended"
   ;;
-here) touch "$out/here.$2" ;;
+take)
+  mkdir -p "$base/taken" "$cache"
+  cp "$2"/*.tar* "$base/taken/"
+  if [ "${3:-}" = last ]; then
+    [ ! -e "$base/taken/bundles.tar.00" ] || cat "$base"/taken/bundles.tar.* | tar xf - -C "$checkout"
+    [ ! -e "$base/taken/caches.tar.xz.00" ] || cat "$base"/taken/caches.tar.xz.* | xz -dc -T0 | tar xf - -C "$cache"
+    touch "$out/here.taken"
+  fi
+  ;;
+here)
+  # A package that came with others may hide one of the host's and lack what it needs: every later task would fail at its import.
+  if "$python" -c 'import accel.cli, onnxruntime, pynvml, rich, safetensors, torch, typer' 2>"$out/here.$2.error"; then
+    touch "$out/here.$2"
+  else
+    echo "accel does not start with $2:" && tail -n 2 "$out/here.$2.error"
+  fi
+  ;;
 wait)
   for _ in $(seq "$2"); do [ ! -e "$out/queues.ended" ] || break; sleep 1; done
   cat "$out/times.txt"
@@ -160,7 +176,7 @@ set)
   model=$2 precision=$3 seconds=$4
   shift 4
   timeout -s INT -k 20 "$seconds" "$python" -m accel bench "$model" $(variants --runtime "$precision" ${SHOWN_COMPILE:-$compile_modes} ${SHOWN:-$rest}) \
-    --device "$device" --out "$out/sets" --iterations 500 --max-rounds 3 --format markdown "$@" >"$out/set-$model-$precision.txt" 2>&1
+    --device "$device" --out ../out/sets --iterations 500 --max-rounds 3 --format markdown "$@" >"$out/set-$model-$precision.txt" 2>&1
   echo "set $model $precision: code $? after $SECONDS s" | tee -a "$out/times.txt"
   tail -n 45 "$out/set-$model-$precision.txt" | cut -c1-200
   ;;
@@ -175,11 +191,16 @@ home)
     for file in accel.json verified.json; do [ ! -f "$bundle/$file" ] || cp "$bundle/$file" "$out/$(basename "$bundle")-$file"; done
   done
   tar cJf "$2/out.tar.xz" -C "$base" out
-  found=$(cd "$cache" && ls -d inductor triton tensorrt* aa-floors 2>/dev/null)
-  [ -z "$found" ] || XZ_OPT=-T0 tar cJf "$base/caches.tar.xz" -C "$cache" $found
-  [ -z "$found" ] || split -b 15m -d "$base/caches.tar.xz" "$2/caches.tar.xz."
-  if [ "${3:-}" = bundles ]; then
-    tar cf "$base/bundles.tar" -C "$checkout" engines && split -b 15m -d "$base/bundles.tar" "$2/bundles.tar."
+  if [ -n "${3:-}" ] && ! ls "$base/home/$3".* >/dev/null 2>&1; then
+    mkdir -p "$base/home"
+    case $3 in
+    caches) tar cf - -C "$cache" $(cd "$cache" && ls -d inductor triton tensorrt* aa-floors 2>/dev/null) | xz -T0 | split -b 15m -d - "$base/home/caches.tar.xz." ;;
+    bundles) tar cf - -C "$checkout" engines | split -b 15m -d - "$base/home/bundles.tar." ;;
+    esac
+  fi
+  if [ -n "${3:-}" ]; then
+    ls "$base/home"
+    ls "$base/home/$3".* | tail -n +$((4 * ${4:-0} + 1)) | head -n 4 | xargs -r cp -t "$2"
   fi
   ls -la "$2"
   ;;
