@@ -25,6 +25,7 @@
 #     trt:MODEL:PRECISION             a plan, by TRT_PYTHON, with TRT_OPTIONS and LEVEL_MODEL (an optimization level)
 #     reference:MODEL                 eager FP32 on the test set
 #     compile:MODEL:PRECISION         verify the modes of torch.compile, one after another
+#     warm:MODEL:PRECISION            the same, though the results are known: the compile caches of a fresh host are filled
 #     rest:MODEL:PRECISION            verify every other variant
 #     tests[:FOLDER]                  pytest -m gpu
 #
@@ -91,6 +92,7 @@ for name in ("torch", "triton", "sympy", "mpmath", "networkx"):
     ;;
   reference) accel verify "$model" --variant eager:fp32 --device "$device" --format csv ;;
   compile) accel verify "$model" $(variants --variant "$detail" ${SHOWN_COMPILE:-$compile_modes}) --device "$device" --format csv ;;
+  warm) accel verify "$model" $(variants --variant "$detail" ${SHOWN_COMPILE:-$compile_modes}) --force --device "$device" --format csv ;;
   rest) accel verify "$model" $(variants --variant "$detail" ${SHOWN:-$rest}) --device "$device" --format csv ;;
   tests) "$python" -m pytest -q -p no:cacheprovider -m gpu ${model:-tests} ;;
   *) echo "no such task" && return 2 ;;
