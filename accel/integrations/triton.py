@@ -232,7 +232,11 @@ def _demand_room(folder: _Folder, version: int, force: bool) -> None:
     if force or not folder.target.is_dir():
         demand_free(folder.target, force)
         return
-    demand_free(folder.target / str(version), force)
+    if (folder.target / str(version)).exists():
+        raise UsageError(
+            f"{folder.target} has a version {version}",
+            remedy="add another with --model-version, or replace the model, versions and all, with --force",
+        )
     for name, data in folder.files.items():
         if not (folder.target / name).is_file() or (folder.target / name).read_bytes() != data:
             raise UsageError(

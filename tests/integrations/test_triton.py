@@ -150,9 +150,9 @@ def test_a_device_that_cannot_run_the_engine_is_refused(served: Path, engine: st
 def test_nothing_is_overwritten_and_one_clash_stops_all(served: Path) -> None:
     write("onnx-fp32", name="tiny-onnx-fp16")
     before = sorted(Path("triton").rglob("*"))
-    with pytest.raises(UsageError, match="tiny-onnx-fp16/1 exists") as caught:
+    with pytest.raises(UsageError, match="tiny-onnx-fp16 has a version 1") as caught:
         package("tiny", "triton", engines=["onnx-fp32", "onnx-fp16"])
-    assert "--force" in str(caught.value)
+    assert "--model-version" in str(caught.value)
     assert sorted(Path("triton").rglob("*")) == before
 
 
