@@ -3,9 +3,9 @@
     pip install 'accel-engines[ort,ray]' -c constraints.txt
     python benchmarks/replica_killed.py engines/mobilenetv3_small.accel
 
-Four callers send the same question one after another, two of them plainly and two through `ask`; when one of them has a quarter of its answers, one replica
-gets SIGKILL. One line of JSON: what was asked, answered, answered wrongly and lost by each kind of caller, the seconds until the replacement
-answers, and the slowest request.
+Four callers send the same question one after another, two of them plainly and two through `ask`; when one of them has a quarter of its
+answers, one replica gets SIGKILL. One line of JSON: what was asked, answered, answered wrongly and lost by each kind of caller, the seconds
+until the replacement answers, and the slowest request.
 """
 
 from __future__ import annotations

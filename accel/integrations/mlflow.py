@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,6 @@ DATA_FORMAT = "onnx"
 SETTINGS: dict[str, Any] = {"runtime": "auto", "device": "auto", "trusted": False, "threads": None}
 """What `accel.load` is told, in MLmodel's `config`: MLflow lets whoever loads the model change the keys that are there, and no others."""
 
-HIDDEN = shutil.ignore_patterns(".*")
-"""What an interrupted export left is no part of a bundle."""
-
 
 def write(request: Request) -> Packaged:
     """Write the model's folder, whole or not at all.
@@ -46,12 +44,12 @@ def write(request: Request) -> Packaged:
     tracking.set_limits()
     pyfunc = require("mlflow.pyfunc", extra=EXTRA)
     engine = _only(request)
-    bundle, target = request.bundle, request.out / (request.name or request.bundle.name)
+    bundle, target = request.bundle, request.out / request.name
     chosen = {} if engine is None else {"runtime": f"{_runtime(engine)}:{engine.precision}"}
     with placed(target, request.force, outside=request.out) as made:
         # MLflow wants to make the folder itself, and copies what it is given under its own name.
         copy = made / bundle.path.name
-        shutil.copytree(bundle.path, copy, ignore=HIDDEN)
+        shutil.copytree(bundle.path, copy, ignore=_no_part)
         _check(Bundle.open(copy))
         pyfunc.save_model(
             made / "model",
@@ -145,6 +143,11 @@ def _only(request: Request) -> EngineEntry | None:
 
 def _runtime(entry: EngineEntry) -> str:
     return next(name for name, row in runtimes.RUNTIMES.items() if row.format == entry.format)
+
+
+def _no_part(folder: str, names: list[str]) -> list[str]:
+    """What is no part of a bundle: what an interrupted export left, and links, which would bring along what they point at."""
+    return [name for name in names if name.startswith(".") or (Path(folder) / name).is_symlink()]
 
 
 def _check(bundle: Bundle) -> None:

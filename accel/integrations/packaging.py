@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from accel.api.settings import resolve
 from accel.engines import Bundle
 from accel.errors import BundleMissing, UnknownName, UsageError
 from accel.types import EngineEntry
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Request:
     engines: chosen by the user, else all of the bundle.
     named: whether the user chose them.
     out: the folder that the package goes into.
-    name: of the package; None for the bundle's.
+    name: of the package: one that a folder may have, and no path.
     force: replace what is there.
     options: of the target, without those that were not given.
     """
@@ -56,7 +59,7 @@ class Request:
     engines: tuple[EngineEntry, ...]
     named: bool
     out: Path
-    name: str | None
+    name: str
     force: bool
     options: dict[str, Any]
 
@@ -133,7 +136,7 @@ def package(
     opened = open_bundle(bundle, resolve({})["engines_dir"])
     chosen = _chosen(opened, engines)
     module, _, function = target.writer.partition(":")
-    request = Request(opened, chosen, bool(engines), Path(out or target.out).expanduser(), name, force, given)
+    request = Request(opened, chosen, bool(engines), Path(out or target.out).expanduser(), _checked(name or opened.name), force, given)
     written: Packaged = getattr(importlib.import_module(module), function)(request)
     return written
 
@@ -141,6 +144,13 @@ def package(
 def folder_size(folder: Path) -> int:
     """Bytes of all files below `folder`."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _checked(name: str) -> str:
+    # The bundle's own name is as its author wrote it: it must not lead anywhere.
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of a model: it becomes a folder's", remedy="--name with letters, digits, '.', '_' and '-'")
+    return name
 
 
 def _chosen(bundle: Bundle, words: Sequence[str]) -> tuple[EngineEntry, ...]:

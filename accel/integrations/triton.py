@@ -1,6 +1,6 @@
 """A Triton model repository: a folder for each engine, with its configuration, its version, its labels.
 
-    NAME/config.pbtxt   NAME/labels.txt   NAME/1/model.onnx   NAME/warmup/INPUT (where asked for)
+    NAME/config.pbtxt   NAME/labels.txt   NAME/1/model.onnx   NAME/warmup/golden-0 (where asked for)
 
 What Triton wants, by its documentation of July 2026:
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,9 @@ DEFAULT_MAX_BATCH = 32
 KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "cuda": "KIND_GPU"}
 """`--device` → where Triton puts the instances."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+WARMUP = "golden-{}"
+"""The file of an input's warm-up sample, by the input's position: its name is as the bundle's author wrote it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,7 @@ def write(request: Request) -> Packaged:
     chosen = _supported(request)
     _demand_batches(chosen, request)
     version = int(request.options.get("model_version", 1))
-    planned = [(entry, request.out / _model_name(request, entry, len(chosen))) for entry in chosen]
+    planned = [(entry, request.out / (request.name if len(chosen) == 1 else f"{request.name}-{entry.name}")) for entry in chosen]
     folders = [_describe(request, entry, target) for entry, target in planned]
     for folder in folders:
         _demand_room(folder, version, request.force)
@@ -125,14 +126,6 @@ def _batches(entry: EngineEntry) -> bool:
     return PLATFORMS[entry.format].batches and batch_of(entry) == "dynamic"
 
 
-def _model_name(request: Request, entry: EngineEntry, count: int) -> str:
-    name = request.name or request.bundle.name
-    name = name if count == 1 else f"{name}-{entry.name}"
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no name of a model: it is a folder's", remedy="--name with letters, digits, '.', '_' and '-'")
-    return name
-
-
 def _configure(request: Request, entry: EngineEntry, name: str) -> dict[str, Any]:
     """The ModelConfig of `entry`, as `triton_config.to_text` takes it."""
     row, options, bundle = PLATFORMS[entry.format], request.options, request.bundle
@@ -149,8 +142,7 @@ def _configure(request: Request, entry: EngineEntry, name: str) -> dict[str, Any
     if options.get("dynamic_batching") and batched:
         config["dynamic_batching"] = {}
     if options.get("warmup"):
-        samples = zip(entry.inputs, (told["name"] for told in inputs), strict=True)
-        fed = [{"key": name, "value": _sample(spec, name, batched)} for spec, name in samples]
+        fed = [{"key": told["name"], "value": _sample(entry.inputs[i], WARMUP.format(i), batched)} for i, told in enumerate(inputs)]
         config["model_warmup"] = [{"name": "golden", "batch_size": 1, "inputs": fed}]
     about = {"bundle": bundle.name, "engine": entry.name, "preprocess": dict(bundle.preprocess)}
     config["parameters"] = [triton_config.parameter("accel", about)]
@@ -211,8 +203,8 @@ def _describe(request: Request, entry: EngineEntry, target: Path) -> _Folder:
     if _labelled(request.bundle, entry):
         files[LABELS_FILE] = "".join(" ".join(label.split()) + "\n" for label in request.bundle.labels).encode()
     if request.options.get("warmup"):
-        samples = zip(request.bundle.golden().inputs.values(), entry.inputs, config["input"], strict=True)
-        files |= {f"warmup/{told['name']}": _raw(sample[:1], spec) for sample, spec, told in samples}
+        samples = zip(request.bundle.golden().inputs.values(), entry.inputs, strict=True)
+        files |= {f"warmup/{WARMUP.format(i)}": _raw(sample[:1], spec) for i, (sample, spec) in enumerate(samples)}
     return _Folder(entry, target, config, files)
 
 

@@ -98,6 +98,20 @@ def test_an_edited_bundle_is_not_packaged(tiny: Path) -> None:
     assert not list(Path("mlflow").iterdir())
 
 
+def test_a_link_in_a_bundle_brings_nothing_along(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of this user")
+    (tiny / "notes").symlink_to(tmp_path / "secret")
+    (tiny / ".tiny.old").mkdir()
+    (made,) = package("tiny", "mlflow").packages
+    inside = {path.name for path in (made.path / "data" / "tiny.accel").iterdir()}
+    assert {"accel.json", "golden.npz", "onnx-fp32"} <= inside
+    assert not {"notes", ".tiny.old"} & inside
+    (tiny / "golden.npz").rename(tmp_path / "golden.npz")
+    (tiny / "golden.npz").symlink_to(tmp_path / "golden.npz")
+    with pytest.raises(CorruptArtifact, match="golden"):
+        package("tiny", "mlflow", name="linked")
+
+
 def test_several_inputs_go_by_name(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = Bundle.open(tiny)
     two = [spec.__class__(name, spec.shape) for spec in bundle.inputs for name in ("left", "right")]

@@ -107,8 +107,8 @@ def test_a_golden_sample_warms_up_in_the_engines_own_type(served: Path, read_con
     folder = write("onnx-fp16", warmup=True)
     (warmup,) = read_config(folder / "config.pbtxt").model_warmup
     fed = warmup.inputs["input"]
-    assert (warmup.batch_size, list(fed.dims), fed.input_data_file) == (1, [1, 3, 8, 8], "input")
-    sample = np.frombuffer((folder / "warmup" / "input").read_bytes(), np.float16).reshape(fed.dims)
+    assert (warmup.batch_size, list(fed.dims), fed.input_data_file) == (1, [1, 3, 8, 8], "golden-0")
+    sample = np.frombuffer((folder / "warmup" / "golden-0").read_bytes(), np.float16).reshape(fed.dims)
     np.testing.assert_array_equal(sample, Bundle.open(served).golden().inputs["input"][:1].astype(np.float16))
 
 
@@ -218,6 +218,15 @@ def test_a_target_an_engine_or_an_option_that_is_not_there_is_named(served: Path
         package("tiny", "mlflow", warmup=True)
     with pytest.raises(UsageError, match="no name of a model"):
         package("tiny", "triton", engines=["onnx-fp32"], name="a/b")
+
+
+@pytest.mark.parametrize("to", ["triton", "mlflow"])
+def test_a_bundle_whose_name_is_a_path_is_not_written_there(served: Path, to: str) -> None:
+    manifest = json.loads((served / "accel.json").read_text())
+    (served / "accel.json").write_text(json.dumps({**manifest, "name": "../../elsewhere"}))
+    with pytest.raises(UsageError, match=r"'\.\./\.\./elsewhere' is no name of a model"):
+        package("tiny", to, engines=["onnx-fp32"])
+    assert not Path(to).exists()
 
 
 def test_a_format_without_a_backend_is_left_out_and_named_is_refused(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
