@@ -4,7 +4,8 @@
     python examples/pycuda_caller.py engines/mobilenetv3_small.accel
 
 PyCUDA must use the primary context, as accel and torch do: `pycuda.autoprimaryctx`, not `pycuda.autoinit`. The array has the engine's own
-dtype (float16 for an FP16 engine) and whole batches. The call returns when the answer is there: no synchronisation is needed after it.
+dtype (float16 for an FP16 engine) and whole batches, and what writes it must be done: PyCUDA's arrays do not say on which stream that is.
+The call returns when the answer is there, so nothing has to be waited for after it.
 """
 
 import sys
@@ -21,7 +22,8 @@ def main(bundle: Path, runtime: str = "auto") -> np.ndarray:
     """The answer to a batch of zeros, on the host."""
     with accel.load(bundle, runtime, device="cuda") as engine:
         (native,) = engine.explain()["inputs"]
-        given = gpuarray.zeros(tuple(native["shape"]), native["dtype"])
+        given = gpuarray.to_gpu(np.zeros(native["shape"], native["dtype"]))
+        driver.Context.synchronize()
         answer = engine(given)
         told = answer.__cuda_array_interface__
         host = np.empty(told["shape"], told["typestr"])

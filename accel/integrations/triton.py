@@ -2,7 +2,7 @@
 
     NAME/config.pbtxt   NAME/labels.txt   NAME/1/model.onnx   NAME/warmup/golden-0 (where asked for)
 
-What Triton wants, by its documentation of July 2026:
+What Triton wants, by its documentation of release 26.05:
 
 * the folder's name is the model's; with `max_batch_size` of N ≥ 1 the shapes leave out the batch, which Triton puts before them, and the
   engine must take any batch up to N; with 0 they are the engine's own;
@@ -203,7 +203,8 @@ def _describe(request: Request, entry: EngineEntry, target: Path) -> _Folder:
     if _labelled(request.bundle, entry):
         files[LABELS_FILE] = "".join(" ".join(label.split()) + "\n" for label in request.bundle.labels).encode()
     if request.options.get("warmup"):
-        samples = zip(request.bundle.golden().inputs.values(), entry.inputs, strict=True)
+        golden = request.bundle.golden().inputs
+        samples = zip((golden[spec.name] for spec in request.bundle.inputs), entry.inputs, strict=True)
         files |= {f"warmup/{WARMUP.format(i)}": _raw(sample[:1], spec) for i, (sample, spec) in enumerate(samples)}
     return _Folder(entry, target, config, files)
 
