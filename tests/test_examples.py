@@ -12,7 +12,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,12 +42,10 @@ def example(name: str) -> ModuleType:
 
 
 @pytest.fixture
-def bundle(tiny: Path) -> Path:
+def bundle(tiny: Path, rewritten: Callable[..., None]) -> Path:
     """The tiny bundle as one of pictures with named classes."""
-    manifest = json.loads((tiny / "accel.json").read_text())
     preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "height": 8, "width": 8}
-    labels = [f"class {number}" for number in range(10)]
-    (tiny / "accel.json").write_text(json.dumps({**manifest, "labels": labels, "preprocess": preprocess}))
+    rewritten(tiny, preprocess=preprocess, labels=tuple(f"class {number}" for number in range(10)))
     return tiny
 
 

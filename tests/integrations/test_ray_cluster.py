@@ -14,7 +14,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @pytest.fixture
-def pictured(tiny: Path) -> Path:
+def pictured(tiny: Path, rewritten: Callable[..., None]) -> Path:
     """The tiny bundle, with preprocessing."""
-    manifest = json.loads((tiny / "accel.json").read_text())
-    (tiny / "accel.json").write_text(json.dumps({**manifest, "preprocess": PREPROCESS}))
+    rewritten(tiny, preprocess=PREPROCESS)
     return tiny
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Posted:
         return self._body
 
 
-def test_http_takes_a_picture_and_says_what_is_wrong_with_another(tiny: Path, tmp_path: Path) -> None:
+def test_http_takes_a_picture_and_says_what_is_wrong_with_another(tiny: Path, tmp_path: Path, rewritten: Callable[..., None]) -> None:
     pytest.importorskip("starlette")
     image = pytest.importorskip("PIL.Image")
     manifest = json.loads((tiny / "accel.json").read_text())

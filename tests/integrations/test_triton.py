@@ -90,11 +90,12 @@ def test_what_is_code_or_tied_or_was_not_run_is_said(served: Path) -> None:
     assert "onnx-fp32 is" not in notes
 
 
-def test_the_preprocessing_travels_and_labels_name_each_class(served: Path, read_config: ReadConfig) -> None:
-    manifest = json.loads((served / "accel.json").read_text())
+def test_the_preprocessing_travels_and_labels_name_each_class(
+    served: Path, read_config: ReadConfig, rewritten: Callable[..., None]
+) -> None:
     preprocess = {"mean": [0.5], "std": [0.25], "height": 8, "width": 8, "resize": "none", "fill": [128, 128, 128]}
     labels = [f'class "{number}"\nof ten: ä' for number in range(10)]
-    (served / "accel.json").write_text(json.dumps({**manifest, "labels": labels, "preprocess": preprocess}))
+    rewritten(served, labels=tuple(labels), preprocess=preprocess)
     folder = write("torchscript-fp32")
     config = read_config(folder / "config.pbtxt")
     assert config.output[0].label_filename == LABELS_FILE
@@ -221,9 +222,8 @@ def test_a_target_an_engine_or_an_option_that_is_not_there_is_named(served: Path
 
 
 @pytest.mark.parametrize("to", ["triton", "mlflow"])
-def test_a_bundle_whose_name_is_a_path_is_not_written_there(served: Path, to: str) -> None:
-    manifest = json.loads((served / "accel.json").read_text())
-    (served / "accel.json").write_text(json.dumps({**manifest, "name": "../../elsewhere"}))
+def test_a_bundle_whose_name_is_a_path_is_not_written_there(served: Path, to: str, rewritten: Callable[..., None]) -> None:
+    rewritten(served, name="../../elsewhere")
     with pytest.raises(UsageError, match=r"'\.\./\.\./elsewhere' is no name of a model"):
         package("tiny", to, engines=["onnx-fp32"])
     assert not Path(to).exists()
