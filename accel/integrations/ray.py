@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from accel.api.loading import load
-from accel.engines import Bundle
 from accel.errors import AccelError, ArtifactError, ParityError, UsageError
 from accel.optional import require
 from accel.runtimes.loaded import LoadedEngine
+from accel.types import TensorSpec
 
 EXTRA = "ray"
 
@@ -33,7 +33,7 @@ HEALTHY = 1e-2
 
 @dataclasses.dataclass(frozen=True)
 class _Live:
-    """An engine, the one thread that calls it, a golden sample and what it answered to that."""
+    """An engine, the one thread that calls it, a sample and what it answered to that."""
 
     engine: LoadedEngine
     thread: ThreadPoolExecutor
@@ -100,7 +100,7 @@ class Replica:
         return responses.JSONResponse({"engine": str(live.engine.variant), "outputs": outputs})
 
     async def check_health(self) -> None:
-        """Serve asks every few seconds and replaces the replica if this raises: the golden sample is answered as it was at first.
+        """Serve asks every few seconds and replaces the replica if this raises: a sample is answered as it was at first.
 
         Raises:
             ParityError: it is not. AccelError: the engine cannot be called.
@@ -112,9 +112,7 @@ class Replica:
         for before, now in zip(live.answer, found, strict=True):
             far = np.abs(now - before).max(initial=0.0)
             if not far <= HEALTHY * np.abs(before).max(initial=1.0):
-                raise ParityError(
-                    f"{live.engine.variant} answers the golden sample {far:.3g} away from what it answered when it was loaded"
-                )
+                raise ParityError(f"{live.engine.variant} answers its sample {far:.3g} away from what it answered when it was loaded")
 
     async def about(self) -> dict[str, Any]:
         """What runs here, as plain data: `variant`, `device`, `why`, and the process's `pid`."""
@@ -244,12 +242,16 @@ def _batching(size: int, wait_s: float) -> Any:
 
 
 def _load(settings: dict[str, Any], thread: ThreadPoolExecutor) -> _Live:
-    path = settings.pop("bundle")
-    golden = Bundle.open(path).golden()
-    engine = load(path, **settings)
-    named = {name: array[:1] for name, array in golden.inputs.items()}
-    sample = named if len(engine.inputs) > 1 else next(iter(named.values()))
+    engine = load(settings.pop("bundle"), **settings)
+    named = {spec.name: _noise(spec) for spec in engine.inputs}
+    sample = named if len(named) > 1 else next(iter(named.values()))
     return _Live(engine, thread, sample, _numbers(engine(sample)))
+
+
+def _noise(spec: TensorSpec) -> Any:
+    """One row for a health check, the same each time."""
+    random, shape = np.random.default_rng(0), spec.fixed(1)
+    return random.standard_normal(shape).astype(spec.dtype) if spec.dtype.startswith("float") else random.integers(0, 2, shape, spec.dtype)
 
 
 def _numbers(answer: Any) -> list[Any]:
