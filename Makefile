@@ -48,13 +48,13 @@ report: $(STAMP)
 			$$(ls -d accel/trainers/weights results/$$machine/training 2>/dev/null | sed 's/^/--training /') $(CHECK) || exit; done
 
 lint: $(STAMP)
-	$(BIN)/ruff check accel tests
-	$(BIN)/ruff format --check accel tests
+	$(BIN)/ruff check accel tests examples
+	$(BIN)/ruff format --check accel tests examples
 	$(BIN)/mypy --strict accel
 
 format: $(STAMP)
-	$(BIN)/ruff format accel tests
-	$(BIN)/ruff check --fix accel tests
+	$(BIN)/ruff format accel tests examples
+	$(BIN)/ruff check --fix accel tests examples
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

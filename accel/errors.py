@@ -26,6 +26,8 @@ A foreign exception is chained (`raise … from error`), never swallowed.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AccelError(Exception):
     """What was asked, what was found, and what mends it.
@@ -44,8 +46,18 @@ class AccelError(Exception):
         self.message = message
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By its class alone: the subclasses' arguments are not those that Python would call them with in another process.
+        return _restored, (type(self), self.message, self.__dict__)
+
     def __str__(self) -> str:
         return f"{self.message}\n  to mend it: {self.remedy}" if self.remedy else self.message
+
+
+def _restored(kind: type[AccelError], message: str, state: dict[str, Any]) -> AccelError:
+    error = kind.__new__(kind, message)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(AccelError):

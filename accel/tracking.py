@@ -132,8 +132,7 @@ class MlflowTracker:
             ConfigError: the store is a folder of files. MissingExtra: MLflow, or what the store needs. MissingError: no answer.
         """
         check_uri(self.uri)
-        for name, value in LIMITS.items():
-            os.environ.setdefault(name, value)
+        set_limits()
         require("mlflow", extra="track")
         scheme = urlsplit(self.uri).scheme
         if scheme.startswith("sqlite"):
@@ -280,6 +279,12 @@ class MlflowTracker:
             return
         if self._failed and last:
             logger.warning("the tracking store %s answers again: nothing of the run is missing there", self.shown)
+
+
+def set_limits() -> None:
+    """Tell MLflow what LIMITS says, before it is imported."""
+    for name, value in LIMITS.items():
+        os.environ.setdefault(name, value)
 
 
 def check_uri(uri: str) -> None:

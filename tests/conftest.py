@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nets
 import numpy as np
@@ -94,6 +95,20 @@ def tiny(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """A copy of the tiny bundle at `engines/tiny.accel` of a working folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(tiny_exported, tmp_path / "engines" / "tiny.accel"))
+
+
+def rewrite(bundle: Path, **changes: Any) -> None:
+    """Write accel.json anew with other fields, as whoever made the bundle might have."""
+    from accel.engines import Bundle
+
+    manifest = dataclasses.replace(Bundle.open(bundle).manifest, **changes)
+    (bundle / "accel.json").write_text(manifest.to_text(), encoding="utf-8")
+
+
+@pytest.fixture
+def rewritten() -> Callable[..., None]:
+    """rewritten(bundle, labels=…, preprocess=…)"""
+    return rewrite
 
 
 @pytest.fixture(scope="session")

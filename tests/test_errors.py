@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 import sys
 
@@ -29,6 +30,17 @@ def test_the_remedy_is_part_of_what_a_person_reads() -> None:
 
 def test_an_unknown_name_lists_the_known_ones_in_order() -> None:
     assert "choose one of: a, b" in str(UnknownName("model", "x", ["b", "a"]))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [AccelError("it failed", remedy="try again"), UnknownName("planet", "Pluto", ["Mars", "Earth"]), MissingExtra("torch", "train")],
+)
+def test_an_error_reaches_another_process_whole(error: AccelError) -> None:
+    error.told = True
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert (str(again), again.args, again.remedy, again.told) == (str(error), (error.message,), error.remedy, True)
 
 
 def test_a_missing_package_names_the_extra_that_installs_it() -> None:

@@ -28,10 +28,11 @@ MAY_IMPORT = {
     "sweeps": {"core"},
     "api": ROOMS | {"core", "face"},
     "face": {"api"},
-    "cli": ROOMS | {"core", "api", "face"},
+    "integrations": ROOMS | {"core", "api", "face"},
+    "cli": ROOMS | {"core", "api", "face", "integrations"},
     "__main__": {"cli"},
 }
-LAYER_OF = {"api": "api", "doctor": "api", "cli": "cli", "__init__": "face", "__main__": "__main__"}
+LAYER_OF = {"api": "api", "integrations": "integrations", "doctor": "api", "cli": "cli", "__init__": "face", "__main__": "__main__"}
 LAZY_NAME = re.compile(r"^accel(\.\w+)+(:\w+)?$")
 FILES = sorted(ROOT.rglob("*.py"))
 

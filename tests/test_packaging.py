@@ -91,6 +91,17 @@ def test_tracking_and_sweeps_need_extras_of_their_own_and_the_tests_have_them() 
     assert not {"track", "sweep"} & requirements.Requirement(EXTRAS["toolkit"][0]).extras
 
 
+def test_what_scales_out_has_extras_of_its_own_and_ray_is_no_part_of_the_environment_of_the_tests() -> None:
+    assert {requirements.Requirement(text).name for text in EXTRAS["mlflow"]} == {"mlflow-skinny", "pandas"}
+    (ray,) = map(requirements.Requirement, EXTRAS["ray"])
+    assert (ray.name, ray.extras) == ("ray", {"serve"})
+    assert not {"mlflow", "ray"} & requirements.Requirement(EXTRAS["toolkit"][0]).extras
+    assert "accel-engines[mlflow]" in EXTRAS["dev"]
+    assert not [text for text in EXTRAS["dev"] if "ray" in text]
+    skinny = {text for name in ("track", "mlflow") for text in EXTRAS[name] if text.startswith("mlflow-skinny")}
+    assert len(skinny) == 1
+
+
 def test_predicting_on_pictures_needs_pillow_alone_of_the_range_that_training_has() -> None:
     (pillow,) = EXTRAS["images"]
     assert requirements.Requirement(pillow).name == "pillow"

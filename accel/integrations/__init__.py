@@ -1,0 +1,1 @@
+"""Bundles in other people's systems: a Triton model repository, an MLflow model, a Ray Serve deployment."""
