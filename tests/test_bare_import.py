@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "cuda", "PIL", "scipy", "matplotlib", "jinja2", "pynvml"]
-HEAVY += ["mlflow", "sqlalchemy", "alembic", "optuna"]
+HEAVY += ["mlflow", "sqlalchemy", "alembic", "optuna", "cryptography"]
 
 BLOCKER = f"""
 import sys

@@ -91,6 +91,11 @@ def test_tracking_and_sweeps_need_extras_of_their_own_and_the_tests_have_them() 
     assert not {"track", "sweep"} & requirements.Requirement(EXTRAS["toolkit"][0]).extras
 
 
+def test_signing_needs_one_package_and_the_tests_have_it() -> None:
+    assert {requirements.Requirement(text).name for text in EXTRAS["sign"]} == {"cryptography"}
+    assert "accel-engines[sign]" in EXTRAS["dev"]
+
+
 def test_predicting_on_pictures_needs_pillow_alone_of_the_range_that_training_has() -> None:
     (pillow,) = EXTRAS["images"]
     assert requirements.Requirement(pillow).name == "pillow"

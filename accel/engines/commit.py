@@ -12,6 +12,7 @@ The engine's path stays `X/model.onnx`, so that other tools can be pointed at it
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +72,13 @@ def settle(target: Path, is_committed: Callable[[], bool]) -> None:
 def remove_parts(bundle: Path) -> None:
     """Remove what killed writers left; under the lock nobody else is writing."""
     for part in bundle.glob(".*.part"):
+        _remove(part)
+
+
+def remove_parts_of(target: Path) -> None:
+    """Remove what killed writers of `target` itself left beside it; the caller holds its lock."""
+    target = target.resolve()
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         _remove(part)
 
 

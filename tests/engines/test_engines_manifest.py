@@ -28,8 +28,8 @@ def test_a_manifest_is_read_back_as_it_was_written(bundle: Bundle) -> None:
 
 
 def test_a_newer_schema_asks_for_an_upgrade(bundle: Bundle) -> None:
-    file = edit(bundle, lambda data: data.update(schema_version=2, invented="later"))
-    with pytest.raises(IncompatibleArtifact, match=r"schema_version 2; this accel reads up to 1\n.*--upgrade accel-engines"):
+    file = edit(bundle, lambda data: data.update(schema_version=3, invented="later"))
+    with pytest.raises(IncompatibleArtifact, match=r"schema_version 3; this accel reads up to 2\n.*--upgrade accel-engines"):
         read_manifest(file)
 
 

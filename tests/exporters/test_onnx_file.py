@@ -7,9 +7,9 @@ from pathlib import Path
 import onnx_samples
 import pytest
 
+from accel.engines import onnx_file
+from accel.engines.onnx_file import OnnxTensor
 from accel.errors import CorruptArtifact
-from accel.exporters import onnx_file
-from accel.exporters.onnx_file import OnnxTensor
 
 onnx = pytest.importorskip("onnx")
 
