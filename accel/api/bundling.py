@@ -32,12 +32,12 @@ class Checked:
 
     Attributes:
         rows: a file a row: `file`, `bytes`, `covered` (whether a signature covers it) and `state` (`whole`, or what is wrong).
-        signer: who signed it, in words.
+        signer: who signed it, in words; None if that is not as it should be.
         problem: the gravest of what is wrong; None if nothing is.
     """
 
     rows: list[dict[str, Any]]
-    signer: str
+    signer: str | None
     problem: ArtifactError | None
 
 
@@ -48,7 +48,7 @@ def pack(bundle: Path | str, out: Path | None = None, *, force: bool = False) ->
         UsageError: the file exists, and not `force`. ArtifactError: the bundle is damaged. BundleMissing: there is none. DiskFull.
     """
     opened = _open(bundle)
-    folder = opened.path.resolve()
+    folder = opened.path if opened.path.name else opened.path.resolve()  # `.` has no name
     path = out or folder.with_name(folder.name.removesuffix(".accel") + ARCHIVE_SUFFIX)
     if not path.name.endswith(ARCHIVE_SUFFIX):
         raise UsageError(f"{path} does not end in {ARCHIVE_SUFFIX}, as a packed bundle does", remedy=f"--out NAME{ARCHIVE_SUFFIX}")
@@ -104,7 +104,7 @@ def check(bundle: Path | str, key: Path | None = None) -> Checked:
         try:
             signer = _signer(opened, key)
         except ArtifactError as error:
-            return Checked(rows, f"not as it should be: {error.message}", problem or error)
+            return Checked(rows, None, problem or error)
         return Checked(rows, signer, problem)
 
 

@@ -65,7 +65,7 @@ def verify(
 
     found = bundling.check(bundle, key)
     print_rows(found.rows, COLUMNS, format)
-    print_notes([f"signed by {found.signer}"])
+    print_notes([f"signed by {found.signer}"] if found.signer else [])
     if found.problem is not None:
         raise found.problem
 

@@ -31,16 +31,16 @@ def is_trusted(bundle: Bundle) -> bool:
 
 
 def vouched_by(bundle: Bundle) -> str | None:
-    """Who vouches for the code of `bundle`: `this user, who exported it`, or the trusted key that signed it; None if nobody.
+    """Why the code of `bundle` may run: `exported by this user`, or `signed by` a trusted key and which; None if nobody vouches for it.
 
     Raises:
         CorruptArtifact: it has a signature that is not of this accel.json. ConfigError: ACCEL_TRUSTED_KEYS cannot be read.
         MissingExtra: keys are trusted, and the package that checks signatures is absent.
     """
     if is_trusted(bundle):
-        return "this user, who exported it"
+        return "exported by this user"
     key = signing.trusted_signer(bundle.path, bundle.manifest_sha256)
-    return None if key is None else f"the key {key}"
+    return None if key is None else f"signed by {key}"
 
 
 def record(bundle: Bundle) -> None:
