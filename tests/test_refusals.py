@@ -112,7 +112,7 @@ def edit(path: Path) -> None:
 
 
 def link_out(path: Path) -> None:
-    outside = path.parents[2] / "outside"  # of the folder of bundles or of the bundle
+    outside = path.parents[2] / "outside"
     path.rename(outside)
     path.symlink_to(outside)
 

@@ -140,6 +140,8 @@ class Bundle:
         """The golden samples; raises CorruptArtifact if they are not those that accel.json names."""
         path = self.path / GOLDEN_FILE
         _demand_inside(path, self.path)
+        if not path.is_file():
+            raise CorruptArtifact(f"{path} is missing; accel.json names its samples", remedy=_WHOLE_COPY)
         golden = Golden.read(path)
         if golden.sha256 != self.manifest.golden_sha256:
             raise CorruptArtifact(

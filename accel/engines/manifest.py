@@ -170,11 +170,11 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
 
 
 def self_sha256(data: Mapping[str, Any]) -> str:
-    """SHA-256 of the contents of an `accel.json`, the key that holds it left out, however they are spelled.
+    """SHA-256 of the contents of an `accel.json`, in their order, the key that holds it left out; spaces and escapes do not count.
 
     It finds what was damaged or edited, not who did it: whoever edits on purpose can write it anew. That is what signatures are for.
     """
-    return sha256_bytes(strict.canonical({key: value for key, value in data.items() if key != _SELF}))
+    return sha256_bytes(strict.compact({key: value for key, value in data.items() if key != _SELF}))
 
 
 def check_entry(entry: EngineEntry) -> None:
