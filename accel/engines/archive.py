@@ -51,6 +51,7 @@ _PADDING = 0xD935
 """Number of the extra field that zipalign pads with: the alignment (2 bytes), then zeros."""
 
 _LOCAL, _END = struct.Struct("<4s5H3L2H"), struct.Struct("<4s4H2LH")
+_END64, _LOCATOR = struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _ZIP64, _ZIP64_FIELD = 0xFFFFFFFF, 20
 _LARGEST_CONTENTS = 4 << 20
 _COPY = "copy it again from where it came, or pack it again: accel bundle pack BUNDLE"
@@ -179,18 +180,26 @@ def _members(stream: BinaryIO, size: int) -> dict[str, Member]:
 
 
 def _check_end(stream: BinaryIO, size: int) -> None:
-    """Before zipfile reads the table of contents: how large it is, and that nothing comes after it."""
+    """Before zipfile reads the table of contents: how large it is, and that the archive ends with it."""
     if size > LARGEST:
         raise ValueError(f"it has {size} bytes; {LARGEST} are the most")
-    stream.seek(-min(size, _END.size), os.SEEK_END)
+    tail = _END64.size + _LOCATOR.size + _END.size
+    stream.seek(-min(size, tail), os.SEEK_END)
     end = stream.read()
-    if len(end) < _END.size or not end.startswith(b"PK\5\6"):
+    if size < _END.size or not end[-_END.size :].startswith(b"PK\5\6"):
         raise ValueError("it does not end as a zip file without a comment does")
-    _, _, _, _, files, length, offset, _ = _END.unpack(end)
+    files, length, offset, after = *_END.unpack(end[-_END.size :])[4:7], _END.size
+    if len(end) == tail and end[_END64.size :].startswith(b"PK\6\7"):
+        # From 2 GiB on there is a longer record before the end, which counts.
+        told = _END64.unpack(end[: _END64.size])[7:]
+        if any(
+            short not in (long, limit) for short, long, limit in zip((files, length, offset), told, (0xFFFF, _ZIP64, _ZIP64), strict=True)
+        ):
+            raise ValueError("its two ends do not say the same")
+        files, length, offset, after = *told, tail
     if files > MOST_FILES or length > _LARGEST_CONTENTS:
         raise ValueError(f"it says that it has {files} files; {MOST_FILES} are the most")
-    # Only an archive of 4 GiB has the longer record, which could say otherwise than this one.
-    if offset != _ZIP64 and offset + length + _END.size != size:
+    if offset + length + after != size:
         raise ValueError("there are bytes between its table of contents and its end")
 
 

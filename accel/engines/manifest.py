@@ -145,11 +145,11 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
     if not 1 <= version <= SCHEMA_VERSION:
         raise CorruptArtifact(f"{where}: the key 'schema_version' has the value {version}, which never existed", remedy=REMEDY)
     if not data["name"].isprintable():
-        raise CorruptArtifact(f"{where}: the key 'name' has the value {data['name']!r}, which cannot be printed", remedy=REMEDY)
+        raise CorruptArtifact(f"{where}: the key 'name' has the value {strict.short(data['name'])}, which cannot be printed", remedy=REMEDY)
     engines = tuple(_entry(item, f"{where}: engines[{index}]") for index, item in enumerate(data["engines"]))
     names = [entry.name for entry in engines]
     if len(set(names)) != len(names):
-        raise CorruptArtifact(f"{where}: the key 'engines' names {max(names, key=names.count)!r} twice", remedy=REMEDY)
+        raise CorruptArtifact(f"{where}: the key 'engines' names {strict.short(max(names, key=names.count))} twice", remedy=REMEDY)
     manifest = Manifest(
         name=data["name"],
         checkpoint=None if data["checkpoint"] is None else _checkpoint(data["checkpoint"], f"{where}: checkpoint"),
@@ -161,7 +161,9 @@ def parse_manifest(text: bytes, where: str) -> Manifest:
         engines=engines,
     )
     if (two := paths.clash(manifest.files)) is not None:
-        raise CorruptArtifact(f"{where} names {two[0]!r} and {two[1]!r}, which are not two files on every system", remedy=REMEDY)
+        raise CorruptArtifact(
+            f"{where} names {strict.short(two[0])} and {strict.short(two[1])}, which are not two files on every system", remedy=REMEDY
+        )
     if sealed and data[_SELF] != (found := self_sha256(data)):
         raise CorruptArtifact(
             f"{where} was changed since accel wrote it: its contents have SHA-256 {found}; it says {data[_SELF]}", remedy=REMEDY
@@ -196,7 +198,7 @@ def _entry(data: Any, where: str) -> EngineEntry:
     strict.check_keys(data, _ENTRY, where, REMEDY)
     name = data["name"]
     if not _ENTRY_NAME.fullmatch(name) or name == CHECKPOINT_FOLDER:
-        raise CorruptArtifact(f"{where}: the key 'name' has the value {name!r}, which is no entry name", remedy=REMEDY)
+        raise CorruptArtifact(f"{where}: the key 'name' has the value {strict.short(name)}, which is no entry name", remedy=REMEDY)
     _check_paths(data["files"], name, where)
     specs = {key: _specs(data[key], f"{where}: {key}") for key in ("inputs", "outputs")}
     return EngineEntry(**{**data, **specs})
@@ -206,9 +208,13 @@ def _specs(items: list[Any], where: str) -> tuple[TensorSpec, ...]:
     for index, item in enumerate(items):
         strict.check_keys(item, _SPEC, f"{where}[{index}]", REMEDY)
         if item["dtype"] not in ITEMSIZE:
-            raise CorruptArtifact(f"{where}[{index}]: the key 'dtype' has the value {item['dtype']!r}, which is no dtype", remedy=REMEDY)
+            raise CorruptArtifact(
+                f"{where}[{index}]: the key 'dtype' has the value {strict.short(item['dtype'])}, which is no dtype", remedy=REMEDY
+            )
         if not _is_shape(item["shape"]):
-            raise CorruptArtifact(f"{where}[{index}]: the key 'shape' has the value {item['shape']}, which is no shape", remedy=REMEDY)
+            raise CorruptArtifact(
+                f"{where}[{index}]: the key 'shape' has the value {strict.short(item['shape'])}, which is no shape", remedy=REMEDY
+            )
     if not items or len({item["name"] for item in items}) != len(items):
         raise CorruptArtifact(f"{where}: there must be one or more tensors, each with its own name", remedy=REMEDY)
     return tuple(map(TensorSpec.from_dict, items))
@@ -225,4 +231,6 @@ def _check_paths(files: Mapping[str, str], folder: str, where: str) -> None:
     for name in files:
         why = paths.problem(name) if name.startswith(f"{folder}/") else "is elsewhere"
         if why is not None:
-            raise CorruptArtifact(f"{where}: the key 'files' names {name!r}, which is not inside {folder}/: it {why}", remedy=REMEDY)
+            raise CorruptArtifact(
+                f"{where}: the key 'files' names {strict.short(name)}, which is not inside {folder}/: it {why}", remedy=REMEDY
+            )

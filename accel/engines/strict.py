@@ -135,11 +135,11 @@ def check_keys(data: Any, kinds: Mapping[str, Kind], where: str, remedy: str) ->
         raise CorruptArtifact(f"{where} is a {type(data).__name__}, not an object", remedy=remedy)
     for problem, keys in (("lacks the key", kinds.keys() - data.keys()), ("has an unknown key", data.keys() - kinds.keys())):
         if keys:
-            raise CorruptArtifact(f"{where} {problem} {min(keys)!r}", remedy=remedy)
+            raise CorruptArtifact(f"{where} {problem} {short(min(keys))}", remedy=remedy)
     for key, kind in kinds.items():
         if not kind(data[key]):
             wanted = kind.__name__.removeprefix("is_").replace("_", " ")
-            raise CorruptArtifact(f"{where}: the key {key!r} has the value {_short(data[key])}, which is no {wanted}", remedy=remedy)
+            raise CorruptArtifact(f"{where}: the key {key!r} has the value {short(data[key])}, which is no {wanted}", remedy=remedy)
     return data
 
 
@@ -158,7 +158,8 @@ def pretty(data: Any) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """`value` as Python spells it, cut to what a message can hold."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -167,7 +168,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+        raise ValueError(f"the key {short(next(key for key in keys if keys.count(key) > 1))} is there twice")
     return data
 
 
