@@ -31,7 +31,7 @@ class Checked:
     """What `check` found.
 
     Attributes:
-        rows: a file a row: `file`, `bytes`, `covered` (whether a signature covers it) and `state` (`whole`, or what is wrong).
+        rows: a file a row: `file`, `bytes`, `covered` (whether a signature covers it), `state` (`whole` or `damaged`) and `reason`.
         signer: who signed it, in words; None if that is not as it should be.
         problem: the gravest of what is wrong; None if nothing is.
     """
@@ -96,7 +96,8 @@ def check(bundle: Path | str, key: Path | None = None) -> Checked:
                 "file": name,
                 "bytes": (opened.path / name).stat().st_size if (opened.path / name).is_file() else None,
                 "covered": name not in archive.OPTIONAL,
-                "state": "whole" if error is None else error.message,
+                "state": "whole" if error is None else "damaged",
+                "reason": error.message if error is not None else None,
             }
             for name, error in states
         ]

@@ -10,6 +10,7 @@ import typer
 from accel.cli.options import Format, FormatOption
 
 COLUMNS = ("file", "bytes", "covered", "state")
+"""Of a table; what is wrong with the first damaged file is told after it, and of each in the other formats."""
 
 app = typer.Typer(help="Hand a bundle on: pack it into one file, sign it, verify it.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -64,7 +65,7 @@ def verify(
     from accel.cli.output import print_notes, print_rows
 
     found = bundling.check(bundle, key)
-    print_rows(found.rows, COLUMNS, format)
+    print_rows(found.rows, COLUMNS if format is Format.table else (*COLUMNS, "reason"), format)
     print_notes([f"signed by {found.signer}"] if found.signer else [])
     if found.problem is not None:
         raise found.problem

@@ -140,6 +140,8 @@ def _add(archive: zipfile.ZipFile, stream: BinaryIO, source: Path, name: str) ->
     """Append the file `source` as `name`; returns its SHA-256."""
     if paths.leaves(source, source.parents[name.count("/")]):
         raise CorruptArtifact(f"{source} is a link that leaves the bundle", remedy=REMEDY)
+    if not source.is_file():
+        raise CorruptArtifact(f"{source} is missing; accel.json names it", remedy=REMEDY)
     info = zipfile.ZipInfo(name, _EPOCH)
     info.create_system, info.external_attr = 3, (stat.S_IFREG | 0o644) << 16  # as on Unix, whoever packs
     info.file_size = source.stat().st_size
