@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_samples
 import pytest
+from exporters import onnx_samples
 
 from accel.engines import Bundle, Golden, add, create_bare, onnx_data, trust
 from accel.errors import CorruptArtifact, UntrustedArtifact

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx_samples
 import pytest
+from exporters import onnx_samples
 
 from accel.engines import onnx_file
 from accel.engines.onnx_file import OnnxTensor
