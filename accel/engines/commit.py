@@ -14,12 +14,16 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from accel.files import sha256_file
 from accel.locking import held
+
+ENTRY_NAME = re.compile(r"(?!checkpoint\Z)[a-z0-9][a-z0-9_-]*")
+"""What an engine's folder may be called; the checkpoint has its own."""
 
 _ASIDE = ".old"
 
@@ -35,7 +39,9 @@ def locked(bundle: Path) -> Iterator[None]:
 
 def leftovers(bundle: Path) -> list[str]:
     """Names of the engine folders whose replacement is going on now, or was killed."""
-    return [path.name[1 : -len(_ASIDE)] for path in bundle.glob(f".*{_ASIDE}")]
+    names = (path.name[1 : -len(_ASIDE)] for path in bundle.glob(f".*{_ASIDE}"))
+    # A stranger's folder may have one called `....old`, whose engine would be the folder above the bundle.
+    return [name for name in names if ENTRY_NAME.fullmatch(name)]
 
 
 def was_moved(bundle: Path) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from accel.engines import paths, strict
+from accel.engines.commit import ENTRY_NAME
 from accel.errors import CorruptArtifact, IncompatibleArtifact
 from accel.files import sha256_bytes
 from accel.types import ITEMSIZE, EngineEntry, TensorSpec
@@ -54,7 +54,6 @@ _ENTRY = {
     "precision_proof": strict.is_object,
     "parity": strict.is_object,
 }
-_ENTRY_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _MOST_ELEMENTS, _MOST_DIMENSIONS = 2**31 - 1, 16
 """Of one tensor: what the runtimes can index."""
 
@@ -197,7 +196,7 @@ def _checkpoint(data: dict[str, Any], where: str) -> CheckpointRecord:
 def _entry(data: Any, where: str) -> EngineEntry:
     strict.check_keys(data, _ENTRY, where, REMEDY)
     name = data["name"]
-    if not _ENTRY_NAME.fullmatch(name) or name == CHECKPOINT_FOLDER:
+    if not ENTRY_NAME.fullmatch(name):
         raise CorruptArtifact(f"{where}: the key 'name' has the value {strict.short(name)}, which is no entry name", remedy=REMEDY)
     _check_paths(data["files"], name, where)
     specs = {key: _specs(data[key], f"{where}: {key}") for key in ("inputs", "outputs")}
