@@ -138,8 +138,7 @@ def members(path: Path) -> dict[str, Member]:
 
 def _add(archive: zipfile.ZipFile, stream: BinaryIO, source: Path, name: str) -> str:
     """Append the file `source` as `name`; returns its SHA-256."""
-    if paths.leaves(source, source.parents[name.count("/")]):
-        raise CorruptArtifact(f"{source} is a link that leaves the bundle", remedy=REMEDY)
+    paths.demand_inside(source, source.parents[name.count("/")], REMEDY)
     if not source.is_file():
         raise CorruptArtifact(f"{source} is missing; accel.json names it", remedy=REMEDY)
     info = zipfile.ZipInfo(name, _EPOCH)

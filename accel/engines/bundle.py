@@ -63,7 +63,7 @@ class Bundle:
                 raise CorruptArtifact(f"{file} is missing; {GOLDEN_FILE} of a bundle is there", remedy=_WHOLE_COPY)
             found = "a folder without accel.json" if path.is_dir() else "a file" if path.exists() else "nothing"
             raise BundleMissing(f"{path} is no bundle: found {found}", remedy=f"accel export {path.stem} --to onnx")
-        _demand_inside(file, path)
+        paths.demand_inside(file, path, REMEDY)
         text = read_bytes(file, REMEDY)
         return cls(path, parse_manifest(text, str(file)), sha256_bytes(text))
 
@@ -139,7 +139,7 @@ class Bundle:
     def golden(self) -> Golden:
         """The golden samples; raises CorruptArtifact if they are not those that accel.json names."""
         path = self.path / GOLDEN_FILE
-        _demand_inside(path, self.path)
+        paths.demand_inside(path, self.path, REMEDY)
         if not path.is_file():
             raise CorruptArtifact(f"{path} is missing; accel.json names its samples", remedy=_WHOLE_COPY)
         golden = Golden.read(path)
@@ -154,7 +154,7 @@ class Bundle:
         path = self.path / REFERENCE_FILE
         if not path.is_file():
             return None
-        _demand_inside(path, self.path)
+        paths.demand_inside(path, self.path, REMEDY)
         reference = Reference.read(path)
         if self.has_checkpoint and reference.checkpoint_sha256 != self.checkpoint.sha256:
             raise CorruptArtifact(
@@ -166,7 +166,7 @@ class Bundle:
     def _check_files(self, files: Mapping[str, str], remedy: str) -> None:
         for name, expected in files.items():
             path = self.path / name
-            _demand_inside(path, self.path)
+            paths.demand_inside(path, self.path, REMEDY)
             if not path.is_file():
                 raise CorruptArtifact(f"{path} is missing; accel.json names it", remedy=remedy)
             found = sha256_file(path)
@@ -183,11 +183,6 @@ class Bundle:
         if other is not None:
             return f"these are the bytes of {other}, so files were swapped"
         return damage.described(path)
-
-
-def _demand_inside(path: Path, root: Path) -> None:
-    if paths.leaves(path, root):
-        raise CorruptArtifact(f"{path} is a link that leaves the bundle", remedy=REMEDY)
 
 
 def recover(path: Path) -> None:

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
+from accel.errors import CorruptArtifact
+
 LONGEST_PART, LONGEST_NAME = 200, 1000
 """Bytes of UTF-8; file systems take 255 for a part."""
 
@@ -47,6 +49,11 @@ def clash(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def leaves(path: Path, root: Path) -> bool:
-    """Whether `path`, its links followed, is outside the folder `root`."""
-    return not path.resolve().is_relative_to(root.resolve())
+def demand_inside(path: Path, root: Path, remedy: str) -> None:
+    """Refuse a path that leads out of the bundle `root` by links.
+
+    Raises:
+        CorruptArtifact: it does.
+    """
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise CorruptArtifact(f"{path} is a link that leaves the bundle", remedy=remedy)

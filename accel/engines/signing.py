@@ -84,8 +84,7 @@ def read(bundle_path: Path) -> Signature | None:
     file = bundle_path / SIGNATURE_FILE
     if not file.is_file():
         return None
-    if paths.leaves(file, bundle_path):
-        raise CorruptArtifact(f"{file} is a link that leaves the bundle", remedy=_REMEDY)
+    paths.demand_inside(file, bundle_path, _REMEDY)
     data = strict.check_keys(strict.read_object(file, _REMEDY), _FILE, str(file), _REMEDY)
     if data["algorithm"] != ALGORITHM:
         raise CorruptArtifact(f"{file} is signed with {data['algorithm']!r}; this accel checks {ALGORITHM}", remedy=_REMEDY)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accel.engines import commit, strict
+from accel.engines import commit, paths, strict
 from accel.engines.manifest import VERIFIED_FILE
 from accel.files import write_text
 
@@ -25,6 +25,7 @@ def read(bundle_path: Path) -> dict[str, dict[str, Any]]:
     if not file.is_file():
         return {}
     remedy = f"delete {file} and run accel verify again"
+    paths.demand_inside(file, bundle_path, remedy)
     results = strict.check_keys(strict.read_object(file, remedy), _KEYS, str(file), remedy)["results"]
     for identity, result in results.items():
         where = f"{file}: results[{identity[:8]!r}]"
