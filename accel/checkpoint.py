@@ -14,6 +14,12 @@ from accel.errors import CorruptArtifact
 from accel.files import replacing, sha256_bytes, sha256_file, write_text
 from accel.types import Array, Checkpoint, TensorSpec
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("sha256", "name", "factory", "dataset"), (str,)),
+    **dict.fromkeys(("num_classes", "seed"), (int,)),
+    **dict.fromkeys(("factory_args", "preprocess", "recipe"), (dict,)),
+    "top1": (int, float, type(None)),
+}
 _STORED = [field.name for field in dataclasses.fields(Checkpoint) if field.name != "path"]
 
 
@@ -30,7 +36,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         for key in ("input", "output"):
             values[key] = TensorSpec.from_dict(values[key])
         values["labels"] = tuple(values["labels"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        wrong = [key for key, kinds in _KINDS.items() if not isinstance(values[key], kinds)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} is a {type(values[wrong[0]]).__name__}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptArtifact(f"{folder} is not a checkpoint: checkpoint.json cannot be read ({error!r})", remedy=remedy) from error
     checkpoint = Checkpoint(path=folder, **values)
     if not checkpoint.weights.is_file():

@@ -8,6 +8,8 @@ them), so no instruction set or library version changes a bit. It differs from `
 from __future__ import annotations
 
 import functools
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -43,12 +45,21 @@ class Preprocess:
     fill: tuple[int, int, int] = (128, 128, 128)
 
     def __post_init__(self) -> None:
+        given = (*self._items("mean"), *self._items("std"), *self._items("fill"), self.height, self.width)
+        if not all(isinstance(number, numbers.Real) and math.isfinite(number) for number in given):
+            raise UsageError(f"preprocess has something else than numbers: {asdict(self)}", remedy="give finite numbers")
         if len(self.mean) != len(self.std) or not self.mean:
             raise UsageError(f"preprocess has {len(self.mean)} means and {len(self.std)} stds", remedy="give one of each per channel")
         if min(self.std) <= 0 or min(self.height, self.width) < 1:
             raise UsageError(f"preprocess has std {self.std} and size {self.height}x{self.width}", remedy="all of them must be positive")
         if self.resize not in RESIZES:
             raise UsageError(f"preprocess has resize {self.resize!r}", remedy=f"choose one of: {', '.join(RESIZES)}")
+
+    def _items(self, name: str) -> tuple[Any, ...]:
+        value = getattr(self, name)
+        if not isinstance(value, tuple | list):
+            raise UsageError(f"preprocess has the {name} {value!r}", remedy="give one number per channel")
+        return tuple(value)
 
     @functools.cached_property
     def scale(self) -> Floats:

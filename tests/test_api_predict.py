@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from resealed import reseal
 
 import accel
 from accel import pictures
@@ -188,9 +189,7 @@ def test_what_cannot_be_asked_is_refused_before_an_engine_is_opened(bundle: Path
 
 def test_a_bundle_whose_preprocessing_does_not_fit_its_input_is_corrupt(bundle: Path, tmp_path: Path) -> None:
     edited = Path(shutil.copytree(bundle, tmp_path / "edited.accel"))
-    data = json.loads((edited / "accel.json").read_text())
-    data["preprocess"]["width"] = 5
-    (edited / "accel.json").write_text(json.dumps(data))
+    reseal(edited / "accel.json", lambda data: data["preprocess"].update(width=5))
     with pytest.raises(CorruptArtifact, match=r"preprocesses pictures to \(3, 4, 5\), and its input is \('batch', 3, 4, 4\)"):
         accel.predict(edited, paint("red.png"), device="cpu")
 

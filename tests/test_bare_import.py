@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "cuda", "PIL", "scipy", "matplotlib", "jinja2", "pynvml"]
 HEAVY += ["mlflow", "pandas", "ray", "fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "optuna"]
+HEAVY += ["cryptography"]
 
 BLOCKER = f"""
 import sys

@@ -69,3 +69,14 @@ def test_the_hash_of_exported_weights_is_the_one_that_committed_rows_have() -> N
     stored = load_file(root / "accel/trainers/weights/resnet18/weights.safetensors")
     assert stored["conv1.weight"].dtype == np.float16
     assert exported_sha256(stored) == row["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("factory", 5), ("num_classes", "10"), ("preprocess", []), ("top1", "high"), ("labels", 3), ("input", "x"), ("seed", None)],
+)
+def test_a_value_of_a_wrong_kind_is_corrupt(written: Checkpoint, key: str, value: object) -> None:
+    file = written.path / "checkpoint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(CorruptArtifact, match=r"checkpoint\.json cannot be read"):
+        read_checkpoint(written.path)

@@ -102,6 +102,11 @@ def test_what_scales_out_has_extras_of_its_own_and_ray_is_no_part_of_the_environ
     assert len(skinny) == 1
 
 
+def test_signing_needs_one_package_and_the_tests_have_it() -> None:
+    assert {requirements.Requirement(text).name for text in EXTRAS["sign"]} == {"cryptography"}
+    assert "accel-engines[sign]" in EXTRAS["dev"]
+
+
 def test_predicting_on_pictures_needs_pillow_alone_of_the_range_that_training_has() -> None:
     (pillow,) = EXTRAS["images"]
     assert requirements.Requirement(pillow).name == "pillow"

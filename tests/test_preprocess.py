@@ -173,3 +173,12 @@ def test_a_model_of_one_channel_sees_a_colour_picture_in_grey():
     assert (seen.shape, seen[14, 14, 0], seen[0, 0, 0]) == ((28, 28, 1), 77, 128)
     assert mnist.pictures(PHOTO[None]).shape == (1, 1, 28, 28)
     assert np.array_equal(mnist.pictures(seen[None]), mnist(seen[None]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"mean": "abc", "std": "abc"}, {"std": [float("inf")] * 3}, {"height": "8"}, {"fill": 3}, {"mean": [None] * 3}, {"width": [8]}],
+)
+def test_what_is_no_number_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="preprocess has"):
+        Preprocess.from_dict({**CIFAR10.to_dict(), **change})

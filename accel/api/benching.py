@@ -142,4 +142,4 @@ def bench_settings(settings: Settings, *, metric: str, command: str) -> BenchSet
 
 
 def _fault(row: Row) -> outcome.Fault:
-    return outcome.Fault(row["variant"], row["verdict"], row["reason"] or "", row["remedy"])
+    return outcome.Fault(row["variant"], row["verdict"], row["reason"] or "", row["remedy"], row["exit_code"] or None)

@@ -7,8 +7,8 @@ from typing import Any
 
 from accel.api import bundles
 from accel.api.settings import resolve
-from accel.engines import Bundle, trust, tuned, verified
-from accel.errors import CorruptArtifact
+from accel.engines import Bundle, signing, trust, tuned, verified
+from accel.errors import ArtifactError, ConfigError, CorruptArtifact, MissingError
 from accel.types import EngineEntry
 
 
@@ -17,7 +17,8 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
 
     Returns:
         JSON-ready: `model`, `path`, `checkpoint`, `inputs`, `outputs`, `preprocess`, `labels`, `engines`, `golden`, `reference`,
-        `verified`, `tuned`, `trusted`. Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
+        `verified`, `tuned`, `trusted` (exported by this user), `vouched_by` (why its code may run), `signed_by` (the key's
+        name, unchecked). Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
 
     Raises:
         BundleMissing: there is none. CorruptArtifact, IncompatibleArtifact: accel.json cannot be read.
@@ -28,6 +29,8 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
         "path": str(opened.path),
         "accel_json_sha256": opened.manifest_sha256,
         "trusted": trust.is_trusted(opened),
+        "vouched_by": _vouched_by(opened),
+        "signed_by": _or_error(lambda: "" if (found := signing.read(opened.path)) is None else found.key_id),
         "inputs": [spec.to_dict() for spec in opened.inputs],
         "outputs": [spec.to_dict() for spec in opened.outputs],
         "preprocess": dict(opened.preprocess),
@@ -39,6 +42,14 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
         "verified": list(verified.read(opened.path).values()),
         "tuned": list(tuned.read(opened.path).values()),
     }
+
+
+def _vouched_by(bundle: Bundle) -> str:
+    try:
+        return trust.vouched_by(bundle) or ""
+    except (ArtifactError, MissingError, ConfigError):
+        # What is wrong with a signature, or with the keys, is told by whoever asks for trust, and by `accel bundle verify`.
+        return ""
 
 
 def _checkpoint(bundle: Bundle) -> dict[str, Any] | str:

@@ -14,9 +14,9 @@ from accel import engines, exporters, runtimes
 from accel.api import builds, onnx_models
 from accel.api.origins import Origin
 from accel.engines import Bundle, Golden, batch_of, trust
+from accel.engines.onnx_file import OnnxFile
 from accel.errors import BundleMissing, CorruptArtifact, IncompatibleArtifact, MissingError, ParityError, UsageError
 from accel.exporters import ExportRequest
-from accel.exporters.onnx_file import OnnxFile
 from accel.files import scratch_folder
 from accel.types import EngineEntry, EngineSource, Variant
 from accel.verify import parity
@@ -163,7 +163,7 @@ class ExportJob:
         for entry in fitting:
             if entry.precision == request.precision or not self.bundle.has_checkpoint:
                 try:
-                    return self.bundle.file(entry)
+                    return trust.checked_file(self.bundle, entry)
                 except CorruptArtifact:
                     if not self.bundle.has_checkpoint:
                         raise

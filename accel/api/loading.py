@@ -11,7 +11,7 @@ from accel import device as devices
 from accel import runtimes
 from accel.api import rebuilding
 from accel.api.settings import resolve
-from accel.engines import Bundle, batch_of, compat, identity, trust, tuned, verified
+from accel.engines import Bundle, archive, batch_of, compat, identity, trust, tuned, verified
 from accel.errors import BundleMissing, IncompatibleArtifact, MissingError, RuntimeUnavailable, UntrustedArtifact, UsageError
 from accel.preprocess import Preprocess
 from accel.runtimes.loaded import LoadedEngine, open_cached
@@ -49,7 +49,7 @@ def load(
     """Open a bundle for inference: numpy in, numpy out; torch CUDA tensors in, torch out; CuPy, Numba and PyCUDA arrays too.
 
     Args:
-        path: a folder `NAME.accel`.
+        path: a folder `NAME.accel`, or a packed one, `NAME.accel.zip`, which is unpacked into the cache once.
         runtime: `auto` (what `accel tune` measured to be the fastest on this machine, else the first of ORDER that is right), a runtime,
             or a variant as `onnxruntime:fp16`.
         device: `auto` (the setting, else the first GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N`.
@@ -71,7 +71,7 @@ def load(
     ...     logits = engine(batch)  # float32 N×3×32×32 → N×10
     """
     place = devices.parse(resolve({"device": None if device == "auto" else device})["device"])
-    bundle = _open(Path(path).expanduser())
+    bundle = _open(archive.folder_of(Path(path).expanduser()))
     preprocess = Preprocess.from_dict(bundle.preprocess).pictures if bundle.preprocess else None
     name = RUNTIME_ALIASES.get(runtime, runtime)
     reasons: list[str] = []

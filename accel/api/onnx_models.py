@@ -12,9 +12,9 @@ import numpy as np
 
 from accel.engines import Bundle, Golden, entry_name
 from accel.engines.golden import NOISE_SAMPLES
+from accel.engines.onnx_file import OnnxFile, OnnxTensor
 from accel.errors import CorruptArtifact, MissingExtra, UsageError
 from accel.exporters import FORMATS
-from accel.exporters.onnx_file import OnnxFile, OnnxTensor
 from accel.files import disk_errors, sha256_file
 from accel.types import ITEMSIZE, Array, EngineEntry, EngineSource, TensorSpec, Variant
 from accel.verify.opened import open_engine, run_batches

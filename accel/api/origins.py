@@ -9,11 +9,10 @@ from typing import Any
 
 from accel import engines
 from accel.api import models, onnx_models
-from accel.engines import Bundle, Golden, module
+from accel.engines import Bundle, Golden, module, onnx_file
 from accel.engines.manifest import MANIFEST_FILE
+from accel.engines.onnx_file import OnnxFile
 from accel.errors import UsageError
-from accel.exporters import onnx_file
-from accel.exporters.onnx_file import OnnxFile
 from accel.types import Checkpoint, TensorSpec
 
 ONNX_SUFFIX = ".onnx"

@@ -13,6 +13,7 @@ import typer
 
 from accel.cli import (
     bench,
+    bundle,
     compare,
     config,
     data,
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(bundle.app, name="bundle")
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train.train,
     "sweep": sweep.sweep,

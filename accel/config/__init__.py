@@ -22,7 +22,7 @@ from accel.files import write_text
 
 __all__ = ["BY_KEY", "SCHEMA", "Resolved", "Settings", "apply_environment", "resolve"]
 
-NOT_SETTINGS = ("ACCEL_DEBUG",)
+NOT_SETTINGS = ("ACCEL_DEBUG", "ACCEL_TRUSTED_KEYS")
 """Variables of ours that no file can set."""
 
 

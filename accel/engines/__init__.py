@@ -4,7 +4,7 @@
 >>> bundle.file(bundle.entry("onnx", "fp16"))  # doctest: +SKIP
 """
 
-from accel.engines import compat, folding, golden, identity, module, trust, tuned, verified
+from accel.engines import archive, compat, folding, golden, identity, module, signing, trust, tuned, verified
 from accel.engines.bundle import Bundle, batch_of, entry_name
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import CheckpointRecord, Manifest
@@ -17,6 +17,7 @@ __all__ = [
     "Manifest",
     "Reference",
     "add",
+    "archive",
     "batch_of",
     "compat",
     "create",
@@ -27,6 +28,7 @@ __all__ = [
     "holds",
     "identity",
     "module",
+    "signing",
     "trust",
     "tuned",
     "verified",

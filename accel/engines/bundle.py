@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.checkpoint import read_checkpoint
-from accel.engines import commit
+from accel.engines import commit, compat, damage, paths
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import (
     CHECKPOINT_FOLDER,
@@ -28,6 +28,7 @@ from accel.errors import BundleMissing, CorruptArtifact
 from accel.files import sha256_bytes, sha256_file
 from accel.types import Checkpoint, EngineEntry, TensorSpec
 
+ARCHIVE_SUFFIX = ".accel.zip"
 _WHOLE_COPY = "copy the whole folder again from where it came, or export it again"
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -49,15 +50,20 @@ class Bundle:
         """Read `accel.json`; a replacement that was killed half-way is finished or undone first.
 
         Raises:
-            BundleMissing: there is no such folder, or no accel.json in it.
-            CorruptArtifact: accel.json cannot be used. IncompatibleArtifact: it is of a newer accel.
+            BundleMissing: there is no such folder, or it is no bundle.
+            CorruptArtifact: accel.json cannot be used, or is gone. IncompatibleArtifact: it is of a newer accel.
         """
         path = Path(path)
+        if path.name.endswith(ARCHIVE_SUFFIX) and path.is_file():
+            raise BundleMissing(f"{path} is a packed bundle, and a folder is needed", remedy=f"accel bundle unpack {path}")
         recover(path)
         file = path / MANIFEST_FILE
         if not file.is_file():
+            if (path / GOLDEN_FILE).is_file():
+                raise CorruptArtifact(f"{file} is missing; {GOLDEN_FILE} of a bundle is there", remedy=_WHOLE_COPY)
             found = "a folder without accel.json" if path.is_dir() else "a file" if path.exists() else "nothing"
             raise BundleMissing(f"{path} is no bundle: found {found}", remedy=f"accel export {path.stem} --to onnx")
+        paths.demand_inside(file, path, REMEDY)
         text = read_bytes(file, REMEDY)
         return cls(path, parse_manifest(text, str(file)), sha256_bytes(text))
 
@@ -98,7 +104,7 @@ class Bundle:
         """
         if self.manifest.checkpoint is None:
             raise BundleMissing(f"{self.path} has no checkpoint, so no eager or compiled model", remedy="export it from its PyTorch model")
-        self._check_files(self.manifest.checkpoint.files)
+        self._check_files(self.manifest.checkpoint.files, _WHOLE_COPY)
         return read_checkpoint(self.path / CHECKPOINT_FOLDER)
 
     def entry(self, format: str, precision: str, batch: int = 1, fits: Callable[[EngineEntry], bool] | None = None) -> EngineEntry:
@@ -127,12 +133,15 @@ class Bundle:
         Raises:
             CorruptArtifact: one is missing, edited, truncated, or a link out of the bundle.
         """
-        self._check_files(entry.files)
+        self._check_files(entry.files, f"copy the whole folder again from where it came, or make it anew: {compat.again(entry, self.path)}")
         return self.path / next(iter(entry.files))
 
     def golden(self) -> Golden:
         """The golden samples; raises CorruptArtifact if they are not those that accel.json names."""
         path = self.path / GOLDEN_FILE
+        paths.demand_inside(path, self.path, REMEDY)
+        if not path.is_file():
+            raise CorruptArtifact(f"{path} is missing; accel.json names its samples", remedy=_WHOLE_COPY)
         golden = Golden.read(path)
         if golden.sha256 != self.manifest.golden_sha256:
             raise CorruptArtifact(
@@ -145,6 +154,7 @@ class Bundle:
         path = self.path / REFERENCE_FILE
         if not path.is_file():
             return None
+        paths.demand_inside(path, self.path, REMEDY)
         reference = Reference.read(path)
         if self.has_checkpoint and reference.checkpoint_sha256 != self.checkpoint.sha256:
             raise CorruptArtifact(
@@ -153,21 +163,26 @@ class Bundle:
             )
         return reference
 
-    def _check_files(self, files: Mapping[str, str]) -> None:
-        root = self.path.resolve()
+    def _check_files(self, files: Mapping[str, str], remedy: str) -> None:
         for name, expected in files.items():
             path = self.path / name
-            if not path.resolve().is_relative_to(root):
-                raise CorruptArtifact(f"{path} is a link that leaves the bundle", remedy=REMEDY)
+            paths.demand_inside(path, self.path, REMEDY)
             if not path.is_file():
-                raise CorruptArtifact(f"{path} is missing; accel.json names it", remedy=_WHOLE_COPY)
+                raise CorruptArtifact(f"{path} is missing; accel.json names it", remedy=remedy)
             found = sha256_file(path)
             if found != expected:
                 changed = sha256_file(self.path / MANIFEST_FILE) != self.manifest_sha256
+                happened = self._what_happened(path, found)
                 raise CorruptArtifact(
-                    f"{path} ({path.stat().st_size} bytes) has SHA-256 {found}; accel.json says {expected}",
-                    remedy="the bundle was exported anew meanwhile: open it again" if changed else _WHOLE_COPY,
+                    f"{path} ({path.stat().st_size} bytes) has SHA-256 {found}; accel.json says {expected}: {happened}",
+                    remedy="the bundle was exported anew meanwhile: open it again" if changed else remedy,
                 )
+
+    def _what_happened(self, path: Path, found: str) -> str:
+        other = next((name for name, known in self.manifest.files.items() if known == found), None)
+        if other is not None:
+            return f"these are the bytes of {other}, so files were swapped"
+        return damage.described(path)
 
 
 def recover(path: Path) -> None:

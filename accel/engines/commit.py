@@ -12,13 +12,18 @@ The engine's path stays `X/model.onnx`, so that other tools can be pointed at it
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from accel.files import sha256_file
 from accel.locking import held
+
+ENTRY_NAME = re.compile(r"(?!checkpoint\Z)[a-z0-9][a-z0-9_-]*")
+"""What an engine's folder may be called; the checkpoint has its own."""
 
 _ASIDE = ".old"
 
@@ -34,7 +39,9 @@ def locked(bundle: Path) -> Iterator[None]:
 
 def leftovers(bundle: Path) -> list[str]:
     """Names of the engine folders whose replacement is going on now, or was killed."""
-    return [path.name[1 : -len(_ASIDE)] for path in bundle.glob(f".*{_ASIDE}")]
+    names = (path.name[1 : -len(_ASIDE)] for path in bundle.glob(f".*{_ASIDE}"))
+    # A stranger's folder may have one called `....old`, whose engine would be the folder above the bundle.
+    return [name for name in names if ENTRY_NAME.fullmatch(name)]
 
 
 def was_moved(bundle: Path) -> bool:
@@ -71,6 +78,13 @@ def settle(target: Path, is_committed: Callable[[], bool]) -> None:
 def remove_parts(bundle: Path) -> None:
     """Remove what killed writers left; under the lock nobody else is writing."""
     for part in bundle.glob(".*.part"):
+        _remove(part)
+
+
+def remove_parts_of(target: Path) -> None:
+    """Remove what killed writers of `target` itself left beside it; the caller holds its lock."""
+    target = target.resolve()
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
         _remove(part)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accel.engines import processor
-from accel.errors import AccelError, ArtifactError, IncompatibleArtifact, MissingError, MissingExtra
+from accel.engines import processor, strict
+from accel.errors import AccelError, ArtifactError, CorruptArtifact, IncompatibleArtifact, MissingError, MissingExtra
 from accel.optional import version_of
 from accel.types import EngineEntry
 
@@ -64,6 +64,7 @@ def check(entry: EngineEntry, device: str, machine: Callable[[], Machine] = unkn
 
     Raises:
         IncompatibleArtifact: what was expected, what was found and the command that mends it.
+        CorruptArtifact: the target is none that an exporter wrote.
         MissingExtra: the engine needs a package that is not installed at all.
     """
     place = _Place(device, machine, bundle)
@@ -73,6 +74,12 @@ def check(entry: EngineEntry, device: str, machine: Callable[[], Machine] = unkn
                 f"{entry.name} was made for a certain {key} ({wanted}), which this accel cannot judge",
                 remedy="pip install --upgrade accel-engines, or export it again on this machine",
             )
+        if not _KINDS[key](wanted):
+            raise CorruptArtifact(
+                f"{entry.name} says that it was made for the {key} {str(wanted)[:60]!r}, which is none",
+                remedy=f"copy the whole folder again from where it came, or {again(entry, place.bundle)}",
+            )
+    for key, wanted in entry.target.items():
         _CHECKS[key](entry, wanted, place)
 
 
@@ -215,6 +222,28 @@ _LEVELS: dict[str, tuple[Callable[[tuple[int, ...], tuple[int, ...]], bool], str
     "AMPERE_PLUS": (lambda ours, theirs: ours >= (8, 0), "8.0 or newer"),
 }
 """TensorRT's HardwareCompatibilityLevel → whether a compute capability will do, given the builder's, and how that is said."""
+
+
+def _is_version(value: Any) -> bool:
+    return strict.is_text(value) and len(value) <= _LONGEST_VERSION and value.isascii()
+
+
+_LONGEST_VERSION = 60
+_KINDS: dict[str, strict.Kind] = {
+    "torch": _is_version,
+    "torch_minor": _is_version,
+    "isa": strict.is_text,
+    "simd": strict.is_any_text,
+    "device": strict.is_text,
+    "tensorrt": _is_version,
+    "tensorrt-rtx": _is_version,
+    "version_compatible": strict.is_bool,
+    "hardware_compatible": strict.is_any_text,
+    "gpu": strict.is_any_text,
+    "compute_capability": _is_version,
+    "compute_capabilities": strict.is_texts,
+}
+"""What an engine may be tied to → what its value must be."""
 
 _CHECKS: dict[str, Callable[[EngineEntry, Any, _Place], None]] = {
     "torch": _torch,

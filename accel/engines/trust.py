@@ -1,23 +1,25 @@
 """Who may execute what: plans, TorchScript and a module's factory are code; ONNX and safetensors are data.
 
-The per-user file `trusted.json` in the cache folder names the bundles that this user exported, by the SHA-256 of accel.json,
-which covers the hash of every engine. A bundle that is changed or comes from elsewhere is not in it.
+Code runs for whoever says `trusted=True`, for the user who exported it, and under a signature by a key of `ACCEL_TRUSTED_KEYS`
+(see `signing`). The per-user file `trusted.json` in the cache folder names the bundles that this user exported, by the SHA-256 of
+accel.json, which covers the hash of every engine. A bundle that is changed or comes from elsewhere is not in it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from accel.engines import strict
+from accel.engines import onnx_data, signing, strict
 from accel.engines.bundle import Bundle
 from accel.errors import CorruptArtifact, UntrustedArtifact
 from accel.files import cache_dir, write_text
 from accel.locking import held
 from accel.types import EngineEntry
 
-DATA_FORMATS = frozenset({"onnx"})
-"""Formats that a runtime interprets without executing code of the file's author; every other needs trust."""
+DATA_FORMATS: Mapping[str, Callable[[Path, EngineEntry], None]] = {"onnx": onnx_data.check}
+"""Formats that a runtime interprets without executing code of the file's author → what holds a file to that; every other needs trust."""
 
 _OUR_FACTORY = re.compile(r"accel\.trainers\.models(\.\w+)*:build\w*")
 _KEPT = 1000
@@ -26,6 +28,19 @@ _KEPT = 1000
 def is_trusted(bundle: Bundle) -> bool:
     """Whether this user exported exactly this bundle."""
     return bundle.manifest_sha256 in _read()
+
+
+def vouched_by(bundle: Bundle) -> str | None:
+    """Why the code of `bundle` may run: `exported by this user`, or `signed by` a trusted key and which; None if nobody vouches for it.
+
+    Raises:
+        CorruptArtifact: it has a signature that is not of this accel.json. ConfigError: ACCEL_TRUSTED_KEYS cannot be read.
+        MissingExtra: keys are trusted, and the package that checks signatures is absent.
+    """
+    if is_trusted(bundle):
+        return "exported by this user"
+    key = signing.trusted_signer(bundle.path, bundle.manifest_sha256)
+    return None if key is None else f"signed by {key}"
 
 
 def record(bundle: Bundle) -> None:
@@ -44,7 +59,8 @@ def demand_engine(bundle: Bundle, entry: EngineEntry, trusted: bool = False) -> 
         trusted: the caller vouches for it (`load(trusted=True)`).
 
     Raises:
-        UntrustedArtifact: the engine is code and neither the caller nor this user's record vouches for it.
+        UntrustedArtifact: the engine is code, and neither the caller nor this user's record nor a trusted signature vouches for it.
+        CorruptArtifact, ConfigError, MissingExtra: as `vouched_by`.
     """
     if entry.format not in DATA_FORMATS:
         _demand(bundle, f"{entry.name} is code ({entry.format})", trusted)
@@ -61,11 +77,24 @@ def demand_module(bundle: Bundle, trusted: bool = False) -> None:
         _demand(bundle, f"its model is built by calling {factory}", trusted)
 
 
+def checked_file(bundle: Bundle, entry: EngineEntry) -> Path:
+    """The file of `entry` that a runtime opens: whole, and if it is of a format that needs no trust, held to being data.
+
+    Raises:
+        CorruptArtifact: as `Bundle.file`, and of data as the format's own check. UntrustedArtifact: data that carries code.
+    """
+    file = bundle.file(entry)
+    if entry.format in DATA_FORMATS:
+        DATA_FORMATS[entry.format](file, entry)
+    return file
+
+
 def _demand(bundle: Bundle, why: str, trusted: bool) -> None:
-    if not trusted and not is_trusted(bundle):
+    if not trusted and vouched_by(bundle) is None:
         raise UntrustedArtifact(
-            f"{bundle.path} was not exported by this user, and {why}",
-            remedy="if you trust where it came from, pass trusted=True (--trusted); or use its ONNX engine, which is data",
+            f"{bundle.path} was not exported by this user, {signing.standing(bundle.path)}, and {why}",
+            remedy=f"if you trust where it came from, pass trusted=True (--trusted), or name its signer's key in {signing.KEYS}; "
+            "or use its ONNX engine, which is data",
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accel.engines import commit, strict
+from accel.engines import commit, paths, strict
 from accel.engines.manifest import TUNED_FILE
 from accel.files import write_text
 
@@ -39,6 +39,7 @@ def read(bundle_path: Path) -> dict[str, dict[str, Any]]:
     if not file.is_file():
         return {}
     remedy = f"delete {file} and run accel tune again"
+    paths.demand_inside(file, bundle_path, remedy)
     tunings = strict.check_keys(strict.read_object(file, remedy), _FILE, str(file), remedy)["tunings"]
     for key, tuning in tunings.items():
         where = f"{file}: tunings[{key[:8]!r}]"

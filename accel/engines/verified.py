@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accel.engines import commit, strict
+from accel.engines import commit, paths, strict
 from accel.engines.manifest import VERIFIED_FILE
 from accel.files import write_text
 
 _KEYS = {"schema_version": strict.is_schema_version_1, "results": strict.is_object}
+_CHOSEN_BY = {"passed": strict.is_bool, "metric": strict.is_text, "top1": strict.or_null(strict.is_number)}
+"""Of a result: what an engine is chosen by, where it is there."""
 
 
 def read(bundle_path: Path) -> dict[str, dict[str, Any]]:
@@ -23,9 +25,13 @@ def read(bundle_path: Path) -> dict[str, dict[str, Any]]:
     if not file.is_file():
         return {}
     remedy = f"delete {file} and run accel verify again"
+    paths.demand_inside(file, bundle_path, remedy)
     results = strict.check_keys(strict.read_object(file, remedy), _KEYS, str(file), remedy)["results"]
     for identity, result in results.items():
-        strict.check_keys({identity: result}, {identity: strict.is_object}, f"{file}: results", remedy)
+        where = f"{file}: results[{identity[:8]!r}]"
+        strict.check_keys({"result": result}, {"result": strict.is_object}, where, remedy)
+        there = {key: kind for key, kind in _CHOSEN_BY.items() if key in result or (key == "metric" and result.get("passed"))}
+        strict.check_keys({key: value for key, value in result.items() if key in there}, there, where, remedy)
     return dict(results)
 
 

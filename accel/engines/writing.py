@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from accel.engines.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
     REFERENCE_FILE,
+    SIGNATURE_FILE,
     CheckpointRecord,
     Manifest,
     check_entry,
@@ -27,6 +29,8 @@ from accel.engines.weights import read_weights
 from accel.errors import BundleMissing, CorruptArtifact, UsageError
 from accel.files import scratch_folder, sha256_file, write_text
 from accel.types import Checkpoint, EngineEntry, TensorSpec
+
+logger = logging.getLogger(__name__)
 
 
 def create(path: Path, checkpoint: Checkpoint, golden: Golden, *, replace: bool = False) -> Bundle:
@@ -51,7 +55,7 @@ def create(path: Path, checkpoint: Checkpoint, golden: Golden, *, replace: bool 
                     f"{path} holds another model than {checkpoint.name} with these weights",
                     remedy="choose another folder with --out, or remove this one",
                 )
-        _replace(path, functools.partial(_write_new, checkpoint=checkpoint, golden=golden))
+        replace_folder(path, functools.partial(_write_new, checkpoint=checkpoint, golden=golden))
         return Bundle.open(path)
 
 
@@ -74,7 +78,7 @@ def create_bare(
         known = _open_known(path, replace) if path.exists() else None
         if known is not None and not replace:
             return known
-        _replace(path, functools.partial(_write_bare, manifest=manifest, golden=golden))
+        replace_folder(path, functools.partial(_write_bare, manifest=manifest, golden=golden))
         return Bundle.open(path)
 
 
@@ -105,6 +109,7 @@ def add(path: Path, entry: EngineEntry, files_folder: Path) -> Bundle:
                 write_text(path / MANIFEST_FILE, manifest.to_text())
             finally:
                 settle_entries(path)
+        _drop_signature(path)
         return Bundle.open(path)
 
 
@@ -134,8 +139,8 @@ def _open_known(path: Path, replace: bool) -> Bundle | None:
         raise UsageError(f"{path} exists and is no bundle", remedy="choose another folder with --out, or remove this one") from error
 
 
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Put what `write` makes in a scratch folder at `path`, whole or not at all; the caller holds the lock."""
+def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Put what `write` makes in a scratch folder at `path`, whole or not at all; the caller holds the lock of `path`."""
     # A link to a bundle stays a link: what it points at is replaced.
     target = path.resolve()
     with scratch_folder(target.parent, target.name) as scratch:
@@ -145,6 +150,13 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
             commit.swap_in(scratch, target)
         finally:
             commit.settle(target, target.is_dir)
+
+
+def _drop_signature(path: Path) -> None:
+    """A signature is of one accel.json, and it has just been replaced."""
+    if (path / SIGNATURE_FILE).is_file():
+        (path / SIGNATURE_FILE).unlink()
+        logger.warning("%s has changed and is no longer signed; to sign it again: accel bundle sign %s --key FILE", path, path)
 
 
 def _write_bare(folder: Path, manifest: Manifest, golden: Golden) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from accel.device.select import describe as describe_gpu
 from accel.device.version import driver_version
+from accel.engines import onnx_file
 from accel.errors import CorruptArtifact, DeviceUnavailable, UsageError
-from accel.exporters import onnx_file
 from accel.exporters import tensorrt_cache as timing
 from accel.exporters import tensorrt_precision as precision
 from accel.exporters.describing import describe

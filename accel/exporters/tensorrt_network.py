@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from accel.engines.onnx_file import OnnxFile
 from accel.errors import DeviceUnavailable, UnsupportedOperator, UsageError
-from accel.exporters.onnx_file import OnnxFile
 from accel.trt import Library
 
 STRONG, WEAK = "STRONGLY_TYPED", "EXPLICIT_BATCH"

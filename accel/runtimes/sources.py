@@ -6,7 +6,7 @@ import dataclasses
 import functools
 
 from accel import device as devices
-from accel.engines import Bundle, compat
+from accel.engines import Bundle, compat, trust
 from accel.engines.module import build_module
 from accel.runtimes.table import check, demand, info, version
 from accel.trt import FLAVORS
@@ -36,6 +36,7 @@ def engine_source(
         UnknownName, UsageError: the runtime, precision or option does not exist.
         RuntimeUnavailable: it runs on GPUs only.
         BundleMissing: the entry was not exported (the remedy is the command). CorruptArtifact: a file does not match its hash.
+        UntrustedArtifact: a file that passes as data carries code.
         IncompatibleArtifact: the file is for another machine or version.
     """
     check(variant)
@@ -50,7 +51,7 @@ def engine_source(
     look = functools.partial(machine, device)
     entry = bundle.entry(row.format, stored_precision(variant.precision), batch, fits=lambda item: compat.fits(item, device, look))
     compat.check(entry, device, look, bundle.path)
-    return dataclasses.replace(source, entry=entry, file=bundle.file(entry))
+    return dataclasses.replace(source, entry=entry, file=trust.checked_file(bundle, entry))
 
 
 def machine(device: str) -> compat.Machine:

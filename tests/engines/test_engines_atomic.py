@@ -103,6 +103,15 @@ def test_a_killed_replacement_of_a_whole_bundle_is_undone(bundle: Bundle) -> Non
     assert Bundle.open(bundle.path) == bundle
 
 
+@pytest.mark.parametrize("name", ["....old", "...old", "..old", ".checkpoint.old", ".golden.npz.old", ".Onnx.old"])
+def test_a_strangers_leftovers_do_not_make_accel_remove_anything_else(bundle: Bundle, name: str) -> None:
+    (bundle.path / name).mkdir()
+    (bundle.path.parent / "mine").write_text("mine")
+    before = tree(bundle.path.parent)
+    assert Bundle.open(bundle.path) == bundle
+    assert tree(bundle.path.parent) == before
+
+
 def test_files_that_are_not_what_the_entry_says_are_not_added(bundle: Bundle, tmp_path: Path) -> None:
     entry = entry_of(tmp_path / "new", b"new")
     (tmp_path / "new/model.onnx").write_bytes(b"ne")

@@ -7,7 +7,7 @@ import pytest
 from engine_samples import checkpoint_of, entry_of, golden_of
 
 from accel import engines
-from accel.engines import Bundle, Reference
+from accel.engines import Bundle, Reference, tuned, verified
 from accel.errors import BundleMissing, CorruptArtifact, UsageError
 from accel.types import TensorSpec
 
@@ -82,6 +82,27 @@ def test_a_link_out_of_the_bundle_is_refused(bundle: Bundle, tmp_path: Path) -> 
     file.symlink_to(tmp_path / "old/model.onnx")
     with pytest.raises(CorruptArtifact, match="a link that leaves the bundle"):
         bundle.file(bundle.entries[0])
+
+
+@pytest.mark.parametrize("name", ["accel.json", "golden.npz", "reference.npz", "verified.json", "tuned.json", "onnx-fp32", "checkpoint"])
+def test_nothing_of_a_bundle_may_be_a_link_out(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside"
+    if (bundle.path / name).exists():
+        (bundle.path / name).rename(outside)
+    else:
+        outside.write_text("{}")
+    (bundle.path / name).symlink_to(outside)
+
+    def read_all() -> None:
+        opened = Bundle.open(bundle.path)
+        opened.golden()
+        opened.reference()
+        verified.read(bundle.path)
+        tuned.read(bundle.path)
+        _ = opened.checkpoint, opened.file(opened.entries[0])
+
+    with pytest.raises(CorruptArtifact, match=rf"{name}.* is a link that leaves the bundle"):
+        read_all()
 
 
 def test_a_bundle_may_itself_be_reached_through_a_link(bundle: Bundle, tmp_path: Path) -> None:

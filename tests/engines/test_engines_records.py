@@ -73,7 +73,17 @@ def test_results_are_kept_by_identity(bundle: Bundle) -> None:
     assert verified.read(bundle.path) == {"a": {"top1": 95.2}, "b": {"top1": 92.0}}
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"schema_version": 2, "results": {}}', '{"schema_version": 1, "results": {"a": 3}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        '{"schema_version": 2, "results": {}}',
+        '{"schema_version": 1, "results": {"a": 3}}',
+        '{"schema_version": 1, "results": {"a": {"passed": true, "top1": 9}}}',
+        '{"schema_version": 1, "results": {"a": {"passed": 1}}}',
+    ],
+)
 def test_a_damaged_record_of_results_says_what_to_do(bundle: Bundle, text: str) -> None:
     (bundle.path / "verified.json").write_text(text)
     with pytest.raises(CorruptArtifact, match=r"delete .*verified\.json and run accel verify again"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx_samples
 import pytest
+from exporters import onnx_samples
 
+from accel.engines import onnx_file
+from accel.engines.onnx_file import OnnxTensor
 from accel.errors import CorruptArtifact
-from accel.exporters import onnx_file
-from accel.exporters.onnx_file import OnnxTensor
 
 onnx = pytest.importorskip("onnx")
 

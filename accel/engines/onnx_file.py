@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import mmap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+from accel.engines.protobuf import fields, messages, text
 from accel.errors import CorruptArtifact
 
 ELEMENT_TYPES = {
@@ -27,7 +28,6 @@ ELEMENT_TYPES = {
 """TensorProto.DataType → key of types.ITEMSIZE; other types are named `type 17`."""
 
 DEFAULT_DOMAIN = ("", "ai.onnx")
-_EXTERNAL = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,7 @@ class OnnxFile:
     nodes: (name, operator) in the file's order.
     weights: dtype → how many initialisers and constants have it.
     external: files beside this one that hold weights, as the file names them.
+    operators: of every node, in bodies and functions too, as `Conv` or `com.microsoft.FusedConv`.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class OnnxFile:
     nodes: tuple[tuple[str, str], ...]
     weights: Mapping[str, int]
     external: tuple[str, ...]
+    operators: frozenset[str]
 
     @property
     def precision(self) -> str:
@@ -80,24 +82,27 @@ def read(path: Path) -> OnnxFile:
             return _model(path, memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
     except OSError as error:
         raise CorruptArtifact(f"{path} cannot be read: {error.strerror}", remedy="name an ONNX file that exists") from error
-    except (ValueError, IndexError) as error:  # an empty file cannot be mapped; a text read as protobuf breaks off
+    except (ValueError, IndexError, RecursionError) as error:  # an empty file cannot be mapped; a text read as protobuf breaks off
         raise CorruptArtifact(f"{path} is no ONNX model: {error}", remedy="export it again, or name another file") from error
 
 
 def _model(path: Path, data: memoryview) -> OnnxFile:
-    ir_version, opset, graph = 0, 0, None
-    for number, value in _fields(data):
+    ir_version, opset, has_graph = 0, 0, False
+    reading = _Graph()
+    for number, value in fields(data):
         if number == 1 and isinstance(value, int):
             ir_version = value
         elif number == 7 and isinstance(value, memoryview):
-            graph = value
+            # A message that is there twice is one message to protobuf, with the parts of both.
+            reading.read(value)
+            has_graph = True
         elif number == 8 and isinstance(value, memoryview):
             domain, version = _opset(value)
             opset = version if domain in DEFAULT_DOMAIN else opset
-    if graph is None or not opset:
+        elif number in (20, 25) and isinstance(value, memoryview):
+            (reading.training if number == 20 else reading.function)(value)
+    if not has_graph or not opset:
         raise ValueError("it has no graph or no opset")
-    reading = _Graph()
-    reading.read(graph)
     if not reading.outputs:
         raise ValueError("its graph has no output")
     return OnnxFile(
@@ -109,6 +114,7 @@ def _model(path: Path, data: memoryview) -> OnnxFile:
         nodes=tuple(reading.nodes),
         weights=dict(reading.weights),
         external=tuple(dict.fromkeys(reading.external)),
+        operators=frozenset(reading.operators),
     )
 
 
@@ -120,9 +126,10 @@ class _Graph:
         self.initialisers: set[str] = set()
         self.weights: Counter[str] = Counter()
         self.external: list[str] = []
+        self.operators: set[str] = set()
 
     def read(self, data: memoryview) -> None:
-        for number, value in _messages(data):
+        for number, value in messages(data):
             if number == 1:
                 self._node(value, listed=True)
             elif number == 5:
@@ -131,56 +138,85 @@ class _Graph:
                 self.inputs.append(_value_info(value))
             elif number == 12:
                 self.outputs.append(_value_info(value))
+            elif number == 15:
+                self._sparse(value)
+
+    def function(self, data: memoryview) -> None:
+        """A local function of the model: what it runs counts, its nodes are not the graph's."""
+        for number, value in messages(data):
+            if number == 7:
+                self._node(value, listed=False)
+            elif number == 11:  # default values of its attributes
+                self._attribute(value)
+
+    def training(self, data: memoryview) -> None:
+        for number, value in messages(data):
+            if number in (1, 2):  # graphs that initialise and train
+                self._body(value)
 
     def _node(self, data: memoryview, *, listed: bool) -> None:
-        name = operator = ""
-        for number, value in _messages(data):
+        name = operator = domain = ""
+        for number, value in messages(data):
             if number == 3:
-                name = _text(value)
+                name = text(value)
             elif number == 4:
-                operator = _text(value)
+                operator = text(value)
             elif number == 5:
                 self._attribute(value)
+            elif number == 7:
+                domain = text(value)
+        self.operators.add(operator if domain in DEFAULT_DOMAIN else f"{domain}.{operator}")
         if listed:
             self.nodes.append((name, operator))
 
     def _attribute(self, data: memoryview) -> None:
-        for number, value in _messages(data):
-            if number == 5:
+        for number, value in messages(data):
+            if number in (5, 10):
                 self._tensor(value)
-            elif number == 6:  # the body of an If, Loop or Scan: its weights count, its inputs are not the file's
-                for inner, part in _messages(value):
-                    if inner == 1:
-                        self._node(part, listed=False)
-                    elif inner == 5:
-                        self._tensor(part)
+            elif number in (6, 11):
+                self._body(value)
+            elif number in (22, 23):
+                self._sparse(value)
+
+    def _body(self, data: memoryview) -> None:
+        """Of an If, Loop or Scan: its weights count, its inputs are not the file's."""
+        for number, value in messages(data):
+            if number == 1:
+                self._node(value, listed=False)
+            elif number == 5:
+                self._tensor(value)
+            elif number == 15:
+                self._sparse(value)
+
+    def _sparse(self, data: memoryview) -> None:
+        for number, value in messages(data):
+            if number in (1, 2):  # values and indices
+                self._tensor(value)
 
     def _tensor(self, data: memoryview) -> str:
         """Count the tensor's type; returns its name."""
-        name, dtype, location, place = "", "", 0, ""
-        for number, value in _fields(data):
+        name, dtype = "", ""
+        for number, value in fields(data):
             if number == 2 and isinstance(value, int):
                 dtype = _dtype(value)
             elif number == 8 and isinstance(value, memoryview):
-                name = _text(value)
+                name = text(value)
             elif number == 13 and isinstance(value, memoryview):
-                entry = {key: _text(text) for key, text in _messages(value)}
-                place = entry.get(2, "") if entry.get(1) == "location" else place
-            elif number == 14 and isinstance(value, int):
-                location = value
+                # Whether the tensor says that it is external may stand in another part of it: a place that is named counts.
+                entry = {key: text(part) for key, part in messages(value)}
+                if entry.get(1) == "location":
+                    self.external.append(entry.get(2, ""))
         self.weights[dtype] += 1
-        if location == _EXTERNAL and place:
-            self.external.append(place)
         return name
 
 
 def _value_info(data: memoryview) -> OnnxTensor:
     name, dtype, shape = "", "", None
-    for number, value in _messages(data):
+    for number, value in messages(data):
         if number == 1:
-            name = _text(value)
+            name = text(value)
         elif number == 2:
-            for kind, tensor in _messages(value):
+            for kind, tensor in messages(value):
                 if kind != 1:
                     raise ValueError(f"{name} is no tensor")
                 dtype, shape = _tensor_type(tensor)
@@ -190,30 +226,30 @@ def _value_info(data: memoryview) -> OnnxTensor:
 def _tensor_type(data: memoryview) -> tuple[str, tuple[int | str, ...] | None]:
     dtype: str = ""
     shape: tuple[int | str, ...] | None = None
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1 and isinstance(value, int):
             dtype = _dtype(value)
         elif number == 2 and isinstance(value, memoryview):
-            shape = tuple(_size(dim) for inner, dim in _messages(value) if inner == 1)
+            shape = tuple(_size(dim) for inner, dim in messages(value) if inner == 1)
     return dtype, shape
 
 
 def _size(data: memoryview) -> int | str:
     size: int | str = "?"
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1 and isinstance(value, int):
             # Some exporters write -1, which a varint carries as a number of 64 bits, or 0 for "any size".
             size = value if 1 <= value < 2**63 else "?"
         elif number == 2 and isinstance(value, memoryview):
-            size = _text(value) or "?"
+            size = text(value) or "?"
     return size
 
 
 def _opset(data: memoryview) -> tuple[str, int]:
     domain, version = "", 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1 and isinstance(value, memoryview):
-            domain = _text(value)
+            domain = text(value)
         elif number == 2 and isinstance(value, int):
             version = value
     return domain, version
@@ -221,46 +257,3 @@ def _opset(data: memoryview) -> tuple[str, int]:
 
 def _dtype(number: int) -> str:
     return ELEMENT_TYPES.get(number, f"type {number}")
-
-
-def _text(data: memoryview) -> str:
-    return bytes(data).decode("utf-8")
-
-
-def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The length-delimited fields: messages, texts and packed numbers."""
-    return ((number, value) for number, value in _fields(data) if isinstance(value, memoryview))
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Every field of one protobuf message as (number, value); the wire types are those of the protobuf encoding."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        wire = key & 7
-        value: int | memoryview
-        if wire == 0:
-            value, at = _varint(data, at)
-        else:
-            if wire == 2:
-                length, at = _varint(data, at)
-            elif wire in (1, 5):
-                length = 8 if wire == 1 else 4
-            else:
-                raise ValueError(f"wire type {wire} at byte {at}")
-            if at + length > end:
-                raise ValueError(f"it breaks off at byte {at} of a part of {end}")
-            value, at = data[at : at + length], at + length
-        yield key >> 3, value
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-        if shift > 63:
-            raise ValueError(f"no number at byte {at}")
