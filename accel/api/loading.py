@@ -14,7 +14,7 @@ from accel.api.settings import resolve
 from accel.engines import Bundle, batch_of, compat, identity, trust, tuned, verified
 from accel.errors import BundleMissing, IncompatibleArtifact, MissingError, RuntimeUnavailable, UntrustedArtifact, UsageError
 from accel.preprocess import Preprocess
-from accel.runtimes.loaded import LoadedEngine, open_cached
+from accel.runtimes.loaded import Chosen, LoadedEngine, open_cached
 from accel.types import RUNTIME_ALIASES, EngineEntry, EngineSource, Variant
 
 ORDER: dict[str, tuple[str, ...]] = {
@@ -79,7 +79,14 @@ def load(
         try:
             _demand_trust(bundle, choice, place, trusted)
             open_choice = functools.partial(
-                open_cached, bundle.path, choice.variant, place, threads, batch=choice.batch, preprocess=preprocess, why=choice.why
+                open_cached,
+                bundle.path,
+                choice.variant,
+                place,
+                threads,
+                batch=choice.batch,
+                preprocess=preprocess,
+                chosen=Chosen(choice.why),
             )
             try:
                 return open_choice()

@@ -17,7 +17,7 @@ from accel.checkpoint import write_checkpoint
 from accel.errors import BundleMissing, CorruptArtifact, RuntimeUnavailable, UsageError
 from accel.files import sha256_file
 from accel.runtimes import cache, session
-from accel.runtimes.loaded import LoadedEngine, open_cached
+from accel.runtimes.loaded import Chosen, LoadedEngine, open_cached
 from accel.types import Checkpoint, EngineEntry, TensorSpec, Variant
 
 torch = pytest.importorskip("torch")
@@ -279,7 +279,7 @@ def test_predict_refuses_what_is_no_picture_and_says_which_file_is_broken(load: 
 
 
 def test_explain_says_what_runs_and_why(load: Open) -> None:
-    found = load(why="the fastest that was verified").explain()
+    found = load(chosen=Chosen("the fastest that was verified")).explain()
     assert (found["variant"], found["device"], found["engine"], found["why"]) == (FAST, "cpu", "onnx-fp32", "the fastest that was verified")
     assert found["facts"]["provider"] == "CPUExecutionProvider"
     assert load("eager:fp32").explain()["engine"] == "checkpoint"
