@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from types import ModuleType
 
@@ -37,6 +36,8 @@ def installed(module: str) -> bool:
 
 def version_of(*distributions: str) -> str | None:
     """The version of the first of `distributions` that is installed, read without importing it."""
+    import importlib.metadata  # here, because it brings the e-mail parser along, and a load asks for versions only where some are on record
+
     for name in distributions:
         try:
             return importlib.metadata.version(name)

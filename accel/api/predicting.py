@@ -157,7 +157,7 @@ def predict(
     labels, prepare = _labels(opened), _preparation(opened)
     done: list[Prediction] = []
     cells: list[contact_sheet.Cell] = []
-    with load(opened.path, runtime, place, trusted, threads=threads) as engine:
+    with load(opened.path, runtime, place, threads, strict=False, trusted=trusted) as engine:
         for batch in _batches((_seen(item, prepare) for item in listed), engine.batch):
             for item, prediction in zip(batch, _predictions(engine, batch, labels, top_k), strict=True):
                 done.append(prediction)

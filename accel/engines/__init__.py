@@ -4,7 +4,7 @@
 >>> bundle.file(bundle.entry("onnx", "fp16"))  # doctest: +SKIP
 """
 
-from accel.engines import compat, folding, golden, identity, module, trust, tuned, verified
+from accel.engines import compat, folding, golden, identity, measured, module, trust, tuned, verified
 from accel.engines.bundle import Bundle, batch_of, entry_name
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import CheckpointRecord, Manifest
@@ -26,6 +26,7 @@ __all__ = [
     "golden",
     "holds",
     "identity",
+    "measured",
     "module",
     "trust",
     "tuned",

@@ -19,6 +19,7 @@ GOLDEN_FILE = "golden.npz"
 REFERENCE_FILE = "reference.npz"
 VERIFIED_FILE = "verified.json"
 TUNED_FILE = "tuned.json"
+MEASURED_FILE = "measured.json"
 REMEDY = "export it again into a new folder (accel export), or copy the whole folder again from where it came"
 
 _MANIFEST = {

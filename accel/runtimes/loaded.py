@@ -161,12 +161,26 @@ class LoadedEngine:
             "engine": shared.source.entry.name if shared.source.entry is not None else "checkpoint",
             "why": self._chosen.why,
             "passed_over": list(self._chosen.passed_over),
-            "golden": None if shared.checked is None else dict(shared.checked),
+            "golden": None if self.golden is None else dict(self.golden),
             "contexts": {"open": shared.count, "limit": shared.limit},
             "batch": self.batch,
             "runtime_version": version(self.variant.runtime),
             **shared.run(told),
         }
+
+    @property
+    def golden(self) -> dict[str, Any] | None:
+        """What the golden samples said of this engine when it was loaded; None where they were not run."""
+        return self._shared.checked
+
+    @golden.setter
+    def golden(self, said: dict[str, Any]) -> None:
+        self._shared.checked = said
+
+    def run_rows(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name of arrays on the host that are right by name, dtype and shape, in slices whatever `batches` says."""
+        self._demand_open()
+        return self._shared.run(functools.partial(_on_host, arrays, len(next(iter(arrays.values())))))
 
     def close(self) -> None:
         """Give the handle back; a second time does nothing. Calls that are running end by themselves."""
