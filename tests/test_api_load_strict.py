@@ -60,16 +60,16 @@ def test_not_strict_takes_the_next_and_says_so(tiny: Path, without_onnxruntime: 
     assert found["variant"] == "torchscript:fp32"
     assert found["passed_over"] == ["onnxruntime:fp32: onnxruntime is not installed"]
     assert found["golden"] is None
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{tiny}: onnxruntime:fp32 was passed over: onnxruntime is not installed"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [f"{tiny}: onnxruntime:fp32 was passed over: onnxruntime is not installed"]
 
 
 def test_an_engine_for_another_version_is_refused_or_passed_over(tiny: Path) -> None:
     of_another_machine(tiny, "torchscript-fp32")
     identity = choosing.identify(Bundle.open(tiny), SCRIPT, 1, Bundle.open(tiny).entry("torchscript", "fp32"), "cpu")
     verified.record(tiny, identity, {"passed": True, "metric": "top1", "top1": 91.5})
-    with pytest.raises(IncompatibleArtifact, match=r"torchscript:fp32 is the best engine here \(the first .*: top1 91\.50 %\).* torch 99\.0"):
+    with pytest.raises(
+        IncompatibleArtifact, match=r"torchscript:fp32 is the best engine here \(the first .*: top1 91\.50 %\).* torch 99\.0"
+    ):
         accel.load(tiny, device="cpu")
     with accel.load(tiny, device="cpu", strict=False) as engine:
         assert str(engine.variant) == "onnxruntime:fp32"
@@ -211,9 +211,9 @@ def test_what_tune_found_goes_before_what_bench_measured(tiny: Path) -> None:
 def test_the_fastest_whose_runtime_is_gone_is_refused_when_strict(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uninstalling the runtime must not look like another machine's record."""
     opened, real = Bundle.open(tiny), choosing.runtimes.version
-    entry = choosing.entry(opened, SCRIPT, "cpu")
+    identity = choosing.identify(opened, SCRIPT, 1, choosing.entry(opened, SCRIPT, "cpu"), "cpu", "2.9")
     rows = [
-        {"variant": str(SCRIPT), "identity": choosing.identify(opened, SCRIPT, 1, entry, "cpu", "2.9"), "runtime_version": "2.9", "p50_us": 1.0},
+        {"variant": str(SCRIPT), "identity": identity, "runtime_version": "2.9", "p50_us": 1.0},
         {"variant": str(ORT), "identity": identity_of(tiny, ORT), "runtime_version": "1", "p50_us": 2.0},
     ]
     about = {"latency": "host_us", "set_id": "set", "command": "accel bench", "measured_utc": "now"}

@@ -81,7 +81,7 @@ def load(
     """
     place = devices.parse(_setting(device))
     bundle = _open(Path(path).expanduser())
-    preprocess = Preprocess.from_dict(bundle.preprocess).pictures if bundle.preprocess else None
+    preprocess = Preprocess.from_dict(bundle.preprocess).for_pictures(bundle.inputs[0]) if bundle.preprocess else None
     name = RUNTIME_ALIASES.get(runtime, runtime)
     passed_over: list[str] = []
     found = choosing.choices(bundle, name, place)

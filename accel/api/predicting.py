@@ -218,7 +218,8 @@ def _preparation(bundle: Bundle) -> Preprocess:
             remedy="preprocess yourself and call the engine that accel.load returns",
         )
     prepare = Preprocess.from_dict(bundle.preprocess)
-    makes = (1, len(prepare.mean), prepare.height, prepare.width)
+    size = (prepare.height, prepare.width)
+    makes = (1, *size, len(prepare.mean)) if bundle.inputs[0].is_pixels else (1, len(prepare.mean), *size)
     if not bundle.inputs[0].accepts(makes):
         raise CorruptArtifact(
             f"{bundle.path} preprocesses pictures to {makes[1:]}, and its input is {bundle.inputs[0].shape}", remedy="export it again"

@@ -4,7 +4,7 @@
 >>> bundle.file(bundle.entry("onnx", "fp16"))  # doctest: +SKIP
 """
 
-from accel.engines import compat, folding, golden, identity, measured, module, trust, tuned, verified
+from accel.engines import compat, embedding, folding, golden, identity, measured, module, trust, tuned, verified
 from accel.engines.bundle import Bundle, batch_of, entry_name
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import CheckpointRecord, Manifest
@@ -21,6 +21,7 @@ __all__ = [
     "compat",
     "create",
     "create_bare",
+    "embedding",
     "entry_name",
     "folding",
     "golden",

@@ -26,9 +26,7 @@ bf16 gets eight times the room of tf32 on top of what its narrower products add 
 """
 
 
-def compare(
-    outputs: Mapping[str, Array], golden: Mapping[str, Array], precision: str, rows: Sequence[int] | None = None
-) -> dict[str, Any]:
+def compare(outputs: Mapping[str, Array], golden: Mapping[str, Array], precision: str, rows: Sequence[int] | None = None) -> dict[str, Any]:
     """Compare every golden output with the engine's, all rows at once.
 
     Per output: max|Δ| / max|golden| must be within LIMITS[precision], and for an N×C output the argmax must agree in every row whose
