@@ -185,8 +185,11 @@ class Contexts:
             raise
 
     def _give_back(self, session: Session) -> None:
+        if self._closed:
+            self._drop(session)
+            return
         self._idle.put(session)
-        # Closed meanwhile: whoever drains last takes this one too.
+        # Closed in between: whoever drains last takes this one too.
         if self._closed:
             self._drain()
 
@@ -197,11 +200,14 @@ class Contexts:
             except queue.Empty:
                 break
             if session is not None:
-                session.close()
-                with self._lock:
-                    self._count -= 1
+                self._drop(session)
         # For those that wait: each hands it on.
         self._idle.put(None)
+
+    def _drop(self, session: Session) -> None:
+        session.close()
+        with self._lock:
+            self._count -= 1
 
     def _make_current(self) -> None:
         """The GPU's context on this thread, which may never have called an engine."""
