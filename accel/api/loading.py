@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from pathlib import Path
 
 from accel import device as devices
@@ -25,8 +24,6 @@ from accel.errors import (
 from accel.preprocess import Preprocess
 from accel.runtimes.loaded import Chosen, LoadedEngine, open_cached
 from accel.types import RUNTIME_ALIASES
-
-logger = logging.getLogger(__name__)
 
 GOLDEN_ROWS = (0, -1)
 """The golden samples that a strict load runs: the first, a train image where the model has any, and the last, which is noise."""
@@ -99,7 +96,7 @@ def load(
             if strict:
                 raise _refusal(error, choice, next(found, None)) from error
             passed_over.append(f"{choice.variant}: {error.message}")
-            logger.warning("%s: %s was passed over: %s", bundle.path, choice.variant, error.message)
+            _warn(f"{bundle.path}: {choice.variant} was passed over: {error.message}")
             continue
         if strict:
             _hold_against_golden(engine, bundle)
@@ -108,6 +105,12 @@ def load(
     tried = "".join(f"\n  {reason}" for reason in passed_over) or f" it has {have}"
     remedy = f"accel export {bundle.name} --to onnx; accel doctor says what this machine lacks"
     raise RuntimeUnavailable(f"{bundle.path} has nothing that {runtime} can run on {place}:{tried}", remedy=remedy)
+
+
+def _warn(message: str) -> None:
+    import logging  # here, because a load that goes well has nothing to log
+
+    logging.getLogger(__name__).warning("%s", message)
 
 
 def _setting(device: str) -> str:

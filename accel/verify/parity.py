@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import itertools
 import os
@@ -102,6 +101,8 @@ def _shares(source: EngineSource, inputs: Mapping[str, Array]) -> list[dict[str,
 
 def _run_shares(source: EngineSource, shares: list[dict[str, Array]]) -> dict[str, Array]:
     """Each share through a runtime of its own, on a thread of its own."""
+    import concurrent.futures  # here, because a load compares two samples and starts no threads
+
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
         try:
