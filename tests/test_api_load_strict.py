@@ -45,7 +45,7 @@ def test_strict_refuses_to_take_the_next_and_says_what_mends_it_and_what_the_nex
     with pytest.raises(MissingExtra) as caught:
         accel.load(tiny, device="cpu")
     error = caught.value
-    assert error.message.startswith("onnxruntime:fp32 is the best engine here (passed parity")
+    assert error.message.startswith("onnxruntime:fp32 comes first here (passed parity")
     assert error.message.endswith("cannot be had: onnxruntime is not installed")
     assert error.remedy is not None
     assert error.remedy.startswith("pip install 'accel-engines[ort]'; torchscript:fp32 is the next")
@@ -67,9 +67,7 @@ def test_an_engine_for_another_version_is_refused_or_passed_over(tiny: Path) -> 
     of_another_machine(tiny, "torchscript-fp32")
     identity = choosing.identify(Bundle.open(tiny), SCRIPT, 1, Bundle.open(tiny).entry("torchscript", "fp32"), "cpu")
     verified.record(tiny, identity, {"passed": True, "metric": "top1", "top1": 91.5})
-    with pytest.raises(
-        IncompatibleArtifact, match=r"torchscript:fp32 is the best engine here \(the first .*: top1 91\.50 %\).* torch 99\.0"
-    ):
+    with pytest.raises(IncompatibleArtifact, match=r"torchscript:fp32 comes first here \(the first .*: top1 91\.50 %\).* torch 99\.0"):
         accel.load(tiny, device="cpu")
     with accel.load(tiny, device="cpu", strict=False) as engine:
         assert str(engine.variant) == "onnxruntime:fp32"

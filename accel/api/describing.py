@@ -7,7 +7,7 @@ from typing import Any
 
 from accel.api import bundles
 from accel.api.settings import resolve
-from accel.engines import Bundle, trust, tuned, verified
+from accel.engines import Bundle, measured, trust, tuned, verified
 from accel.errors import CorruptArtifact
 from accel.types import EngineEntry
 
@@ -17,7 +17,7 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
 
     Returns:
         JSON-ready: `model`, `path`, `checkpoint`, `inputs`, `outputs`, `preprocess`, `labels`, `engines`, `golden`, `reference`,
-        `verified`, `tuned`, `trusted`. Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
+        `verified`, `measured`, `tuned`, `trusted`. Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
 
     Raises:
         BundleMissing: there is none. CorruptArtifact, IncompatibleArtifact: accel.json cannot be read.
@@ -37,6 +37,7 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
         "golden": _or_error(lambda: f"{len(opened.golden())} samples"),
         "reference": _or_error(lambda: "absent" if (found := opened.reference()) is None else f"{len(found.logits)} samples"),
         "verified": list(verified.read(opened.path).values()),
+        "measured": list(measured.read(opened.path).values()),
         "tuned": list(tuned.read(opened.path).values()),
     }
 

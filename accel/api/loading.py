@@ -162,7 +162,7 @@ def _refusal(error: AccelError, choice: Choice, instead: Choice | None) -> Accel
     if instead is not None:
         way = f"{instead.variant} is the next: name it, or load with strict=False, which takes what runs"
         error.remedy = f"{error.remedy}; {way}" if error.remedy else way
-    error.message = f"{choice.variant} is the best engine here ({choice.why}) and cannot be had: {error.message}"
+    error.message = f"{choice.variant} comes first here ({choice.why}) and cannot be had: {error.message}"
     error.args = (error.message,)
     return error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from accel import device, engines, preprocess
 from accel.checkpoint import write_checkpoint
 from accel.errors import BundleMissing, CorruptArtifact, RuntimeUnavailable, UsageError
 from accel.files import sha256_file
-from accel.runtimes import cache, session
+from accel.runtimes import cache, onnxruntime, ort_session, session
 from accel.runtimes.loaded import Chosen, LoadedEngine, open_cached
 from accel.types import Checkpoint, EngineEntry, TensorSpec, Variant
 
@@ -216,6 +217,71 @@ def test_threads_share_a_handle_and_never_mix_results(load: Open) -> None:
         for thread in threads:
             thread.join()
         assert failures == []
+
+
+def test_contexts_of_onnxruntime_on_the_cpu_share_one_session_with_its_weights(load: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    real = ort_session.make_session
+    monkeypatch.setattr(ort_session, "make_session", lambda *given: made.append(given) or real(*given))
+    engine = load(contexts=3, threads=1)
+    assert engine.warm_up(1) == 3
+    assert (len(made), engine.explain()["contexts"]) == (1, {"open": 3, "limit": 3})
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            images = some_images(seed=seed)
+            for _ in range(10):
+                np.testing.assert_allclose(engine(images), expected(images), atol=1e-5)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(made) == 1
+    engine.close()
+    assert len(onnxruntime._ON_CPU) == 0
+
+
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:fp32"])
+def test_calls_and_pictures_can_be_awaited_together(load: Open, spelling: str) -> None:
+    engine = load(
+        spelling, contexts=2, preprocess=lambda images: np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+    )
+    batches = [some_images(seed=seed) for seed in range(6)]
+    picture = np.full((8, 8, 3), 51, np.uint8)
+
+    async def story() -> list[Any]:
+        return await asyncio.gather(*(engine.run_async(batch) for batch in batches), engine.predict_async([picture, picture]))
+
+    *answers, seen = asyncio.run(story())
+    for batch, answer in zip(batches, answers, strict=True):
+        np.testing.assert_allclose(answer, expected(batch), atol=1e-5)
+    np.testing.assert_allclose(seen, expected(np.full((2, 3, 8, 8), 0.2, np.float32)), atol=1e-5)
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_threads_of_torch_are_those_of_the_engine_on_every_thread_that_borrows_it(load: Open) -> None:
+    engine, before = load("eager:fp32", contexts=1, threads=1), torch.get_num_threads()
+    found: list[int] = []
+
+    def look(borrowed: session.Session) -> None:
+        with borrowed.entered():
+            found.append(torch.get_num_threads())
+
+    def work() -> None:
+        torch.set_num_threads(2)
+        engine._shared.run(look)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(before)
+    assert found == [1]
 
 
 def test_many_threads_that_load_at_once_make_one_engine(bundle: Path) -> None:

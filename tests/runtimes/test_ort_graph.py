@@ -64,6 +64,7 @@ class FakeSession:
 
     def run_with_iobinding(self, io: Any, options: Any) -> None:
         self.runs += 1
+        assert options.get_run_config_entry("gpu_graph_id") == "0"  # said aloud, since an absent entry is an exception in every run
         if self.fails is not None and self.runs == 2:
             raise type(self.fails)(*self.fails.args)
         if self.runs == 2 and self.asked.get("enable_cuda_graph") == "1":
