@@ -17,7 +17,8 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
 
     Returns:
         JSON-ready: `model`, `path`, `checkpoint`, `inputs`, `outputs`, `preprocess`, `labels`, `engines`, `golden`, `reference`,
-        `verified`, `measured`, `tuned`, `trusted`. Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
+        `verified`, `measured`, `tuned`, `trusted`. Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not
+        raised.
 
     Raises:
         BundleMissing: there is none. CorruptArtifact, IncompatibleArtifact: accel.json cannot be read.
