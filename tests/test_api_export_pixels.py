@@ -228,3 +228,21 @@ def test_the_proof_of_a_compiled_package_leaves_the_constants_out(checkpoint: Pa
     assert set(aoti.prove(program, "fp16")["weights"]) == {"float16"}
     with pytest.raises(PrecisionError, match="weights in float16"):
         aoti.prove(program, "fp32")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_plan_takes_pixels_too(checkpoint: Path, tmp_path: Path, precision: str) -> None:
+    from accel import device
+
+    pytest.importorskip("tensorrt")
+    available, reason = device.gpu_available()
+    if not available:
+        pytest.skip(reason)
+    how = {"precision": precision, "out": tmp_path, "device": "cuda", "embed_preprocess": True}
+    (done,) = export(str(checkpoint), "tensorrt", **how)
+    assert done.entry is not None
+    assert (done.entry.parity["status"], done.entry.inputs[0].dtype) == ("passed", "uint8")
+    with accel.load(done.bundle, f"tensorrt:{precision}", device="cuda") as engine:
+        golden = Bundle.open(done.bundle).golden()
+        np.testing.assert_allclose(engine(golden.inputs["input"]), golden.outputs["output"], atol=2e-2)

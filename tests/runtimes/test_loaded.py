@@ -389,3 +389,51 @@ def test_other_gpu_arrays_are_taken_in_the_engines_dtype(load: Open, on_gpu: str
     engine, images = load(device=on_gpu), some_images(2)
     logits = engine(device.to_device(images, "float32", on_gpu, None))
     np.testing.assert_allclose(device.to_numpy(logits, None), expected(images), atol=1e-4)
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:fp32", "onnxruntime:fp32+graph"])
+def test_many_threads_share_few_contexts_of_a_gpu(load: Open, on_gpu: str, spelling: str) -> None:
+    engine = load(spelling, on_gpu, contexts=3)
+
+    def work(seed: int) -> None:
+        images = some_images(seed=seed)
+        for _ in range(20):
+            np.testing.assert_allclose(engine(images), expected(images), atol=1e-4)
+
+    in_threads(16, work)
+    assert engine.explain()["contexts"]["open"] <= 3
+    images = some_images(seed=99)
+    np.testing.assert_allclose(asyncio.run(engine.run_async(images)), expected(images), atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "onnxruntime:fp32+graph"])
+def test_an_awaited_call_is_ordered_after_the_stream_of_whoever_awaits_it(load: Open, on_gpu: str, spelling: str) -> None:
+    engine, side = load(spelling, on_gpu, contexts=2), torch.cuda.Stream()
+
+    async def story() -> Any:
+        with torch.cuda.stream(side):
+            # Enqueued on the caller's stream and not waited for; the call is run by another thread.
+            torch.cuda._sleep(20_000_000)
+            images = torch.from_numpy(some_images(3)).to(on_gpu, non_blocking=True)
+            return await engine.run_async(images)
+
+    np.testing.assert_allclose(asyncio.run(story()).cpu().numpy(), expected(some_images(3)), atol=1e-4)

@@ -316,3 +316,33 @@ def test_rows_of_another_number_than_the_batch_are_refused_as_asked(engine_of: C
     np.testing.assert_array_equal(engine_of(1)(two), 2 * two)
     with pytest.raises(UsageError, match="runs 1 row a call, and was given 2"):
         engine_of(1, "refuse")(two)
+
+
+def test_a_gpus_context_is_made_current_once_on_each_thread_that_borrows(monkeypatch: pytest.MonkeyPatch) -> None:
+    activated: list[tuple[str, str]] = []
+    monkeypatch.setattr(pool.driver, "activate", lambda name: activated.append((threading.current_thread().name, name)))
+
+    class OnGpu:
+        stream, natives, one_thread = 7, {"x": "float16"}, False
+
+        def __init__(self, source: EngineSource) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(pool, "Session", OnGpu)
+    contexts = Contexts(EngineSource(Variant("onnxruntime", "fp16"), "cuda:1", IN, OUT), 2)
+    contexts.open()
+
+    def work() -> None:
+        for _ in range(3):
+            contexts.run(lambda session: None)
+
+    for name in ("first", "second"):
+        thread = threading.Thread(target=work, name=name)
+        thread.start()
+        thread.join()
+    contexts.close()
+    assert activated == [("first", "cuda:1"), ("second", "cuda:1")]
+    assert contexts.natives == {"x": "float16"}
