@@ -79,6 +79,7 @@ def test_a_few_hundred_cycles_leave_no_sessions_behind(leak: Any, tiny: Path) ->
     readings = leak.cycle(tiny, 200)["rss"]
     assert [cycle for cycle, _ in readings] == list(range(2, 201, 2))
     assert leak.judged(readings)["bytes_a_cycle"] < 40_000
+    assert [cycle for cycle, _ in leak.alone(tiny / leak.FILE, 5)] == [1, 2, 3, 4, 5]
 
 
 def test_growth_is_told_from_steps_that_end(leak: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
