@@ -221,6 +221,14 @@ def test_the_fastest_whose_runtime_is_gone_is_refused_when_strict(tiny: Path, mo
     assert order(tiny)[0] == "torchscript:fp32"
 
 
+def test_without_torch_a_measured_way_of_running_the_checkpoint_is_no_reason_to_refuse(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, eager = choosing.runtimes.version, Variant("eager", "fp32")
+    record_set(tiny, {eager: 1.0, ORT: 2.0})
+    assert order(tiny)[0] == "eager:fp32"
+    monkeypatch.setattr(choosing.runtimes, "version", lambda name: None if name == "eager" else real(name))
+    assert order(tiny) == ["onnxruntime:fp32", "torchscript:fp32", "eager:fp32"]
+
+
 def test_a_damaged_record_is_named_with_what_mends_it(tiny: Path) -> None:
     (tiny / "measured.json").write_text('{"schema_version": 1, "sets": {"a": {"machine": "x"}}}')
     with pytest.raises(CorruptArtifact, match=r"measured\.json: sets\['a'\] lacks the key") as caught:

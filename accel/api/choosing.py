@@ -102,10 +102,15 @@ def _measured(bundle: Bundle, place: str, first: Choice | None) -> Iterator[Choi
 
 
 def _same(bundle: Bundle, row: dict[str, Any], place: str, why: str) -> Iterator[Choice]:
-    """The variant of `row`, if what would run here now is what was measured, or would be if its runtime were installed."""
+    """The variant of `row`, if what would run here now is what was measured, or would be if its runtime were installed.
+
+    Without torch the ways of running the checkpoint are left out: no engine of the bundle is passed over for want of it.
+    """
     try:
         variant = Variant.parse(row["variant"])
         runtimes.check(variant)
+        if runtimes.info(variant.runtime).format is None and runtimes.version(variant.runtime) is None:
+            return
         size, found = batch(bundle, variant, place), entry(bundle, variant, place)
         version = runtimes.version(variant.runtime) or row.get("runtime_version")
         if identify(bundle, variant, size, found, place, version) == row["identity"]:

@@ -34,8 +34,11 @@ THREAD_NAME = "accel-context"
 
 
 def default_limit(device: str) -> int:
-    """One a core on a CPU, at most 8; ON_GPU on a GPU."""
-    return min(8, os.cpu_count() or 1) if device == "cpu" else ON_GPU
+    """One a core that this process may use on a CPU, at most 8; ON_GPU on a GPU."""
+    if device != "cpu":
+        return ON_GPU
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 class Contexts:

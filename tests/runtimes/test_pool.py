@@ -280,8 +280,9 @@ def test_what_is_awaited_when_the_engine_closes_is_refused_and_not_forgotten(
 
 
 def test_the_default_is_a_context_a_core_and_few_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(pool.os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
     assert (pool.default_limit("cpu"), pool.default_limit("cuda:0")) == (2, 4)
+    monkeypatch.delattr(pool.os, "sched_getaffinity")
     monkeypatch.setattr(pool.os, "cpu_count", lambda: 128)
     assert pool.default_limit("cpu") == 8
 
