@@ -18,7 +18,8 @@ class _Held:
     handles: int = 0
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
+"""Re-entrant, as those of the pool and the leases: a forgotten handle may be collected, and so closed, while this thread holds it."""
 _HELD: dict[Hashable, _Held] = {}
 
 

@@ -20,7 +20,7 @@ class Leases:
     """Values by key; each is kept as long as somebody holds a lease on it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shared: dict[Hashable, _Shared] = {}
 
     def __len__(self) -> int:

@@ -59,7 +59,7 @@ class Contexts:
         self.one_thread = False
         self._idle: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
         self._local = threading.local()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # A session of one thread is closed with its thread; here they are only known.
         self._all: weakref.WeakSet[Session] = weakref.WeakSet()
         self._count = 0
