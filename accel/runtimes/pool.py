@@ -60,6 +60,7 @@ class Contexts:
         self._idle: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
         self._local = threading.local()
         self._lock = threading.RLock()
+        self._warming = threading.Lock()
         # A session of one thread is closed with its thread; here they are only known.
         self._all: weakref.WeakSet[Session] = weakref.WeakSet()
         self._count = 0
@@ -124,14 +125,17 @@ class Contexts:
         if self.one_thread:
             self.run(work)
             return 1
-        lent = [self._borrow() for _ in range(self.limit)]
-        try:
-            for session in lent:
-                work(session)
-        finally:
-            for session in lent:
-                self._give_back(session)
-        return len(lent)
+        lent: list[Session] = []
+        # One at a time: two that hold some of the contexts each would wait for one another.
+        with self._warming:
+            try:
+                while len(lent) < self.limit:
+                    lent.append(self._borrow())
+                    work(lent[-1])
+            finally:
+                for session in lent:
+                    self._give_back(session)
+        return self.limit
 
     @property
     def count(self) -> int:

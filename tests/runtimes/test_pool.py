@@ -164,6 +164,7 @@ def test_warm_up_opens_all_contexts(world: World, engine_of: Callable[..., Loade
     assert engine.warm_up(calls=2) == 3
     assert len(world.opened) == 3
     in_threads(8, lambda: call(engine))
+    in_threads(8, lambda: engine.warm_up(calls=1))
     assert len(world.opened) == 3
 
 
