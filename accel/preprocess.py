@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from accel import optional
 from accel.errors import UsageError
+from accel.types import TensorSpec
 
 RESIZES = ("none", "letterbox")
 
@@ -72,7 +73,16 @@ class Preprocess:
         return (np.array(self.mean, np.float64) / np.array(self.std, np.float64)).astype(np.float32).reshape(-1, 1, 1)
 
     def __call__(self, images: Images) -> Floats:
-        """Normalise uint8 N×H×W×C images; returns float32 N×C×height×width, C-contiguous and owned by the caller.
+        """Normalise uint8 N×H×W×C images; returns float32 N×C×height×width, C-contiguous and owned by the caller. Raises as `pixels`."""
+        images = self.pixels(images)
+        output = np.empty((len(images), len(self.mean), self.height, self.width), np.float32)
+        output[...] = images.transpose(0, 3, 1, 2)
+        output *= self.scale
+        output -= self.offset
+        return output
+
+    def pixels(self, images: Images) -> Images:
+        """As a call without the arithmetic: uint8 N×height×width×C, which may be `images` themselves.
 
         Raises:
             UsageError: another dtype, number of dimensions, channels, or (with resize `none`) size.
@@ -82,13 +92,7 @@ class Preprocess:
                 f"preprocess takes uint8 images of shape (N, H, W, {len(self.mean)}) and was given {images.dtype} {images.shape}",
                 remedy="pass uint8 pixels, batch first and channels last; one image is image[None]",
             )
-        if images.shape[1:3] != (self.height, self.width):
-            images = self._fit(images)
-        output = np.empty((len(images), len(self.mean), self.height, self.width), np.float32)
-        output[...] = images.transpose(0, 3, 1, 2)
-        output *= self.scale
-        output -= self.offset
-        return output
+        return images if images.shape[1:3] == (self.height, self.width) else self._fit(images)
 
     def fit(self, picture: Images) -> Images:
         """A uint8 H×W×3 picture of any size as the model sees it: letterboxed into height×width, grey for a model of one channel.
@@ -110,8 +114,15 @@ class Preprocess:
         Raises:
             UsageError: as `fit` and a call.
         """
-        fits = pictures.shape[1:] == (self.height, self.width, len(self.mean))
-        return self(pictures if fits or not len(pictures) else np.stack([self.fit(picture) for picture in pictures]))
+        return self(self._fitted(pictures))
+
+    def for_images(self, spec: TensorSpec) -> Callable[[Images], npt.NDArray[Any]]:
+        """What turns images of the model's size into its public input `spec`: a call, or `pixels` where the model normalises by itself."""
+        return self.pixels if spec.is_pixels else self
+
+    def for_pictures(self, spec: TensorSpec) -> Callable[[Images], npt.NDArray[Any]]:
+        """As `for_images`, for pictures of any size."""
+        return (lambda pictures: self.pixels(self._fitted(pictures))) if spec.is_pixels else self.pictures
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `Checkpoint.preprocess` and `accel.json` hold it."""
@@ -129,6 +140,10 @@ class Preprocess:
             raise UsageError(f"preprocess has the keys {sorted(data)}", remedy=f"its keys are {sorted(known)}")
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
         return cls(**values)
+
+    def _fitted(self, pictures: Images) -> Images:
+        fits = pictures.shape[1:] == (self.height, self.width, len(self.mean))
+        return pictures if fits or not len(pictures) else np.stack([self.fit(picture) for picture in pictures])
 
     def _fit(self, images: Images) -> Images:
         if self.resize == "none":

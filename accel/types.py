@@ -48,6 +48,11 @@ class TensorSpec:
         if self.dtype not in ITEMSIZE:
             raise UnknownName("dtype", self.dtype, list(ITEMSIZE))
 
+    @property
+    def is_pixels(self) -> bool:
+        """Whether it takes pictures as they are: uint8 N×H×W×C, the input of a model with its preprocessing embedded."""
+        return self.dtype == "uint8" and self.layout == "NHWC"
+
     def accepts(self, shape: Shape) -> bool:
         """Whether `shape` fits; a dynamic dimension takes any size of at least 1."""
         return len(shape) == len(self.shape) and all(
@@ -116,7 +121,8 @@ class Checkpoint:
         path: the folder that holds `weights.safetensors` and `checkpoint.json`.
         sha256: of `weights.safetensors`.
         factory: `package.module:callable` that builds the untrained nn.Module; called with `factory_args`.
-        input: the public input, batch first and dynamic: `("batch", 3, 32, 32)`.
+        input: the public input, batch first and dynamic: `("batch", 3, 32, 32)`. Where it `is_pixels`, the preprocessing is a part of the
+            model, and `engines.module.build_module` puts it before what the factory builds.
         preprocess: what `accel.preprocess.Preprocess.to_dict` wrote; empty for a model that takes no images.
         labels: class names in the order of the logits; empty where the model is no classifier.
         top1: measured on the dataset's test set, in percent; None if it was not measured.

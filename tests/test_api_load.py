@@ -51,30 +51,30 @@ def test_a_second_load_shares_the_engine_and_a_changed_bundle_is_loaded_anew(tin
 
 
 def test_a_verified_engine_comes_before_one_that_only_passed_parity(tiny: Path) -> None:
-    from accel.api import loading
+    from accel.api import choosing
 
     bundle = Bundle.open(tiny)
-    assert [str(choice.variant) for choice in loading._choices(bundle, "auto", "cpu")] == [
+    assert [str(choice.variant) for choice in choosing.choices(bundle, "auto", "cpu")] == [
         "onnxruntime:fp32",
         "torchscript:fp32",
         "eager:fp32",
     ]
     variant = accel.types.Variant("torchscript", "fp32")
-    identity = loading._identity(bundle, variant, 1, bundle.entry("torchscript", "fp32"), "cpu")
+    identity = choosing.identify(bundle, variant, 1, bundle.entry("torchscript", "fp32"), "cpu")
     verified.record(tiny, identity, {"passed": True, "metric": "top1", "top1": 91.5})
-    choices = list(loading._choices(bundle, "auto", "cpu"))
+    choices = list(choosing.choices(bundle, "auto", "cpu"))
     assert str(choices[0].variant) == "torchscript:fp32"
     assert "91.50 %" in choices[0].why
 
 
 def test_an_engine_that_failed_parity_is_never_chosen(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accel.api import loading
+    from accel.api import choosing
 
     bundle = Bundle.open(tiny)
     for entry in bundle.entries:
         if entry.format == "onnx":
             monkeypatch.setitem(entry.parity, "status", "not run")
-    assert [str(choice.variant) for choice in loading._choices(bundle, "auto", "cpu")] == ["torchscript:fp32", "eager:fp32"]
+    assert [str(choice.variant) for choice in choosing.choices(bundle, "auto", "cpu")] == ["torchscript:fp32", "eager:fp32"]
 
 
 def test_onnx_of_a_stranger_is_data_and_runs(foreign: Path) -> None:
@@ -93,6 +93,8 @@ def test_code_of_a_stranger_needs_trust(foreign: Path, runtime: str) -> None:
 
 def test_a_runtime_name_without_a_loadable_engine_says_why(foreign: Path) -> None:
     with pytest.raises(RuntimeUnavailable, match="not exported by this user"):
+        accel.load(foreign, runtime="torchscript", device="cpu", strict=False)
+    with pytest.raises(UntrustedArtifact, match="not exported by this user"):
         accel.load(foreign, runtime="torchscript", device="cpu")
 
 

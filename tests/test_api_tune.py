@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import accel
-from accel.api import loading, tune_steps, tuning
+from accel.api import choosing, tune_steps, tuning
 from accel.api.tune_steps import Step
 from accel.bench import worker
 from accel.engines import Bundle, tuned
@@ -130,12 +130,12 @@ def test_ctrl_c_keeps_the_best_so_far_and_ends_with_130(
 def test_load_passes_over_a_measurement_of_other_bytes_or_of_another_machine(tiny: Path) -> None:
     bundle = Bundle.open(tiny)
     variant = Variant("torchscript", "fp32")
-    identity = loading._identity(bundle, variant, 1, bundle.entry("torchscript", "fp32"), "cpu")
+    identity = choosing.identify(bundle, variant, 1, bundle.entry("torchscript", "fp32"), "cpu")
     about = {"device": "cpu", "plan": {}, "gates": {}, "environment": {}, "command": "", "rows": [], "finished": True, "updated_utc": "now"}
-    here = loading.devices.name("cpu")
+    here = choosing.devices.name("cpu")
 
     def chosen() -> list[str]:
-        return [str(choice.variant) for choice in loading._choices(bundle, "auto", "cpu")]
+        return [str(choice.variant) for choice in choosing.choices(bundle, "auto", "cpu")]
 
     usual = ["onnxruntime:fp32", "torchscript:fp32", "eager:fp32"]
     tuned.record(tiny, "a", {**about, "machine": "another CPU", "best": {"variant": str(variant), "identity": identity}})
@@ -147,7 +147,7 @@ def test_load_passes_over_a_measurement_of_other_bytes_or_of_another_machine(tin
     tuned.record(tiny, "b", {**about, "machine": here, "best": {"variant": str(variant), "identity": identity}})
     assert chosen() == ["torchscript:fp32", "onnxruntime:fp32", "eager:fp32"]
     # A runtime that was named is not overruled.
-    assert [str(choice.variant) for choice in loading._choices(bundle, "onnxruntime", "cpu")] == ["onnxruntime:fp32"]
+    assert [str(choice.variant) for choice in choosing.choices(bundle, "onnxruntime", "cpu")] == ["onnxruntime:fp32"]
 
 
 @pytest.mark.parametrize(

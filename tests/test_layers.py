@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "preprocess": {"core"},
     "datasets": {"core"},
     "device": {"core"},
-    "engines": {"core"},
+    "engines": {"preprocess", "core"},
     "trt": {"core"},
     "trainers": {"datasets", "preprocess", "core"},
     "exporters": {"trt", "device", "engines", "core"},

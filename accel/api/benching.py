@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from accel.bench.coordinate import run_set
 from accel.bench.plan import MeasurementPlan
 from accel.bench.results import CSV, JSONL, ResultSet, Row
 from accel.bench.settings import BenchSettings
+from accel.bench.summary import HEADLINE, lines
 from accel.config import Settings
+from accel.engines import Bundle, measured
 from accel.errors import AccelError
 from accel.files import write_text
 from accel.progress import Progress, silent
 from accel.tracking import followed
+
+logger = logging.getLogger(__name__)
 
 OK = "OK"
 TABLE = "table.md"
@@ -116,6 +121,8 @@ def bench(
     with followed(follower):
         follower.start(f"{opened.name} {chosen}", tracking.parameters(opened.name, chosen, plan))
         results = run_set(opened, variants, plan, chosen, Path(settings["results_dir"]), record, verify=verify, progress=progress)
+        if not aa:
+            _remember(opened, results)
         settings.save(results.folder)
         write_text(results.folder / TABLE, report.render([results], "markdown"))
         follower.finish(*tracking.of_set(results), [(results.folder / name, "") for name in (JSONL, CSV, TABLE)])
@@ -139,6 +146,23 @@ def bench_settings(settings: Settings, *, metric: str, command: str) -> BenchSet
         command=command,
         resolved=settings.to_dict(),
     )
+
+
+def _remember(bundle: Bundle, results: ResultSet) -> None:
+    """Leave in the bundle how fast its engines were here, for `accel.load`; a bundle that cannot be written stays as it is."""
+    of, identities = results.description, results.description.get("identities", {})
+    rows = []
+    for line in lines(results.rows, results.samples()):
+        latency, who = line.latency.get(HEADLINE), identities.get(line.variant)
+        if line.verdict == OK and who is not None and latency is not None and latency.p50_us is not None:
+            known = {"identity": who["sha256"], "runtime_version": who["runtime_version"]}
+            rows.append({"variant": line.variant, **known, "p50_us": latency.p50_us})
+    about = {"latency": HEADLINE, "set_id": of["set_id"], "command": of["command"], "measured_utc": of["finished_utc"]}
+    if rows:
+        try:
+            measured.record(bundle.path, devices.name(of["device"]), of["plan"]["batch"], rows, **about)
+        except OSError as error:
+            logger.warning("%s cannot be written, so accel.load will not know of this set: %s", bundle.path, error)
 
 
 def _fault(row: Row) -> outcome.Fault:

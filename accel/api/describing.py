@@ -7,7 +7,7 @@ from typing import Any
 
 from accel.api import bundles
 from accel.api.settings import resolve
-from accel.engines import Bundle, signing, trust, tuned, verified
+from accel.engines import Bundle, measured, signing, trust, tuned, verified
 from accel.errors import ArtifactError, ConfigError, CorruptArtifact, MissingError
 from accel.types import EngineEntry
 
@@ -17,7 +17,7 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
 
     Returns:
         JSON-ready: `model`, `path`, `checkpoint`, `inputs`, `outputs`, `preprocess`, `labels`, `engines`, `golden`, `reference`,
-        `verified`, `tuned`, `trusted` (exported by this user), `vouched_by` (why its code may run), `signed_by` (the key's
+        `verified`, `measured`, `tuned`, `trusted` (exported by this user), `vouched_by` (why its code may run), `signed_by` (the key's
         name, unchecked). Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
 
     Raises:
@@ -40,6 +40,7 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
         "golden": _or_error(lambda: f"{len(opened.golden())} samples"),
         "reference": _or_error(lambda: "absent" if (found := opened.reference()) is None else f"{len(found.logits)} samples"),
         "verified": list(verified.read(opened.path).values()),
+        "measured": list(measured.read(opened.path).values()),
         "tuned": list(tuned.read(opened.path).values()),
     }
 

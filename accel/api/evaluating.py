@@ -104,9 +104,9 @@ def evaluate(
     chosen = devices.parse(settings["device"])
     samples = open_samples(spec)
     labels = matched_labels(samples, found.labels)
-    prepare = Preprocess.from_dict(found.preprocess) if found.preprocess else None
+    prepare = Preprocess.from_dict(found.preprocess).for_images(found.input) if found.preprocess else None
     network = module.build_module(found).to(chosen)
-    matrix = confusion(network, batches(samples, prepare, BATCH), labels, found.num_classes, progress)
+    matrix = confusion(network, batches(samples, prepare, BATCH, found.input.dtype), labels, found.num_classes, progress)
     names = found.labels or tuple(str(number) for number in range(found.num_classes))
     evaluated = Evaluated(found, samples.name, samples.sha256, chosen, names, matrix)
     if figure is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from accel import engines, exporters, runtimes
 from accel.api import builds, onnx_models
-from accel.api.origins import Origin
+from accel.api.origins import Origin, mixed
 from accel.engines import Bundle, Golden, batch_of, trust
 from accel.engines.onnx_file import OnnxFile
 from accel.errors import BundleMissing, CorruptArtifact, IncompatibleArtifact, MissingError, ParityError, UsageError
@@ -199,6 +199,9 @@ class ExportJob:
             bundle = Bundle.open(self.path)
             if self.origin.holds(bundle):
                 return bundle
+            ours = self.origin.inputs[0]
+            if not self.force and bundle.inputs[0].is_pixels != ours.is_pixels:
+                raise mixed(self.path, bundle, f"{ours.dtype} {ours.layout}")
         except BundleMissing:
             if not self.path.exists():
                 return None

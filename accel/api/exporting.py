@@ -61,6 +61,7 @@ def export(
     device: str | None = None,
     flavor: str | None = None,
     options: BuildOptions | None = None,
+    embed_preprocess: bool = False,
     dry_run: bool = False,
     force: bool = False,
     progress: Progress = silent,
@@ -79,6 +80,8 @@ def export(
         device: where the engine is run to be held against the golden samples; `aoti` is compiled for it, `tensorrt` built on it.
         flavor: `rtx` turns `tensorrt` into `tensorrt-rtx`.
         options: of formats that are built by an optimiser.
+        embed_preprocess: put the bundle's preprocessing into the model: its public input is then uint8 N×H×W×C, pixels as they are, for
+            every engine of the bundle.
         dry_run: say what would be written, write nothing.
         force: export anew what is there, and replace a bundle of another model.
 
@@ -102,6 +105,7 @@ def export(
             shape=input,
             name=name,
             moved=name is not None or out is not None,
+            pixels=embed_preprocess,
         )
         job = ExportJob(origin, devices.parse(settings["device"]), force, settings.table("bench.python"))
         request = ExportRequest(

@@ -1,62 +1,67 @@
-"""Open the engine that a service should run: the first of a stated order that is right and runs here."""
+"""Open the engine that a service should run: the best that is right here, or an error that says why it cannot be had."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 from accel import device as devices
 from accel import runtimes
-from accel.api import rebuilding
-from accel.api.settings import resolve
-from accel.engines import Bundle, archive, batch_of, compat, identity, trust, tuned, verified
-from accel.errors import BundleMissing, IncompatibleArtifact, MissingError, RuntimeUnavailable, UntrustedArtifact, UsageError
+from accel.api import choosing
+from accel.api.choosing import Choice
+from accel.engines import Bundle, archive, trust
+from accel.errors import (
+    AccelError,
+    BundleMissing,
+    DeviceUnavailable,
+    DiskFull,
+    IncompatibleArtifact,
+    MissingError,
+    ParityError,
+    RuntimeUnavailable,
+    UntrustedArtifact,
+)
 from accel.preprocess import Preprocess
-from accel.runtimes.loaded import LoadedEngine, open_cached
-from accel.types import RUNTIME_ALIASES, EngineEntry, EngineSource, Variant
+from accel.runtimes.loaded import Chosen, LoadedEngine, open_cached
+from accel.types import RUNTIME_ALIASES
 
-ORDER: dict[str, tuple[str, ...]] = {
-    "cuda": (
-        *("tensorrt:fp16", "tensorrt-rtx:fp16", "onnxruntime:fp16", "torchscript:fp16"),
-        *("tensorrt:fp32", "tensorrt-rtx:fp32", "onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
-    ),
-    "cpu": ("onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
-}
-"""What `auto` tries on each kind of device, after the engine that `accel tune` found fastest there: engines that passed verification
-here in this order, then those that passed parity."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One variant that might be loaded, and why it would be."""
-
-    variant: Variant
-    batch: int
-    why: str
+GOLDEN_ROWS = (0, -1)
+"""The golden samples that a strict load runs: the first, a train image where the model has any, and the last, which is noise."""
 
 
 def load(
     path: Path | str,
     runtime: str = "auto",
     device: str = "auto",
+    threads: int | None = None,
+    strict: bool = True,
     trusted: bool = False,
     *,
-    threads: int | None = None,
     rebuild: bool = False,
+    contexts: int | None = None,
+    batches: str = "loop",
 ) -> LoadedEngine:
     """Open a bundle for inference: numpy in, numpy out; torch CUDA tensors in, torch out; CuPy, Numba and PyCUDA arrays too.
 
+    `auto` takes the best engine that the bundle has for this kind of device: the one that `accel tune` found fastest on a machine like
+    this, else the fastest in the last `accel bench` there, else the first of `choosing.ORDER` that passed verification, else parity.
+    `engine.explain()` says which it was and why.
+
     Args:
         path: a folder `NAME.accel`, or a packed one, `NAME.accel.zip`, which is unpacked into the cache once.
-        runtime: `auto` (what `accel tune` measured to be the fastest on this machine, else the first of ORDER that is right), a runtime,
-            or a variant as `onnxruntime:fp16`.
+        runtime: `auto`, a runtime (the best of its engines), or a variant as `onnxruntime:fp16`.
         device: `auto` (the setting, else the first GPU that works, else the CPU), `cpu`, `cuda` or `cuda:N`.
-        trusted: run code of a bundle that this user did not export (TorchScript, and modules that are not ours).
         threads: intra-op threads on a CPU.
+        strict: the best engine must open, and two golden samples (GOLDEN_ROWS) are run through it and held to the limits of parity before
+            anybody gets an answer: enough to notice an engine that is wrong altogether here, not one that is a little worse; `accel verify`
+            is for that. Without it, where the best cannot run here for a reason of compatibility (its runtime is not installed, it is for
+            another GPU, version or processor, or it is code that nobody vouches for), the next is taken, a warning is logged, and
+            `explain()["passed_over"]` says why; and no samples are run. A file that is damaged is an error either way.
+        trusted: run code of a bundle that this user did not export (plans, TorchScript, and modules that are not ours).
         rebuild: build an engine that is for another machine or version again from what the bundle has, hold it against the
             golden samples, and keep it beside the old one. The builder of a plan may take minutes.
+        contexts: how many calls may run at once, more wait; None is one a core on a CPU, at most 8, and 4 on a GPU.
+        batches: what a call with another number of rows than the engine's batch does: `loop` runs it in slices, `refuse` refuses it.
 
     Returns:
         A handle on the engine; one that is loaded already is shared. Close it, or use it in a `with` block.
@@ -65,38 +70,55 @@ def load(
         BundleMissing: no bundle, or no such engine in it; names what there is.
         CorruptArtifact, IncompatibleArtifact, UntrustedArtifact: the engine must not be run here.
         RuntimeUnavailable, MissingExtra, DeviceUnavailable: nothing that was asked for runs here, each with its reason.
-        ParityError, PrecisionError: what was rebuilt is not right, and was not kept.
+        ParityError: the engine disagrees with the golden samples; with PrecisionError also: what was rebuilt is not right, and not kept.
+        UsageError: an argument that cannot be understood.
 
     >>> with accel.load("engines/resnet18.accel") as engine:  # doctest: +SKIP
     ...     logits = engine(batch)  # float32 N×3×32×32 → N×10
     """
-    place = devices.parse(resolve({"device": None if device == "auto" else device})["device"])
+    place = devices.parse(_setting(device))
     bundle = _open(archive.folder_of(Path(path).expanduser()))
-    preprocess = Preprocess.from_dict(bundle.preprocess).pictures if bundle.preprocess else None
+    preprocess = Preprocess.from_dict(bundle.preprocess).for_pictures(bundle.inputs[0]) if bundle.preprocess else None
     name = RUNTIME_ALIASES.get(runtime, runtime)
-    reasons: list[str] = []
-    for choice in _choices(bundle, name, place):
+    passed_over: list[str] = []
+    found = choosing.choices(bundle, name, place)
+    for choice in found:
+        how = functools.partial(
+            open_cached, bundle.path, choice.variant, place, threads, preprocess=preprocess, contexts=contexts, batches=batches
+        )
         try:
             _demand_trust(bundle, choice, place, trusted)
-            open_choice = functools.partial(
-                open_cached, bundle.path, choice.variant, place, threads, batch=choice.batch, preprocess=preprocess, why=choice.why
-            )
-            try:
-                return open_choice()
-            except IncompatibleArtifact:
-                misfit = _entry(bundle, choice.variant, place)
-                if not rebuild or misfit is None:
-                    raise
-                rebuilding.rebuild(bundle, misfit, place, runtimes.version(choice.variant.runtime) or "")
-                return open_choice()
-        except (MissingError, IncompatibleArtifact, UntrustedArtifact) as error:
-            if ":" in name:
+            open_choice = functools.partial(how, batch=choice.batch, chosen=Chosen(choice.why, tuple(passed_over)))
+            engine = _rebuilt(bundle, choice, place, open_choice) if rebuild else open_choice()
+        except AccelError as error:
+            if ":" in name or not _may_pass_over(error):
                 raise
-            reasons.append(f"{choice.variant}: {error.message}")
+            if strict:
+                raise _refusal(error, choice, next(found, None)) from error
+            passed_over.append(f"{choice.variant}: {error.message}")
+            _warn(f"{bundle.path}: {choice.variant} was passed over: {error.message}")
+            continue
+        if strict:
+            _hold_against_golden(engine, bundle)
+        return engine
     have = ", ".join(entry.name for entry in bundle.entries) or "no engines"
-    tried = "".join(f"\n  {reason}" for reason in reasons) or f" it has {have}"
+    tried = "".join(f"\n  {reason}" for reason in passed_over) or f" it has {have}"
     remedy = f"accel export {bundle.name} --to onnx; accel doctor says what this machine lacks"
     raise RuntimeUnavailable(f"{bundle.path} has nothing that {runtime} can run on {place}:{tried}", remedy=remedy)
+
+
+def _warn(message: str) -> None:
+    import logging  # here, because a load that goes well has nothing to log
+
+    logging.getLogger(__name__).warning("%s", message)
+
+
+def _setting(device: str) -> str:
+    if device != "auto":
+        return device
+    from accel.api.settings import resolve
+
+    return str(resolve({})["device"])
 
 
 def _open(path: Path) -> Bundle:
@@ -108,76 +130,67 @@ def _open(path: Path) -> Bundle:
         raise BundleMissing(error.message + there, remedy=error.remedy) from error
 
 
-def _choices(bundle: Bundle, runtime: str, place: str) -> Iterator[Choice]:
-    """The variants to try, best first; one that was named is the only one."""
-    if ":" in runtime:
-        variant = Variant.parse(runtime)
-        runtimes.check(variant)
-        yield Choice(variant, _batch(bundle, variant, place), "asked for by name")
-        return
-    in_order = [variant for variant in map(Variant.parse, ORDER[place.partition(":")[0]]) if runtime in ("auto", variant.runtime)]
-    measured = _measured(bundle, place) if runtime == "auto" else None
-    if measured is not None:
-        yield measured
-        in_order = [variant for variant in in_order if variant != measured.variant]
-    known = verified.read(bundle.path)
-    proven, sound, module = [], [], []
-    for variant in in_order or [Variant(runtime, "fp32")]:
-        batch, entry = _batch(bundle, variant, place), _entry(bundle, variant, place)
-        if entry is not None and entry.parity.get("status") == "passed":
-            result = known.get(_identity(bundle, variant, batch, entry, place), {})
-            if result.get("passed"):
-                score = f": {result['metric']} {result['top1']:.2f} %" if result.get("top1") is not None else ""
-                proven.append(Choice(variant, batch, f"the first in the order that passed verification on this device{score}"))
-            else:
-                sound.append(Choice(variant, batch, "passed parity with the golden samples; accel verify has not passed it on this device"))
-        elif runtimes.info(variant.runtime).format is None and bundle.has_checkpoint:
-            module.append(Choice(variant, batch, "the checkpoint itself, through torch"))
-    yield from [*proven, *sound, *module]
-
-
-def _measured(bundle: Bundle, place: str) -> Choice | None:
-    """The engine that `accel tune` found fastest on a machine like this one, if the same bytes would run under the same version."""
-    tuning = tuned.latest(bundle.path, devices.name(place))
-    if tuning is None:
-        return None
-    try:
-        variant = Variant.parse(tuning["best"]["variant"])
-        runtimes.check(variant)
-        batch, entry = _batch(bundle, variant, place), _entry(bundle, variant, place)
-        if _identity(bundle, variant, batch, entry, place) != tuning["best"]["identity"]:
-            return None
-    except (UsageError, MissingError):
-        # A variant of a newer accel, or a module whose package is not here: the stated order has what is left.
-        return None
-    why = f"the fastest that passed verification, as accel tune measured on {tuning['machine']} ({tuning['updated_utc']})"
-    return Choice(variant, batch, why)
-
-
-def _entry(bundle: Bundle, variant: Variant, place: str) -> EngineEntry | None:
-    kind = runtimes.info(variant.runtime).format, runtimes.stored_precision(variant.precision)
-    fitting = [entry for entry in bundle.entries if (entry.format, entry.precision) == kind]
-    look = functools.cache(functools.partial(runtimes.machine, place))
-    # What fits this machine first; batch 1 is what a request is, and an engine of another batch is better than none.
-    rank = {e.name: (len(fitting) > 1 and not compat.fits(e, place, look), batch_of(e) != 1, batch_of(e) != "dynamic") for e in fitting}
-    return min(fitting, key=lambda entry: rank[entry.name], default=None)
-
-
-def _batch(bundle: Bundle, variant: Variant, place: str) -> int:
-    entry = _entry(bundle, variant, place)
-    size = 1 if entry is None else batch_of(entry)
-    return size if isinstance(size, int) else 1
-
-
-def _identity(bundle: Bundle, variant: Variant, batch: int, entry: EngineEntry | None, place: str) -> str:
-    source = EngineSource(variant, place, bundle.inputs, bundle.outputs, batch=batch, entry=entry)
-    checkpoint = bundle.checkpoint if entry is None else None
-    return identity.variant_identity(source, checkpoint, runtimes.version(variant.runtime) or "", devices.name(place))
-
-
 def _demand_trust(bundle: Bundle, choice: Choice, place: str, trusted: bool) -> None:
-    entry = _entry(bundle, choice.variant, place)
+    entry = choosing.entry(bundle, choice.variant, place)
     if entry is None:
         trust.demand_module(bundle, trusted)
     else:
         trust.demand_engine(bundle, entry, trusted)
+
+
+def _rebuilt(bundle: Bundle, choice: Choice, place: str, open_choice: functools.partial[LoadedEngine]) -> LoadedEngine:
+    try:
+        return open_choice()
+    except IncompatibleArtifact:
+        misfit = choosing.entry(bundle, choice.variant, place)
+        if misfit is None:
+            raise
+        from accel.api import rebuilding
+
+        rebuilding.rebuild(bundle, misfit, place, runtimes.version(choice.variant.runtime) or "")
+        return open_choice()
+
+
+def _may_pass_over(error: AccelError) -> bool:
+    """Whether another engine may be better off: for a full disk, a GPU that is gone or a damaged file none is."""
+    other = isinstance(error, DeviceUnavailable | DiskFull | BundleMissing)
+    return isinstance(error, MissingError | IncompatibleArtifact | UntrustedArtifact) and not other
+
+
+def _refusal(error: AccelError, choice: Choice, instead: Choice | None) -> AccelError:
+    """`error`, with what was asked for and the way around it; of the same class, so with the same exit code."""
+    if instead is not None:
+        way = f"{instead.variant} is the next: name it, or load with strict=False, which takes what runs"
+        error.remedy = f"{error.remedy}; {way}" if error.remedy else way
+    error.message = f"{choice.variant} comes first here ({choice.why}) and cannot be had: {error.message}"
+    error.args = (error.message,)
+    return error
+
+
+def _hold_against_golden(engine: LoadedEngine, bundle: Bundle) -> None:
+    """Run GOLDEN_ROWS, once for an engine that several handles share.
+
+    Raises:
+        ParityError: the outputs are not those of the samples; the handle is closed. CorruptArtifact: the samples are damaged.
+    """
+    if engine.golden is not None:
+        return
+    try:
+        golden = bundle.golden()
+        if not golden.outputs:
+            engine.golden = {"status": "not run", "reason": "the bundle has no golden outputs"}
+            return
+        from accel.verify import parity
+
+        rows = sorted({row % len(golden) for row in GOLDEN_ROWS})
+        outputs = engine.run_rows({name: array[rows] for name, array in golden.inputs.items()})
+        said = parity.compare(outputs, golden.outputs, engine.variant.precision, rows=rows)
+        if said["status"] != "passed":
+            raise ParityError(
+                f"{engine.variant} disagrees on {engine.device} with the golden samples of {bundle.path}: {said['reason']}",
+                remedy="see `accel doctor`, and make it anew on this machine: accel export MODEL --to FORMAT --force",
+            )
+        engine.golden = {**said, "rows": rows}
+    except BaseException:
+        engine.close()
+        raise

@@ -135,7 +135,8 @@ def _golden_images(checkpoint: Checkpoint) -> tuple[Array | None, Callable[[Arra
     if not checkpoint.preprocess:
         return None, None
     try:
-        return trainers.golden_images(checkpoint.dataset, checkpoint.path), Preprocess.from_dict(checkpoint.preprocess)
+        prepare = Preprocess.from_dict(checkpoint.preprocess).for_images(checkpoint.input)
+        return trainers.golden_images(checkpoint.dataset, checkpoint.path), prepare
     except DatasetMissing:
         return None, None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from accel import engines
 from accel.api import models, onnx_models
-from accel.engines import Bundle, Golden, module, onnx_file
+from accel.engines import Bundle, Golden, embedding, module, onnx_file
 from accel.engines.manifest import MANIFEST_FILE
 from accel.engines.onnx_file import OnnxFile
 from accel.errors import UsageError
@@ -77,7 +77,17 @@ class Origin:
         return engines.create_bare(self.path, self.name, self.inputs, self.outputs, golden, replace=replace)
 
 
-def find(model: str, scratch: Path, engines_dir: Path, *, weights: Path | None, shape: str | None, name: str | None, moved: bool) -> Origin:
+def find(
+    model: str,
+    scratch: Path,
+    engines_dir: Path,
+    *,
+    weights: Path | None,
+    shape: str | None,
+    name: str | None,
+    moved: bool,
+    pixels: bool = False,
+) -> Origin:
     """What MODEL names.
 
     Args:
@@ -85,8 +95,10 @@ def find(model: str, scratch: Path, engines_dir: Path, *, weights: Path | None, 
         engines_dir: where a new bundle goes.
         weights, shape, name: as `models.resolve` takes them.
         moved: `--out` or `--name` was typed: a bundle that was named may be exported into another one.
+        pixels: the bundle takes uint8 pictures, its preprocessing a part of the model (`--embed-preprocess`).
 
     Raises:
+        UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else.
         UsageError, UnknownName, BundleMissing, CorruptArtifact: as `models.resolve`; an ONNX file that cannot be a bundle's.
     """
     path = Path(model).expanduser()
@@ -94,6 +106,7 @@ def find(model: str, scratch: Path, engines_dir: Path, *, weights: Path | None, 
         _refuse_factory_options(model, weights, shape)
         inside = path.resolve().parent.parent
         if not (inside / MANIFEST_FILE).is_file():
+            _refuse_pixels(model, pixels)
             source = onnx_file.read(path)
             called = name or path.stem
             inputs, outputs = onnx_models.public_specs(source)
@@ -103,9 +116,29 @@ def find(model: str, scratch: Path, engines_dir: Path, *, weights: Path | None, 
         _refuse_factory_options(model, weights, shape)
         bundle = Bundle.open(path)
         checkpoint = bundle.checkpoint if bundle.has_checkpoint else None
+        if pixels and not bundle.inputs[0].is_pixels:
+            _refuse_pixels(str(path), checkpoint is None)
+            raise mixed(path, bundle, "uint8 NHWC")
         return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint)
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
+    found = embedding.embed(found) if pixels else found
     return Origin(model, found.name, engines_dir / f"{found.name}.accel", (found.input,), (found.output,), found)
+
+
+def mixed(path: Path, bundle: Bundle, wanted: str) -> UsageError:
+    """Of a bundle that takes another kind of input than its new engine would."""
+    (spec,) = bundle.inputs[:1]
+    return UsageError(
+        f"{path} takes {spec.dtype} {spec.layout}, and an engine that takes {wanted} was asked for; all engines of a bundle take the same",
+        remedy="--name makes a bundle of its own for it (as --name NAME_uint8, with --embed-preprocess for uint8 NHWC)",
+    )
+
+
+def _refuse_pixels(model: str, wanted: bool) -> None:
+    if wanted:
+        raise UsageError(
+            f"{model} has no PyTorch model that its preprocessing could be put before", remedy="export the model itself, or a checkpoint"
+        )
 
 
 def _same(path: Path, engines_dir: Path, name: str | None) -> bool:

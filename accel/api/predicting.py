@@ -157,7 +157,7 @@ def predict(
     labels, prepare = _labels(opened), _preparation(opened)
     done: list[Prediction] = []
     cells: list[contact_sheet.Cell] = []
-    with load(opened.path, runtime, place, trusted, threads=threads) as engine:
+    with load(opened.path, runtime, place, threads, strict=False, trusted=trusted) as engine:
         for batch in _batches((_seen(item, prepare) for item in listed), engine.batch):
             for item, prediction in zip(batch, _predictions(engine, batch, labels, top_k), strict=True):
                 done.append(prediction)
@@ -218,7 +218,8 @@ def _preparation(bundle: Bundle) -> Preprocess:
             remedy="preprocess yourself and call the engine that accel.load returns",
         )
     prepare = Preprocess.from_dict(bundle.preprocess)
-    makes = (1, len(prepare.mean), prepare.height, prepare.width)
+    size = (prepare.height, prepare.width)
+    makes = (1, *size, len(prepare.mean)) if bundle.inputs[0].is_pixels else (1, len(prepare.mean), *size)
     if not bundle.inputs[0].accepts(makes):
         raise CorruptArtifact(
             f"{bundle.path} preprocesses pictures to {makes[1:]}, and its input is {bundle.inputs[0].shape}", remedy="export it again"

@@ -69,6 +69,8 @@ def run_set(
         known = floors.read(floors.Machine.of(result.description["environment"]))
         job = Job(bundle, device, plan.batch, threads, settings, result.folder / "work", launch)
         verifications = {str(item.candidate.variant): item for item in verify_variants(job, variants, progress, verify=verify)}
+        who = {name: item.candidate for name, item in verifications.items() if item.candidate.identity}
+        result.describe(identities={name: {"sha256": item.identity, "runtime_version": item.runtime_version} for name, item in who.items()})
         machine = snapshot(device)
         checked = _self_check(result, job, progress)
         if checked["passed"] is False:

@@ -45,6 +45,9 @@ def export(
     min_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the smallest; 1.")] = None,
     opt_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the one to be fastest at; 1.")] = None,
     max_batch: Annotated[int | None, typer.Option(metavar="N", help="TensorRT, --batch dynamic: the largest; 32.")] = None,
+    embed_preprocess: Annotated[
+        bool, typer.Option("--embed-preprocess", help="Normalise inside the engine: its input is uint8 pixels, N×H×W×C.")
+    ] = False,
     budget: tune.BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Export anew what is there; replace a bundle of another model.")] = False,
@@ -61,6 +64,7 @@ def export(
     if fp16 and precision not in (None, "fp16"):
         raise UsageError(f"--fp16 and --precision {precision} contradict each other", remedy="give one of them")
     what: dict[str, Any] = {"precision": "fp16" if fp16 else precision, "opset": opset, "batch": batch}
+    what["embed_preprocess"] = embed_preprocess
     options = BuildOptions(
         workspace=None if workspace is None else parse_size(workspace),
         optimization_level=optimization_level,

@@ -4,7 +4,7 @@
 >>> bundle.file(bundle.entry("onnx", "fp16"))  # doctest: +SKIP
 """
 
-from accel.engines import archive, compat, folding, golden, identity, module, signing, trust, tuned, verified
+from accel.engines import archive, compat, embedding, folding, golden, identity, measured, module, signing, trust, tuned, verified
 from accel.engines.bundle import Bundle, batch_of, entry_name
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import CheckpointRecord, Manifest
@@ -22,11 +22,13 @@ __all__ = [
     "compat",
     "create",
     "create_bare",
+    "embedding",
     "entry_name",
     "folding",
     "golden",
     "holds",
     "identity",
+    "measured",
     "module",
     "signing",
     "trust",

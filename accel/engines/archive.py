@@ -18,11 +18,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from accel.engines import commit, paths, strict, tuned, verified
+from accel.engines import commit, measured, paths, strict, tuned, verified
 from accel.engines.bundle import ARCHIVE_SUFFIX, Bundle
 from accel.engines.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
+    MEASURED_FILE,
     REFERENCE_FILE,
     REMEDY,
     SIGNATURE_FILE,
@@ -41,7 +42,7 @@ ALIGNMENT = 4096
 MOST_FILES, LARGEST = 1000, 64 << 30
 """Of an archive that is read: files, and bytes altogether (as nothing is compressed, no file is larger than the archive)."""
 
-OPTIONAL = (REFERENCE_FILE, SIGNATURE_FILE, TUNED_FILE, VERIFIED_FILE)
+OPTIONAL = (MEASURED_FILE, REFERENCE_FILE, SIGNATURE_FILE, TUNED_FILE, VERIFIED_FILE)
 """What a bundle may have beside accel.json, the golden samples and the files that accel.json names."""
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -76,7 +77,13 @@ def pack(bundle: Bundle, path: Path, *, force: bool = False) -> Path:
     if path.exists() and not force:
         raise UsageError(f"{path} exists", remedy="--force replaces it; --out writes elsewhere")
     # Records that could not be read again are not handed on.
-    for read in (bundle.golden, bundle.reference, lambda: verified.read(bundle.path), lambda: tuned.read(bundle.path)):
+    for read in (
+        bundle.golden,
+        bundle.reference,
+        lambda: verified.read(bundle.path),
+        lambda: tuned.read(bundle.path),
+        lambda: measured.read(bundle.path),
+    ):
         read()
     known = {**bundle.manifest.files, MANIFEST_FILE: bundle.manifest_sha256}
     names = sorted({*known, GOLDEN_FILE, *(name for name in OPTIONAL if (bundle.path / name).is_file())})

@@ -33,7 +33,7 @@ class Golden:
 
     Attributes:
         images: uint8 M×H×W×C, the pictures behind the first M inputs; None for a model that takes no images.
-        inputs: public input name → float32 N×…; the last samples are seeded noise.
+        inputs: public input name → float32 N×…, or uint8 N×H×W×C where the model takes pixels; the last samples are seeded noise.
         outputs: public output name → float32 N×…, computed in IEEE FP32 by eager torch on a CPU at batch 1, or by ONNX Runtime
             for a bundle that was made from an ONNX file; empty where there was nothing to answer with.
     """
@@ -105,27 +105,32 @@ def make(
     noise: int = NOISE_SAMPLES,
     seed: int = 0,
 ) -> Golden:
-    """Build golden samples: `images`, preprocessed, then `noise` standard normal inputs; answered by `module`.
+    """Build golden samples: `images`, preprocessed, then `noise` inputs, standard normal or random pixels; answered by `module`.
 
     Args:
         module: the FP32 nn.Module of `checkpoint`, in eval mode, as `build_module` returns it.
         images: uint8 M×H×W×C, stratified train images; None for noise alone.
-        preprocess: uint8 M×H×W×C → float32 of the public input's shape; needed with `images`.
+        preprocess: uint8 M×H×W×C → the public input's dtype and shape; needed with `images`.
 
     Raises:
-        UsageError: an input that is not float32, or images without preprocessing.
+        UsageError: an input that is neither float32 nor pixels, or images without preprocessing.
     """
     spec = checkpoint.input
-    if spec.dtype != "float32":
-        raise UsageError(f"golden samples need a float32 input; {checkpoint.name} takes {spec.dtype}")
-    samples = [np.random.default_rng(seed).standard_normal((noise, *spec.fixed(1)[1:]), dtype=np.float32)]
+    if spec.dtype != "float32" and not spec.is_pixels:
+        raise UsageError(f"golden samples need a float32 input, or pixels; {checkpoint.name} takes {spec.dtype}")
+    shape, draw = (noise, *spec.fixed(1)[1:]), np.random.default_rng(seed)
+    samples: list[Array] = [
+        draw.integers(0, 256, shape, dtype=np.uint8) if spec.is_pixels else draw.standard_normal(shape, dtype=np.float32)
+    ]
     if images is not None:
         if preprocess is None:
             raise UsageError(f"images were given for {checkpoint.name}, but no preprocessing to turn them into inputs")
         samples.insert(0, preprocess(images))
     for array in samples:
-        if not spec.accepts(array.shape) or array.dtype != np.float32:
-            raise UsageError(f"{checkpoint.name} takes {spec.name} float32 {spec.shape}; preprocessing made {array.dtype} {array.shape}")
+        if not spec.accepts(array.shape) or array.dtype != spec.dtype:
+            raise UsageError(
+                f"{checkpoint.name} takes {spec.name} {spec.dtype} {spec.shape}; preprocessing made {array.dtype} {array.shape}"
+            )
     inputs = np.ascontiguousarray(np.concatenate(samples))
     with ieee_cpu():
         answers = [run_module(module, [inputs[index : index + 1]])[0] for index in range(len(inputs))]

@@ -42,4 +42,6 @@ def _model(source: EngineSource, checkpoint: Checkpoint | None) -> dict[str, Any
         "factory": checkpoint.factory,
         "factory_args": dict(checkpoint.factory_args),
         "source": source_sha256(checkpoint.factory),
+        # Only where it is a part of the model, so that what is on record of all others is found again.
+        **({"embedded": dict(checkpoint.preprocess)} if checkpoint.input.is_pixels else {}),
     }

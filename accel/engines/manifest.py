@@ -24,6 +24,7 @@ REFERENCE_FILE = "reference.npz"
 VERIFIED_FILE = "verified.json"
 TUNED_FILE = "tuned.json"
 SIGNATURE_FILE = "accel.sig"
+MEASURED_FILE = "measured.json"
 REMEDY = "export it again into a new folder (accel export), or copy the whole folder again from where it came"
 
 _MANIFEST = {

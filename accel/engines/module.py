@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from accel.checkpoint import read_checkpoint
+from accel.engines import embedding
 from accel.engines.weights import read_weights
 from accel.errors import IncompatibleArtifact, MissingError, UsageError
 from accel.files import sha256_bytes
 from accel.optional import require
+from accel.preprocess import Preprocess
 from accel.types import Checkpoint
 
 
 def build_module(checkpoint: Checkpoint | Path) -> Any:
-    """Build the nn.Module of `checkpoint`: FP32, eval mode, BatchNorm unfolded, on the CPU, without gradients.
+    """Build the nn.Module of `checkpoint`: FP32, eval mode, BatchNorm unfolded, on the CPU, without gradients; behind its preprocessing
+    where its input is pixels.
 
     This runs the factory's code: ask `trust.demand_module` first where the checkpoint came from somebody else.
 
@@ -50,7 +53,10 @@ def build_module(checkpoint: Checkpoint | Path) -> Any:
             f"the weights of {checkpoint.name} do not fit what {checkpoint.factory} builds: {error}",
             remedy=f"install the version of {checkpoint.factory.partition('.')[0]} that it was trained with, or train it again",
         ) from error
-    return module.eval().requires_grad_(False)
+    module = module.eval().requires_grad_(False)
+    if not checkpoint.input.is_pixels:
+        return module
+    return embedding.with_pixels(module, Preprocess.from_dict(checkpoint.preprocess))
 
 
 def find_factory(factory: str) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """`accel.sig`: an Ed25519 signature of accel.json, which names the SHA-256 of all that is executed.
 
 Covered are accel.json itself and through it the engines, the checkpoint and the golden samples. Not covered are the records that this
-machine writes: verified.json, tuned.json and reference.npz.
+machine writes: verified.json, measured.json, tuned.json and reference.npz.
 """
 
 from __future__ import annotations

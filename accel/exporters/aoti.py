@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.engines import arithmetic, processor
+from accel.engines.embedding import is_constant
 from accel.errors import PrecisionError, RuntimeUnavailable
 from accel.exporters.describing import describe
 from accel.exporters.formats import FORMATS
@@ -98,9 +99,8 @@ def prove(program: Any, precision: str) -> dict[str, Any]:
     Raises:
         PrecisionError: a floating one is not of the precision asked for.
     """
-    weights: Counter[str] = Counter(
-        _dtype(tensor) for tensor in (*program.state_dict.values(), *program.constants.values()) if _is_floating(tensor)
-    )
+    tensors = {**program.state_dict, **program.constants}
+    weights: Counter[str] = Counter(_dtype(tensor) for name, tensor in tensors.items() if _is_floating(tensor) and not is_constant(name))
     compute = Counter(_dtype(node.meta["val"]) for node in program.graph.nodes if _operator(node) in COMPUTE_OPS)
     wrong = [
         f"{what} in {dtype}"

@@ -14,6 +14,7 @@ from accel.engines.running import as_tensors
 from accel.errors import UnsupportedOperator, UsageError
 from accel.exporters.request import DTYPES, ExportRequest
 from accel.optional import require
+from accel.types import TensorSpec
 
 _OPERATOR = re.compile(
     r"operator '(?:aten::)?([\w:]+)'"
@@ -37,12 +38,18 @@ def prepare(request: ExportRequest) -> tuple[Any, tuple[Any, ...]]:
     module = fold_batchnorm(request.module).requires_grad_(False)
     batch = 2 if isinstance(request.batch, str) else request.batch
     generator = torch.Generator().manual_seed(0)
-    example = tuple(torch.randn(spec.fixed(batch), generator=generator).to(getattr(torch, spec.dtype)) for spec in request.inputs)
+    example = tuple(_drawn(torch, spec, batch, generator) for spec in request.inputs)
     _check_interface(module, example, request, batch)
     module = module.to(getattr(torch, DTYPES[request.precision]))
     return module, tuple(
         tensor.to(getattr(torch, spec.dtype)) for tensor, spec in zip(example, request.native(request.inputs), strict=True)
     )
+
+
+def _drawn(torch: Any, spec: TensorSpec, batch: int, generator: Any) -> Any:
+    if spec.is_pixels:
+        return torch.randint(0, 256, spec.fixed(batch), generator=generator, dtype=torch.uint8)
+    return torch.randn(spec.fixed(batch), generator=generator).to(getattr(torch, spec.dtype))
 
 
 @contextlib.contextmanager

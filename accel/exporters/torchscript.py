@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from accel.engines.embedding import is_constant
 from accel.errors import PrecisionError
 from accel.exporters.describing import describe
 from accel.exporters.formats import FORMATS
@@ -72,12 +73,12 @@ def unbind_convolutions(traced: Any) -> None:
 
 
 def prove(loaded: Any, precision: str) -> dict[str, Any]:
-    """Count the dtypes of the parameters and buffers of a loaded TorchScript module.
+    """Count the dtypes of the parameters and buffers of a loaded TorchScript module; those of an embedded preprocessing are not its own.
 
     Raises:
         PrecisionError: a floating one is not of the precision asked for.
     """
-    tensors = [*loaded.named_parameters(), *loaded.named_buffers()]
+    tensors = [item for item in (*loaded.named_parameters(), *loaded.named_buffers()) if not is_constant(item[0])]
     wrong = [name for name, tensor in tensors if tensor.is_floating_point() and _dtype(tensor) != DTYPES[precision]]
     if wrong:
         raise PrecisionError(f"{precision} was asked for; {len(wrong)} weights of the TorchScript file are not, the first is {wrong[0]}")

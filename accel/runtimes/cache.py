@@ -8,17 +8,18 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 from accel.errors import BundleMissing
-from accel.runtimes.session import PerThread
+from accel.runtimes.pool import Contexts
 
 
 @dataclasses.dataclass
 class _Held:
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-    engine: PerThread | None = None
+    engine: Contexts | None = None
     handles: int = 0
 
 
-_LOCK = threading.Lock()
+_LOCK = threading.RLock()
+"""Re-entrant, as those of the pool and the leases: a forgotten handle may be collected, and so closed, while this thread holds it."""
 _HELD: dict[Hashable, _Held] = {}
 
 
@@ -36,7 +37,7 @@ def bundle_key(bundle_path: Path) -> tuple[str, int, int, int]:
     return str(resolved), state.st_ino, state.st_mtime_ns, state.st_size
 
 
-def acquire(key: Hashable, make: Callable[[], PerThread]) -> PerThread:
+def acquire(key: Hashable, make: Callable[[], Contexts]) -> Contexts:
     """The engine of `key`, made by the first that asks; others that ask meanwhile wait for it. Pair it with one release."""
     with _LOCK:
         held = _HELD.setdefault(key, _Held())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from accel.device import foreign
 from accel.errors import UsageError
 from accel.types import Array, TensorSpec
+
+_NAMES: dict[Hashable, str] = {}
 
 
 def by_name(specs: Sequence[TensorSpec], given: Any) -> dict[str, Any]:
@@ -41,6 +43,17 @@ def on_gpu(array: Any) -> bool:
     return bool(array.is_cuda) if torch is not None else foreign.on_gpu(array)
 
 
+def on_host(array: Any) -> Any:
+    """A numpy array over an object on the host that is neither numpy's nor torch's and speaks DLPack; anything else as it is."""
+    if isinstance(array, np.ndarray) or torch_of(array) is not None or not hasattr(array, "__dlpack__") or foreign.on_gpu(array):
+        return array
+    try:
+        return np.from_dlpack(array)
+    except (RuntimeError, BufferError, TypeError):
+        # What DLPack of numpy does not take (a dtype, a read-only array) may still be an array by other means, and is held to the spec.
+        return array
+
+
 def check_arrays(specs: Sequence[TensorSpec], natives: Mapping[str, str], arrays: Mapping[str, Any]) -> int:
     """Hold each array's dtype (the public or the native one) and shape against its spec; returns the number of rows.
 
@@ -53,8 +66,8 @@ def check_arrays(specs: Sequence[TensorSpec], natives: Mapping[str, str], arrays
     rows: dict[str, int] = {}
     for spec in specs:
         dtype, shape = _described(arrays[spec.name], spec.name)
-        accepted = dict.fromkeys((spec.dtype, natives[spec.name]))
-        if dtype not in accepted or not spec.accepts(shape):
+        if (dtype != spec.dtype and dtype != natives[spec.name]) or not spec.accepts(shape):
+            accepted = dict.fromkeys((spec.dtype, natives[spec.name]))
             raise UsageError(
                 f"input {spec.name!r}: expected {' or '.join(accepted)} of shape {spec.shape}, received {dtype} of shape {shape}",
                 remedy=f"pass a {spec.dtype} array of shape {spec.shape}; the engine converts to its own precision by itself",
@@ -75,6 +88,19 @@ def host_array(array: Any) -> Array:
 
 
 def _described(array: Any, name: str) -> tuple[str, tuple[int, ...]]:
+    if isinstance(array, np.ndarray):
+        return dtype_name(array.dtype), array.shape
     if not hasattr(array, "dtype") or not hasattr(array, "shape"):
         raise UsageError(f"input {name!r}: expected an array, received a {type(array).__name__}", remedy="pass a numpy array or a tensor")
-    return str(array.dtype).removeprefix("torch."), tuple(int(size) for size in array.shape)
+    return dtype_name(array.dtype), tuple(int(size) for size in array.shape)
+
+
+def dtype_name(dtype: Any) -> str:
+    """`float32` of a numpy or torch dtype; remembered, because spelling one takes a microsecond."""
+    try:
+        return _NAMES[dtype]
+    except (KeyError, TypeError):
+        name = str(dtype).removeprefix("torch.")
+        if isinstance(dtype, Hashable):
+            _NAMES[dtype] = name
+        return name

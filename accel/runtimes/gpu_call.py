@@ -17,7 +17,7 @@ from accel.runtimes.torch_arrays import as_tensor
 from accel.types import DeviceArray
 
 
-def check_device(session: Session, arrays: Mapping[str, Any]) -> None:
+def check_device(engine_device: str, arrays: Mapping[str, Any]) -> None:
     """Refuse tensors that are on another device than the engine.
 
     Raises:
@@ -25,24 +25,29 @@ def check_device(session: Session, arrays: Mapping[str, Any]) -> None:
     """
     for name, array in arrays.items():
         place = str(getattr(array, "device", "")) if hasattr(array, "is_cuda") else "cuda"
-        if session.source.device == "cpu" or (place.startswith("cuda:") and place != session.source.device):
+        if engine_device == "cpu" or (place.startswith("cuda:") and place != engine_device):
             raise UsageError(
-                f"input {name!r} is on {place}, the engine on {session.source.device}",
-                remedy=f"pass a numpy array, move it to {session.source.device}, or load the engine on its device",
+                f"input {name!r} is on {place}, the engine on {engine_device}",
+                remedy=f"pass a numpy array, move it to {engine_device}, or load the engine on its device",
             )
 
 
-def run_tensors(torch: Any, session: Session, tensors: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """Torch CUDA tensors by public name (any strides) → new float32 CUDA tensors by public name, `rows` each."""
+def run_tensors(torch: Any, session: Session, tensors: Mapping[str, Any], rows: int, theirs: Any) -> dict[str, Any]:
+    """Torch CUDA tensors by public name (any strides) → new float32 CUDA tensors by public name, `rows` each.
+
+    Args:
+        theirs: the stream that was current where the engine was called; a thread of the pool may be running this.
+    """
     runtime, ours = session.runtime, torch.cuda.ExternalStream(session.stream, device=session.source.device)
-    # Allocated on the caller's stream, so that freeing them later is ordered with the caller's use of them.
     specs = {spec.name: spec for spec in runtime.outputs}
     results = {}
-    for public, native in session.results.items():
-        dtype = "float32" if specs[native].dtype in FLOATING else specs[native].dtype
-        shape = (rows, *specs[native].fixed(1)[1:])
-        results[public] = torch.empty(shape, dtype=getattr(torch, dtype), device=session.source.device)
-    ours.wait_stream(torch.cuda.current_stream(session.source.device))
+    # Allocated on the caller's stream, so that freeing them later is ordered with the caller's use of them.
+    with torch.cuda.stream(theirs):
+        for public, native in session.results.items():
+            dtype = "float32" if specs[native].dtype in FLOATING else specs[native].dtype
+            shape = (rows, *specs[native].fixed(1)[1:])
+            results[public] = torch.empty(shape, dtype=getattr(torch, dtype), device=session.source.device)
+    ours.wait_stream(theirs)
     homes = {public: as_tensor(torch, runtime.home.inputs[native]) for public, native in session.names.items()}
     with torch.cuda.stream(ours), session.entered():
         for part in _batches(rows, session.source.batch):

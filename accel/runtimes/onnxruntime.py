@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from accel.errors import AccelError, RuntimeUnavailable, UsageError
 from accel.optional import require
 from accel.runtimes import ort_session
 from accel.runtimes.inputs import check_inputs, static_inputs
+from accel.runtimes.leases import Leases
 from accel.runtimes.state import OpenState
 from accel.types import Binding, DeviceArray, EngineSource, TensorSpec
 
@@ -33,9 +35,12 @@ _TOLD = ("enable_cuda_graph", "prefer_nhwc", "trt_fp16_enable")
 _CAPTURE = threading.Lock()
 """ONNX Runtime's own rule: one session of a process records its graph at a time."""
 
+_ON_CPU = Leases()
+"""Sessions on the CPU by file, hash and threads: one may be run from several threads at once, and has the weights in memory once."""
+
 
 class OnnxRuntime(OpenState):
-    """The Runtime protocol by IO binding: inputs are bound by address in each call, outputs once to buffers of our own.
+    """The Runtime protocol by IO binding: inputs are bound by address where they changed, outputs once to buffers of our own.
 
     Options: `graph` (the CUDA provider records its kernels as one CUDA graph, which reads the home buffers: a call copies its inputs
     there, on the device, unless they are there already, and the binding never changes, since ONNX Runtime would not notice);
@@ -49,9 +54,16 @@ class OnnxRuntime(OpenState):
         self._session: Any = None
         self._io: Any = None
         self._run_options: Any = None
+        self._bound: Binding | None = None
+        self._held = contextlib.ExitStack()
         self._results: dict[str, DeviceArray] = {}
         # With a CUDA graph: the home buffers that it reads, and the stream.
         self._static: tuple[Mapping[str, DeviceArray], int] | None = None
+
+    @property
+    def one_thread(self) -> bool:
+        """Whether only the thread that opened it may run it: ONNX Runtime keeps a recorded graph for each thread."""
+        return self._kind == "cuda" and "graph" in self.source.variant.options
 
     def open(self, stream: int | None) -> None:
         if self._session is not None:
@@ -74,14 +86,17 @@ class OnnxRuntime(OpenState):
         # A session reads the file, optimises the graph and, with TensorRT's provider, builds a plan, all in one step.
         self.source.loaded()
         cached = ort_session.plan_cached(self.source)
-        self._session = ort_session.make_session(ort, self.source, stream)
+        self._session = self._shared(ort) if self._kind == "cpu" else ort_session.make_session(ort, self.source, stream)
         layouts = {spec.name: spec.layout for spec in (*self.source.inputs, *self.source.outputs)}
         self._inputs = tuple(_spec(node, batch, layouts) for node in self._session.get_inputs())
         self._outputs = tuple(_spec(node, batch, layouts) for node in self._session.get_outputs())
         self._facts = self._read_back(ort) | ({} if cached is None else {"build_cached": cached})
-        self._run_options = ort.RunOptions()
         if self._kind == "cuda":
+            self._run_options = ort.RunOptions()
             self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+            # ONNX Runtime's own default, said aloud: 1.31 asks for it in every run, and an entry that is absent is an exception inside,
+            # which took 40 µs of a call on a CPU. On a CPU there are no options at all, so nothing is asked.
+            self._run_options.add_run_config_entry("gpu_graph_id", "0")
         self._io = self._session.io_binding()
         for spec in self._outputs:
             array = self._results[spec.name] = device.empty(spec.fixed(batch), spec.dtype, self.source.device)
@@ -94,6 +109,12 @@ class OnnxRuntime(OpenState):
             # The first run searches cuDNN's algorithms, the next ones settle the arena.
             self._warm_up(self._home)
         device.synchronize(stream)
+
+    def _shared(self, ort: Any) -> Any:
+        source = self.source
+        known = next(iter(source.entry.files.values()), "") if source.entry is not None else ""
+        key = (str(source.file), known, source.threads) if known else object()
+        return self._held.enter_context(_ON_CPU.held(key, lambda: ort_session.make_session(ort, source, None)))
 
     def _warm_up(self, home: Binding) -> None:
         for _ in range(_WARMUP):
@@ -140,20 +161,22 @@ class OnnxRuntime(OpenState):
         return Binding(inputs, calls)
 
     def enqueue(self, binding: Binding) -> None:
-        if self._static is None:
+        if self._static is not None:
+            device.replay(binding)
+        elif binding is not self._bound:
             bind = self._io.bind_input
             for call in binding.native:
                 bind(*call)
-        else:
-            device.replay(binding)
+            self._bound = binding
         self._session.run_with_iobinding(self._io, self._run_options)
 
     def output(self, binding: Binding) -> Mapping[str, DeviceArray]:
         return self._results
 
     def close(self) -> None:
-        self._io = self._run_options = self._session = self._home = self._static = None
+        self._io = self._run_options = self._session = self._home = self._static = self._bound = None
         self._results = {}
+        self._held.close()
 
 
 def _spec(node: Any, batch: int, layouts: Mapping[str, str]) -> TensorSpec:

@@ -1,4 +1,4 @@
-"""One opened runtime with its stream and staging, for one thread; and one of those for each thread that asks."""
+"""One opened runtime with its stream and staging: what an engine's pool lends to one call at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from accel import device
-from accel.errors import AccelError, UsageError
+from accel.errors import AccelError
 from accel.runtimes import create
 from accel.types import Array, EngineSource, Runtime, TensorSpec
 
@@ -23,70 +23,53 @@ class ThreadBound(Protocol):
 
 
 class Session:
-    """An open runtime that leaves the thread's own settings alone between calls. Use it on the thread that made it.
+    """An open runtime that leaves the threads' own settings alone between calls. One call at a time, on any thread that `ready` knows.
 
     Attributes:
         names: public input name → the engine's own; outputs likewise in `results`.
+        natives: public input name → the engine's own dtype.
+        one_thread: only the thread that made it may use it.
+        turn: held during a call, where `one_thread` sessions are closed from elsewhere.
     """
 
     def __init__(self, source: EngineSource) -> None:
         self.source = source
         self.runtime = create(source)
+        self.one_thread = bool(getattr(self.runtime, "one_thread", False))
+        self.turn = threading.Lock()
         self.stream = device.open_stream(source.device)
         # At exit the process takes it all down; CUDA may be gone before finalisers run.
         self._close = weakref.finalize(self, _close, self.runtime, self.stream)
         self._close.atexit = False
+        self._bound: ThreadBound | None = None
         try:
             self.runtime.open(self.stream)
             if isinstance(self.runtime, ThreadBound):
-                self.runtime.suspend()
+                self._bound = self.runtime
+                self._bound.suspend()
             self.staging = device.Staging(self.runtime.home, self.stream)
             self.names = _paired(source.inputs, self.runtime.inputs)
             self.results = _paired(source.outputs, self.runtime.outputs)
+            self.natives = {public: self.runtime.home.inputs[native].dtype for public, native in self.names.items()}
         except BaseException:
             self._close()
             raise
 
     def entered(self) -> contextlib.AbstractContextManager[None]:
-        return self.runtime.entered() if isinstance(self.runtime, ThreadBound) else contextlib.nullcontext()
+        return contextlib.nullcontext() if self._bound is None else self._bound.entered()
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """One batch by public name → owned outputs by public name, floating ones as float32."""
-        with self.entered():
-            outputs = self.staging.run(self.runtime, {native: arrays[public] for public, native in self.names.items()})
+        given = {native: arrays[public] for public, native in self.names.items()}
+        if self._bound is None:
+            outputs = self.staging.run(self.runtime, given)
+        else:
+            with self._bound.entered():
+                outputs = self.staging.run(self.runtime, given)
         return {public: outputs[native] for public, native in self.results.items()}
 
     def close(self) -> None:
         self._close()
-
-
-class PerThread:
-    """Sessions of one source, opened on a thread's first call, so that two threads never share buffers or a stream."""
-
-    def __init__(self, source: EngineSource) -> None:
-        self.source = source
-        self._local = threading.local()
-        # A session belongs to its thread and is closed with it; here they are only known, for close().
-        self._all: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def session(self) -> Session:
-        found: Session | None = getattr(self._local, "session", None)
-        if found is None or self._closed:
-            if self._closed:
-                raise UsageError("the engine is closed", remedy="load it again with accel.load")
-            found = self._local.session = Session(self.source)
-            with self._lock:
-                self._all.add(found)
-        return found
-
-    def close(self) -> None:
-        """Close the sessions of all threads; none may be in a call."""
-        self._closed = True
-        with self._lock:
-            for session in list(self._all):
-                session.close()
 
 
 def _close(runtime: Runtime, stream: int | None) -> None:

@@ -9,7 +9,6 @@ from accel import device as devices
 from accel.engines import Bundle, compat, trust
 from accel.engines.module import build_module
 from accel.runtimes.table import check, demand, info, version
-from accel.trt import FLAVORS
 from accel.types import EngineSource, Variant
 
 _ENTRY_PRECISION = {"tf32": "fp32"}
@@ -60,6 +59,8 @@ def machine(device: str) -> compat.Machine:
     Raises:
         DeviceUnavailable: there is no such GPU.
     """
+    from accel.trt import FLAVORS
+
     libraries = {name: version(name) for name in FLAVORS}
     if device == "cpu":
         return compat.Machine(libraries=libraries)

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from accel.engines import compat
 from accel.errors import AccelError, CorruptArtifact, IncompatibleArtifact
 from accel.files import sha256_file
+from accel.runtimes.leases import Leases
 from accel.trt import Library, PlanHeader, read_header
 from accel.types import EngineSource
 
 _SAID_LINES = 3
 
 
-@dataclasses.dataclass
-class _Shared:
-    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
-    runtime: Any = None
-    engine: Any = None
-    users: int = 0
-
-
-_LOCK = threading.Lock()
-_SHARED: dict[Hashable, _Shared] = {}
+_ENGINES = Leases()
 
 
 @contextlib.contextmanager
@@ -41,24 +31,13 @@ def leased(library: Library, source: EngineSource) -> Iterator[Any]:
     file = plan_of(source)
     known = next(iter(source.entry.files.values()), "") if source.entry is not None else ""
     key = (library.flavor.name, known or sha256_file(file), source.device)
-    with _LOCK:
-        shared = _SHARED.setdefault(key, _Shared())
-        shared.users += 1
-    try:
-        with shared.lock:
-            if shared.engine is None:
-                shared.runtime, shared.engine = _deserialise(library, source, file)
-        yield shared.engine
-    finally:
-        with _LOCK:
-            shared.users -= 1
-            if not shared.users:
-                del _SHARED[key]
+    with _ENGINES.held(key, lambda: _deserialise(library, source, file)) as (_, engine):
+        yield engine
 
 
 def count() -> int:
     """How many engines are held now."""
-    return len(_SHARED)
+    return len(_ENGINES)
 
 
 def plan_of(source: EngineSource) -> Path:

@@ -29,7 +29,8 @@ class TorchRuntime(OpenState, abc.ABC):
     With the option `graph` the calls of the warm-up are recorded once and replayed from then on: a call copies its inputs into the
     home buffers, on the device, unless they are there already, and launches the graph.
 
-    Open and use it on one thread: the stream and inference mode are made current there, and stay so until close.
+    The stream and inference mode are made current on the thread that opens it, and stay so until close or `suspend`; a suspended one may
+    be `entered` on any thread, one at a time, unless it is `one_thread`.
     """
 
     warmup_calls = 3
@@ -52,6 +53,11 @@ class TorchRuntime(OpenState, abc.ABC):
     def captures(self) -> bool:
         """Whether torch records a CUDA graph in open."""
         return "graph" in self.source.variant.options
+
+    @property
+    def one_thread(self) -> bool:
+        """Whether only the thread that opened it may run it: torch keeps its CUDA graphs' trees for each thread."""
+        return self.captures and self.source.device != "cpu"
 
     def open(self, stream: int | None) -> None:
         if self._home is not None:
@@ -169,6 +175,10 @@ class TorchRuntime(OpenState, abc.ABC):
         """Our stream and inference mode on this thread for the duration, for a service that suspended them after open."""
         if self._scope is None:
             raise not_open()
+        threads = self.source.threads
+        # OpenMP counts threads for each thread that calls it, and this may be another one than that of open.
+        if threads is not None and self.source.device == "cpu" and self._torch.get_num_threads() != threads:
+            self._torch.set_num_threads(threads)
         self._scope.enter()
         try:
             yield

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from accel.engines import Bundle
 
 Prepare = Callable[[Array], Array]
-"""uint8 N×H×W×3 → float32 N×3×H×W."""
+"""uint8 N×H×W×3 → the public input: float32 N×3×H×W, or the pixels themselves where the model normalises by itself."""
 
 
 def open_data(spec: str) -> Samples:
@@ -32,7 +32,7 @@ def preparation(bundle: Bundle) -> Prepare | None:
     """The bundle's preprocessing, or None if it takes no images."""
     from accel.preprocess import Preprocess
 
-    return Preprocess.from_dict(bundle.preprocess) if bundle.preprocess else None
+    return Preprocess.from_dict(bundle.preprocess).for_images(bundle.inputs[0]) if bundle.preprocess else None
 
 
 def labels_of(samples: Samples) -> Array | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import itertools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +25,15 @@ bf16 gets eight times the room of tf32 on top of what its narrower products add 
 """
 
 
-def compare(outputs: Mapping[str, Array], golden: Mapping[str, Array], precision: str) -> dict[str, Any]:
+def compare(outputs: Mapping[str, Array], golden: Mapping[str, Array], precision: str, rows: Sequence[int] | None = None) -> dict[str, Any]:
     """Compare every golden output with the engine's, all rows at once.
 
     Per output: max|Δ| / max|golden| must be within LIMITS[precision], and for an N×C output the argmax must agree in every row whose
     golden top-2 margin exceeds twice the absolute limit (a closer call than that is the rounding's to make).
+
+    Args:
+        rows: the golden samples that `outputs` are of, None for all. max|golden| is always that of all, so that some of the samples are
+            held to the same limit as all of them.
 
     Returns:
         An EngineEntry's `parity`: `status` (`passed` or `failed`), `reason`, `max_abs_err`, `max_rel_err` (the worst output's; null where
@@ -50,6 +53,8 @@ def compare(outputs: Mapping[str, Array], golden: Mapping[str, Array], precision
     mismatches = 0
     for name, wanted in golden.items():
         got = outputs.get(name)
+        scale = float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)) or 1.0
+        wanted = wanted if rows is None else wanted[list(rows)]
         problem = _unusable(name, got, wanted)
         if got is None or problem:
             reasons.append(problem)
@@ -57,7 +62,6 @@ def compare(outputs: Mapping[str, Array], golden: Mapping[str, Array], precision
         # float64, so that the comparison adds no rounding of its own.
         reference = wanted.astype(np.float64)
         difference = np.abs(got.astype(np.float64) - reference)
-        scale = float(np.abs(reference).max()) or 1.0
         max_abs.append(float(difference.max()))
         max_rel.append(max_abs[-1] / scale)
         if max_rel[-1] > limit:
@@ -97,6 +101,8 @@ def _shares(source: EngineSource, inputs: Mapping[str, Array]) -> list[dict[str,
 
 def _run_shares(source: EngineSource, shares: list[dict[str, Array]]) -> dict[str, Array]:
     """Each share through a runtime of its own, on a thread of its own."""
+    import concurrent.futures  # here, because a load compares two samples and starts no threads
+
     stop = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:
         try:

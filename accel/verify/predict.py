@@ -21,7 +21,8 @@ def logits(source: EngineSource, samples: Samples, preprocess: Prepare | None, p
     """Open the runtime of `source` and return its first output for every sample, float32, N×C in the samples' order.
 
     Args:
-        preprocess: applied to uint8 samples; float32 samples are taken as they are (already preprocessed, CHW).
+        preprocess: applied to uint8 samples; float32 samples are taken as they are (already preprocessed, CHW), unless the model takes
+            pixels.
         progress: told how many samples are done, in samples.
 
     Raises:
@@ -36,30 +37,34 @@ def engine_logits(engine: OpenEngine, samples: Samples, preprocess: Prepare | No
     if len(engine.public_inputs) != 1:
         names = ", ".join(spec.name for spec in engine.public_inputs)
         raise UsageError(f"the model has the inputs {names}; a dataset feeds one", remedy="verify it by parity alone")
-    name, total = engine.public_inputs[0].name, len(samples)
+    (spec,), total = engine.public_inputs, len(samples)
     if not total:
         raise UsageError(f"{samples.name} holds no samples", remedy="name another dataset with --data")
     parts: list[Array] = []
     done = 0
-    for batch in batches(samples, preprocess, engine.batch):
-        parts.append(next(iter(engine.infer({name: batch}).values())))
+    for batch in batches(samples, preprocess, engine.batch, spec.dtype):
+        parts.append(next(iter(engine.infer({spec.name: batch}).values())))
         done += len(batch)
         progress("verify", done, total)
     return np.concatenate(parts)
 
 
-def batches(samples: Samples, preprocess: Prepare | None, size: int) -> Iterator[Array]:
-    """float32 batches of `size`; the last may be shorter. Images are prepared one by one: their sizes may differ."""
+def batches(samples: Samples, preprocess: Prepare | None, size: int, dtype: str = "float32") -> Iterator[Array]:
+    """Batches of `size` in the model's `dtype`; the last may be shorter. Images are prepared one by one: their sizes may differ."""
     for start in range(0, len(samples), size):
-        rows = [_prepared(samples, index, preprocess) for index in range(start, min(start + size, len(samples)))]
+        rows = [_prepared(samples, index, preprocess, dtype) for index in range(start, min(start + size, len(samples)))]
         yield rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
-def _prepared(samples: Samples, index: int, preprocess: Prepare | None) -> Array:
+def _prepared(samples: Samples, index: int, preprocess: Prepare | None, dtype: str) -> Array:
     sample = np.asarray(samples[index])[None]
-    if sample.dtype == np.float32:
-        return sample
     if sample.dtype == np.uint8 and preprocess is not None:
         return preprocess(sample)
+    if sample.dtype == dtype == "float32":
+        return sample
+    if sample.dtype == np.float32:
+        raise UsageError(
+            f"{samples.name} holds float32 samples, and the model takes {dtype} pixels: it normalises by itself", remedy="give uint8 images"
+        )
     remedy = "export the model with a preprocessing" if sample.dtype == np.uint8 else "give uint8 images, or preprocessed float32"
     raise UsageError(f"{samples.name} holds {sample.dtype} samples that the model's preprocessing does not take", remedy=remedy)

@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+import accel
+from accel.engines import measured
+
 Cli = Callable[..., Any]
 
 
@@ -92,6 +95,11 @@ def test_verify_and_bench_on_the_cpu(accel_cli: Cli, tiny: Path, tiny_data: str,
     (folder,) = (tmp_path / "results" / "local").iterdir()
     assert {"results.jsonl", "results.csv", "samples.npz", "settings.json", "table.md"} <= {path.name for path in folder.iterdir()}
 
+    # What was measured is in the bundle, for accel.load.
+    (known,) = measured.read(tiny).values()
+    assert [row["variant"] for row in known["rows"]] == ["onnxruntime:fp32"]
+    with accel.load(tiny, device="cpu") as engine:
+        assert engine.explain()["why"].startswith("the fastest of 1 that accel bench verified and measured on ")
     ran = accel_cli("bench", "tiny", "--runtime", "ort:fp32", "--no-baseline", *plan, "--min-top1", "95")
     assert ran.code == 3
     assert "at least 95 % are needed" in ran.err

@@ -5,6 +5,7 @@ It is started with the folder of a whole bundle, whose golden samples say which 
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import sys
@@ -35,17 +36,18 @@ def main(whole: Path) -> None:
             raise problem
         return "whole"
 
-    def load(path: Path, variant: str, trusted: bool) -> str:
-        with accel.load(path, variant, device="cpu", trusted=trusted, threads=1) as engine:
+    def load(path: Path, variant: str, trusted: bool, strict: bool) -> str:
+        with accel.load(path, variant, device="cpu", trusted=trusted, threads=1, strict=strict) as engine:
             answer = engine(inputs)
         return "right" if answer.shape == right.shape and np.allclose(answer, right, atol=1e-4) else "wrong"
 
     print("ready", flush=True)
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
-        path, variant = Path(request["path"]), request["variant"]
+        path, variant, strict = Path(request["path"]), request["variant"], request["strict"]
+        trusted = variant != "onnxruntime:fp32"
         checked = outcome(lambda path=path: check(path, False))
-        loaded = outcome(lambda path=path, variant=variant: load(path, variant, variant != "onnxruntime:fp32")) if variant else None
+        loaded = outcome(functools.partial(load, path, variant, trusted, strict)) if variant else None
         print(json.dumps({"checked": checked, "loaded": loaded}), flush=True)
 
 

@@ -1,6 +1,6 @@
 """Two replicas on a real Ray cluster of this machine, one of them killed while it is asked.
 
-Half a minute, most of it Ray's own start, and Ray is no part of the development environment (its packages take 350 MB):
+Half a minute, most of it Ray's own start, and Ray is no part of the development environment (it takes 467 MB with what it needs):
 `pip install 'accel-engines[ray]' -c constraints.txt`, then `pytest -m slow tests/integrations/test_ray_cluster.py`.
 """
 

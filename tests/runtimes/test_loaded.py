@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from accel import device, engines, preprocess
 from accel.checkpoint import write_checkpoint
 from accel.errors import BundleMissing, CorruptArtifact, RuntimeUnavailable, UsageError
 from accel.files import sha256_file
-from accel.runtimes import cache, session
-from accel.runtimes.loaded import LoadedEngine, open_cached
+from accel.runtimes import cache, onnxruntime, ort_session, session
+from accel.runtimes.loaded import Chosen, LoadedEngine, open_cached
 from accel.types import Checkpoint, EngineEntry, TensorSpec, Variant
 
 torch = pytest.importorskip("torch")
@@ -218,6 +219,71 @@ def test_threads_share_a_handle_and_never_mix_results(load: Open) -> None:
         assert failures == []
 
 
+def test_contexts_of_onnxruntime_on_the_cpu_share_one_session_with_its_weights(load: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    real = ort_session.make_session
+    monkeypatch.setattr(ort_session, "make_session", lambda *given: made.append(given) or real(*given))
+    engine = load(contexts=3, threads=1)
+    assert engine.warm_up(1) == 3
+    assert (len(made), engine.explain()["contexts"]) == (1, {"open": 3, "limit": 3})
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            images = some_images(seed=seed)
+            for _ in range(10):
+                np.testing.assert_allclose(engine(images), expected(images), atol=1e-5)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(made) == 1
+    engine.close()
+    assert len(onnxruntime._ON_CPU) == 0
+
+
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:fp32"])
+def test_calls_and_pictures_can_be_awaited_together(load: Open, spelling: str) -> None:
+    engine = load(
+        spelling, contexts=2, preprocess=lambda images: np.ascontiguousarray(images.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+    )
+    batches = [some_images(seed=seed) for seed in range(6)]
+    picture = np.full((8, 8, 3), 51, np.uint8)
+
+    async def story() -> list[Any]:
+        return await asyncio.gather(*(engine.run_async(batch) for batch in batches), engine.predict_async([picture, picture]))
+
+    *answers, seen = asyncio.run(story())
+    for batch, answer in zip(batches, answers, strict=True):
+        np.testing.assert_allclose(answer, expected(batch), atol=1e-5)
+    np.testing.assert_allclose(seen, expected(np.full((2, 3, 8, 8), 0.2, np.float32)), atol=1e-5)
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_threads_of_torch_are_those_of_the_engine_on_every_thread_that_borrows_it(load: Open) -> None:
+    engine, before = load("eager:fp32", contexts=1, threads=1), torch.get_num_threads()
+    found: list[int] = []
+
+    def look(borrowed: session.Session) -> None:
+        with borrowed.entered():
+            found.append(torch.get_num_threads())
+
+    def work() -> None:
+        torch.set_num_threads(2)
+        engine._shared.run(look)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(before)
+    assert found == [1]
+
+
 def test_many_threads_that_load_at_once_make_one_engine(bundle: Path) -> None:
     handles: list[LoadedEngine] = []
     threads = [threading.Thread(target=lambda: handles.append(open_cached(bundle, Variant.parse(FAST), "cpu"))) for _ in range(4)]
@@ -279,7 +345,7 @@ def test_predict_refuses_what_is_no_picture_and_says_which_file_is_broken(load: 
 
 
 def test_explain_says_what_runs_and_why(load: Open) -> None:
-    found = load(why="the fastest that was verified").explain()
+    found = load(chosen=Chosen("the fastest that was verified")).explain()
     assert (found["variant"], found["device"], found["engine"], found["why"]) == (FAST, "cpu", "onnx-fp32", "the fastest that was verified")
     assert found["facts"]["provider"] == "CPUExecutionProvider"
     assert load("eager:fp32").explain()["engine"] == "checkpoint"
@@ -323,3 +389,51 @@ def test_other_gpu_arrays_are_taken_in_the_engines_dtype(load: Open, on_gpu: str
     engine, images = load(device=on_gpu), some_images(2)
     logits = engine(device.to_device(images, "float32", on_gpu, None))
     np.testing.assert_allclose(device.to_numpy(logits, None), expected(images), atol=1e-4)
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    failures: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "eager:fp32", "onnxruntime:fp32+graph"])
+def test_many_threads_share_few_contexts_of_a_gpu(load: Open, on_gpu: str, spelling: str) -> None:
+    engine = load(spelling, on_gpu, contexts=3)
+
+    def work(seed: int) -> None:
+        images = some_images(seed=seed)
+        for _ in range(20):
+            np.testing.assert_allclose(engine(images), expected(images), atol=1e-4)
+
+    in_threads(16, work)
+    assert engine.explain()["contexts"]["open"] <= 3
+    images = some_images(seed=99)
+    np.testing.assert_allclose(asyncio.run(engine.run_async(images)), expected(images), atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spelling", ["onnxruntime:fp32", "onnxruntime:fp32+graph"])
+def test_an_awaited_call_is_ordered_after_the_stream_of_whoever_awaits_it(load: Open, on_gpu: str, spelling: str) -> None:
+    engine, side = load(spelling, on_gpu, contexts=2), torch.cuda.Stream()
+
+    async def story() -> Any:
+        with torch.cuda.stream(side):
+            # Enqueued on the caller's stream and not waited for; the call is run by another thread.
+            torch.cuda._sleep(20_000_000)
+            images = torch.from_numpy(some_images(3)).to(on_gpu, non_blocking=True)
+            return await engine.run_async(images)
+
+    np.testing.assert_allclose(asyncio.run(story()).cpu().numpy(), expected(some_images(3)), atol=1e-4)
