@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import accel
 from accel import device as devices
@@ -20,6 +20,9 @@ from accel.errors import AccelError, UsageError
 from accel.progress import Progress, silent
 from accel.runtimes.loaded import LoadedEngine
 from accel.types import Array
+
+if TYPE_CHECKING:
+    from accel.serve.service import Served, Service
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ def serve(
         slots = max_concurrency or default_concurrency(place)
         engine = load(opened.path, runtime, place, trusted, threads=threads or _threads(place, slots))
         workers = Workers(slots)
-        service = Service(_served(opened, engine), accel.__version__, Gate(workers, slots, timeout_s))
+        service = Service(served(opened, engine), accel.__version__, Gate(workers, slots, timeout_s))
         whole = server.run(service, workers, bound, lambda: announce(_announcement(service, server.url(bound), host)))
     if not whole:
         raise AccelError(f"a run of {engine.variant} has not ended {server.GRACE_S:g} s after the timeout; it was left behind")
@@ -106,7 +109,8 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _served(bundle: Bundle, engine: LoadedEngine) -> Any:
+def served(bundle: Bundle, engine: LoadedEngine) -> Served:
+    """What a server of `engine` has to know of its bundle."""
     from accel.serve.service import Served
 
     try:
@@ -121,7 +125,7 @@ def _served(bundle: Bundle, engine: LoadedEngine) -> Any:
     return Served(bundle.name, engine, bundle.labels, guess)
 
 
-def _announcement(service: Any, where: str, host: str) -> str:
+def _announcement(service: Service, where: str, host: str) -> str:
     engine, gate = service.served.engine, service.gate
     said = f"serving {service.served.name}, {engine.variant} on {engine.device}, at {where} ({gate.slots} at once, {gate.timeout:g} s each)"
     if host not in (LOOPBACK, "::1", "localhost"):

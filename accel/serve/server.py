@@ -86,21 +86,29 @@ def build(service: Service, announce: Callable[[], None]) -> Server:
         interrupted = False
         _drain: asyncio.Task[None] | None = None
 
+        async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+            self._loop = asyncio.get_running_loop()
+            await super().serve(sockets)
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
-            self._loop = asyncio.get_running_loop()
             announce()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # uvicorn's own would raise the signal again in the end, and SIGTERM would be the exit code.
             self.interrupted = self.interrupted or sig == signal.SIGINT
-            if gate.draining:
-                self.should_exit = self.force_exit = True
+            again = gate.draining
             gate.drain()
-            self._loop.call_soon_threadsafe(self._begin)
+            self._loop.call_soon_threadsafe(self._abort if again else self._begin)
 
         def _begin(self) -> None:
-            self._drain = self._drain or self._loop.create_task(self._stop_when_idle())
+            self._drain = self._loop.create_task(self._stop_when_idle())
+
+        def _abort(self) -> None:
+            """Told twice: wait for nobody."""
+            self.should_exit = self.force_exit = True
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
         async def _stop_when_idle(self) -> None:
             with contextlib.suppress(asyncio.TimeoutError):

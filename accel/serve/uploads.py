@@ -61,10 +61,10 @@ def decode(file: bytes) -> npt.NDArray[np.uint8]:
 
 def _file_of_form(body: bytes, boundary: bytes) -> bytes:
     """RFC 2046, 5.1.1: parts between lines of `--boundary`, the last of them with `--` after it."""
-    _, *parts, end = (b"\r\n" + body).split(b"\r\n--" + boundary)
-    if not end.startswith(b"--"):
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary)
+    if not parts or not parts[-1].startswith(b"--"):
         raise Refusal(400, f"{FORM} does not end with its boundary")
-    files = [content for head, content in map(_part, parts) if head.get_filename() is not None]
+    files = [content for head, content in map(_part, parts[:-1]) if head.get_filename() is not None]
     if len(files) != 1:
         raise Refusal(400, f"{FORM} has {len(files)} files; send one picture")
     return files[0]
