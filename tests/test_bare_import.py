@@ -53,7 +53,16 @@ print(json.dumps(failed))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["config"], ["version"], ["export", "--help"], ["bench", "--help"], ["predict", "--help"], ["report", "--help"], ["serve", "--help"]],
+    [
+        ["--help"],
+        ["config"],
+        ["version"],
+        ["export", "--help"],
+        ["bench", "--help"],
+        ["predict", "--help"],
+        ["report", "--help"],
+        ["serve", "--help"],
+    ],
 )
 def test_the_command_line_answers_without_the_heavy_packages(arguments: list[str]) -> None:
     done = bare(f"from accel.cli import main\nsys.exit(main({arguments!r}))")

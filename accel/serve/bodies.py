@@ -55,7 +55,7 @@ class Body:
 
     def __init__(self, ledger: Ledger, limit: int, declared: str | None) -> None:
         self._ledger, self._limit, self._held = ledger, limit, 0
-        self._declared = int(declared) if declared is not None and declared.isdigit() else 0
+        self._declared = int(declared) if declared is not None and declared.isascii() and declared.isdigit() else 0
 
     def __enter__(self) -> Body:
         return self
