@@ -16,6 +16,7 @@ REASONS = {
     "tensorrt": "it needs TensorRT or TensorRT-RTX",
     "slow": "it takes minutes even in a small world",
     "installs": "it changes the machine",
+    "serves": "it runs until it is stopped, or asks what does",
 }
 """Why a block is not run, as its info string says it."""
 

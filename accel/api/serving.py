@@ -87,7 +87,7 @@ def serve(
             bundle, [] if runtime == "auto" else [runtime], engines_dir=settings["engines_dir"], device=place, progress=progress
         )
         slots = max_concurrency or default_concurrency(place)
-        engine = load(opened.path, runtime, place, trusted, threads=threads or _threads(place, slots))
+        engine = load(opened.path, runtime, place, trusted=trusted, threads=threads or _threads(place, slots))
         workers = Workers(slots)
         service = Service(served(opened, engine), accel.__version__, Gate(workers, slots, timeout_s))
         whole = server.run(service, workers, bound, lambda: announce(_announcement(service, server.url(bound), host)))

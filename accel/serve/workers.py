@@ -44,14 +44,17 @@ class Workers:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            task, future = item
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = task()
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            _run(*item)
             # While it waits for the next one, a thread must not hold the last one's body and answer.
-            del item, task, future
+            del item
+
+
+def _run(task: Callable[[], Any], future: Future[Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = task()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)

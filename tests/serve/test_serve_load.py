@@ -34,7 +34,7 @@ def script() -> Iterator[Any]:
 def test_no_request_of_a_short_run_is_lost_and_the_page_has_it_all(script: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "FACTOR", 1000)  # nothing is known of a machine that runs tests
     monkeypatch.setattr(script, "GROWTH_MB", 1000)
-    options = script.parse(["--seconds", "0.3", "--rounds", "2"])
+    options = script.parse(["--seconds", "0.2", "--rounds", "2"])
 
     case = script.measure(Path("engines"), "tiny", 1, options)
 

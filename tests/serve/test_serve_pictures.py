@@ -137,7 +137,7 @@ def test_a_file_with_the_boundary_almost_in_it_is_whole() -> None:
     assert uploads.picture_in(b"preamble\r\n" + with_text + b"epilogue", FORM) == file
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
