@@ -121,6 +121,7 @@ def build(service: Service, announce: Callable[[], None]) -> Server:
         "ws": "none",
         "lifespan": "off",
         "access_log": False,
+        "proxy_headers": False,
         "log_config": None,
         "log_level": "error",
         "server_header": False,

@@ -63,10 +63,10 @@ class Answer(NamedTuple):
 
 
 class Running:
-    """A server that runs; `service`, `port`, and a way to ask."""
+    """A server that runs in `thread`; its `service`, its `port`, and a way to ask."""
 
-    def __init__(self, service: Service, port: int) -> None:
-        self.service, self.port = service, port
+    def __init__(self, service: Service, port: int, server: Any, thread: threading.Thread) -> None:
+        self.service, self.port, self.server, self.thread = service, port, server, thread
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request over a connection of its own; a `_` in a header's name is a `-`."""
@@ -108,7 +108,7 @@ def serving(served: Served, slots: int = 2, timeout: float = 30.0) -> Iterator[R
         thread.start()
         assert listening.wait(30)
         try:
-            yield Running(service, port)
+            yield Running(service, port, running, thread)
         finally:
             running.should_exit = True
             thread.join(30)

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import http.client
 import json
+import signal
 import socket
 import threading
 import zlib
@@ -241,6 +242,19 @@ def test_a_server_that_is_told_to_stop_is_not_ready_and_lets_nobody_in(adding: R
         assert (answer.status, answer.headers["Retry-After"], answer.headers["Connection"]) == (503, "1", "close")
     finally:
         gate.draining = False
+
+
+def test_a_run_that_hangs_does_not_keep_the_server_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "GRACE_S", 0.1)
+    engine = ScriptedEngine()
+    with serving(scripted(engine), slots=1, timeout=0.1) as running:
+        engine.held.clear()
+        assert running.infer(request()).status == 504
+        running.server.handle_exit(signal.SIGTERM, None)
+        running.thread.join(10)
+        assert not running.thread.is_alive()
+        assert running.service.gate.running == 1
+        engine.held.set()
 
 
 def test_every_thread_has_run_before_the_first_request() -> None:
