@@ -8,11 +8,14 @@ import zlib
 from collections.abc import AsyncIterator, Sequence
 
 from accel.serve.reply import Refusal
-from accel.types import TensorSpec
+from accel.types import ITEMSIZE, TensorSpec
 
 PICTURE_BYTES = 16 << 20
 TENSOR_BYTES = 64 << 20
-"""The most for tensors, unless a single row in JSON is longer."""
+"""The most for tensors as binary data, unless a single row is longer."""
+
+JSON_BYTES = 4 << 20
+"""The same for JSON: a thread that parses it holds the interpreter's lock, and everybody waits, for tens of milliseconds a megabyte."""
 
 JSON_NUMBER = 32
 """Bytes of one number in JSON with its separators; the longest float32 that Python writes has 24."""
@@ -27,10 +30,19 @@ WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """Content-Encoding → zlib's name of the container."""
 
 
+def json_limit(inputs: Sequence[TensorSpec], rows: int) -> int:
+    """The longest JSON of an inference request, in bytes: `rows` rows, but no more than JSON_BYTES if they are several."""
+    return _limit([JSON_NUMBER * math.prod(spec.fixed(1)) for spec in inputs], rows, JSON_BYTES)
+
+
 def tensor_limit(inputs: Sequence[TensorSpec], rows: int) -> int:
-    """The longest body of an inference request, in bytes: `rows` rows as JSON, but no more than TENSOR_BYTES if they are several."""
-    row = JSON_NUMBER * sum(math.prod(spec.fixed(1)) for spec in inputs)
-    return HEADER + max(row, min(rows * row, TENSOR_BYTES))
+    """The longest body of an inference request, in bytes: as much JSON as may be, or the same rows as binary data if that is more."""
+    binary = _limit([ITEMSIZE[spec.dtype] * math.prod(spec.fixed(1)) for spec in inputs], rows, TENSOR_BYTES)
+    return max(json_limit(inputs, rows), binary)
+
+
+def _limit(row: Sequence[int], rows: int, most: int) -> int:
+    return HEADER + max(sum(row), min(rows * sum(row), most))
 
 
 class Ledger:

@@ -49,7 +49,9 @@ class InferRequest:
     outputs: tuple[Wanted, ...]
 
 
-def parse(body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], rows: int) -> InferRequest:
+def parse(
+    body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], rows: int, json_limit: int
+) -> InferRequest:
     """Read a request.
 
     Args:
@@ -57,12 +59,15 @@ def parse(body: bytes, header_length: str | None, inputs: Sequence[TensorSpec], 
         header_length: the header of that name if it was sent: how much of the body is JSON.
         inputs, outputs: the model's; whether dtypes and shapes fit is the engine's to say.
         rows: the most that a dynamic dimension may be.
+        json_limit: bytes that the JSON may have.
 
     Raises:
-        Refusal: 400, with what is wrong.
+        Refusal: 400, with what is wrong; 413, the JSON is too long.
     """
     whole = memoryview(body)
     size = len(whole) if header_length is None else _header_length(header_length, len(whole))
+    if size > json_limit:
+        raise Refusal(413, f"the JSON is over the limit of {json_limit} bytes; send tensors as binary data")
     request = _json(whole[:size])
     common = _parameters(request, "the request")
     arrays, rest = {}, whole[size:]

@@ -52,6 +52,7 @@ class Service:
         self.served, self.version, self.gate = served, version, gate
         engine = served.engine
         self.rows = max(MOST_ROWS, engine.batch)
+        self.json_limit = bodies.json_limit(engine.inputs, self.rows)
         self.tensor_limit = bodies.tensor_limit(engine.inputs, self.rows)
         self.ledger = bodies.Ledger()
         facts = {"model": served.name, "variant": str(engine.variant), "device": engine.device, "version": version}
@@ -110,7 +111,7 @@ class Service:
 
     def _infer(self, body: bytes, headers: Mapping[str, str]) -> Reply:
         engine = self.served.engine
-        asked = protocol.parse(body, headers.get(protocol.HEADER_LENGTH), engine.inputs, engine.outputs, self.rows)
+        asked = protocol.parse(body, headers.get(protocol.HEADER_LENGTH), engine.inputs, engine.outputs, self.rows, self.json_limit)
         with self.metrics.inference.time():
             results = engine(asked.inputs)
         named = results if len(engine.outputs) > 1 else {engine.outputs[0].name: results}

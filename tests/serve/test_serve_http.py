@@ -24,6 +24,7 @@ from serve_http import IMAGE, MASK, Running, ScriptedEngine, input_of, request, 
 from accel.errors import UsageError
 from accel.serve import bodies, server
 from accel.serve.reply import Refusal
+from accel.types import TensorSpec
 
 for _package in ("starlette", "uvicorn", "prometheus_client"):
     pytest.importorskip(_package, reason="the extra serve is not installed")
@@ -111,9 +112,13 @@ def test_a_compressed_body_that_cannot_be_is_refused(adding: Running, encoding: 
 
 
 def test_the_limit_of_a_body_follows_from_the_models_inputs() -> None:
-    assert bodies.tensor_limit((IMAGE, MASK), 4) == 64 * 1024 + 4 * 10 * 32
-    large = (type(IMAGE)("image", ("batch", 3, 1024, 1024)),)
-    assert bodies.tensor_limit(large, 32) == 64 * 1024 + 3 * 1024 * 1024 * 32
+    kilobytes = 64 * 1024
+    assert bodies.json_limit((IMAGE, MASK), 4) == bodies.tensor_limit((IMAGE, MASK), 4) == kilobytes + 4 * 10 * 32
+    photographs = (TensorSpec("image", ("batch", 3, 224, 224)),)
+    assert bodies.json_limit(photographs, 32) == kilobytes + 3 * 224 * 224 * 32
+    assert bodies.tensor_limit(photographs, 32) == kilobytes + 32 * 3 * 224 * 224 * 4
+    scans = (TensorSpec("image", ("batch", 64, 1024, 1024)),)
+    assert bodies.tensor_limit(scans, 32) == bodies.json_limit(scans, 32) == kilobytes + 64 * 1024 * 1024 * 32
 
 
 def test_a_body_that_says_that_it_is_too_long_is_refused_before_it_is_sent(adding: Running) -> None:

@@ -16,7 +16,7 @@ from accel.types import Array, TensorSpec
 
 def parsed(body: Any, header_length: str | None = None) -> protocol.InferRequest:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return protocol.parse(raw, header_length, (IMAGE, MASK), (LOGITS, COUNT), 4)
+    return protocol.parse(raw, header_length, (IMAGE, MASK), (LOGITS, COUNT), 4, 500_000)
 
 
 def responded(body: Any, **results: Array) -> protocol.Reply:
@@ -132,6 +132,17 @@ def test_binary_data_of_another_length_is_refused(size: int, extra: bytes, heade
     with pytest.raises(Refusal) as refused:
         parsed(head + extra, header or str(len(head)))
     assert message in str(refused.value)
+
+
+def test_json_over_its_own_limit_is_refused_and_binary_data_are_not_counted_in_it() -> None:
+    body = input_of(0, data=None, shape=[4, 2, 3], parameters={"binary_data_size": 96})
+    body["inputs"][1] = {"name": "mask", "shape": [4, 4], "datatype": "BOOL", "data": [True] * 16}
+    head = json.dumps(body).encode()
+    limits = (str(len(head)), (IMAGE, MASK), (LOGITS, COUNT), 4)
+    assert protocol.parse(head + b"\0" * 96, *limits, len(head)).inputs["image"].shape == (4, 2, 3)
+    with pytest.raises(Refusal, match=f"over the limit of {len(head) - 1} bytes; send tensors as binary data") as refused:
+        protocol.parse(head + b"\0" * 96, *limits, len(head) - 1)
+    assert refused.value.status == 413
 
 
 def test_a_bool_is_a_byte_of_0_or_1() -> None:
