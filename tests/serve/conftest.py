@@ -16,7 +16,7 @@ def adding() -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny_server(tiny_exported: Path) -> Iterator[Running]:
     """The tiny bundle behind HTTP as `accel serve` puts it there."""
     import accel
