@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ["torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "cuda", "PIL", "scipy", "matplotlib", "jinja2", "pynvml"]
 HEAVY += ["mlflow", "pandas", "ray", "fastapi", "starlette", "uvicorn", "sqlalchemy", "alembic", "optuna"]
-HEAVY += ["cryptography"]
+HEAVY += ["cryptography", "prometheus_client"]
 
 BLOCKER = f"""
 import sys
@@ -54,7 +54,16 @@ print(json.dumps(failed))
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["config"], ["version"], ["export", "--help"], ["bench", "--help"], ["predict", "--help"], ["report", "--help"]],
+    [
+        ["--help"],
+        ["config"],
+        ["version"],
+        ["export", "--help"],
+        ["bench", "--help"],
+        ["predict", "--help"],
+        ["report", "--help"],
+        ["serve", "--help"],
+    ],
 )
 def test_the_command_line_answers_without_the_heavy_packages(arguments: list[str]) -> None:
     done = bare(f"from accel.cli import main\nsys.exit(main({arguments!r}))")

@@ -11,7 +11,21 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "accel"
 
 CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint", "pictures", "tracking"}
-ROOMS = {"preprocess", "datasets", "device", "engines", "trt", "trainers", "exporters", "runtimes", "verify", "bench", "report", "sweeps"}
+ROOMS = {
+    "preprocess",
+    "datasets",
+    "device",
+    "engines",
+    "trt",
+    "trainers",
+    "exporters",
+    "runtimes",
+    "verify",
+    "bench",
+    "report",
+    "sweeps",
+    "serve",
+}
 MAY_IMPORT = {
     "core": set(),
     "preprocess": {"core"},
@@ -26,6 +40,7 @@ MAY_IMPORT = {
     "bench": {"verify", "runtimes", "device", "engines", "core"},
     "report": {"bench", "core"},
     "sweeps": {"core"},
+    "serve": {"runtimes", "engines", "preprocess", "core"},
     "api": ROOMS | {"core", "face"},
     "face": {"api"},
     "integrations": ROOMS | {"core", "api", "face"},

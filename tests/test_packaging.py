@@ -107,6 +107,13 @@ def test_signing_needs_one_package_and_the_tests_have_it() -> None:
     assert "accel-engines[sign]" in EXTRAS["dev"]
 
 
+def test_serving_needs_an_extra_of_its_own_with_the_pillow_of_the_others_and_the_tests_have_it() -> None:
+    assert {requirements.Requirement(text).name for text in EXTRAS["serve"]} == {"starlette", "uvicorn", "prometheus-client", "pillow"}
+    assert EXTRAS["images"][0] in EXTRAS["serve"]
+    assert "accel-engines[serve]" in EXTRAS["dev"]
+    assert "serve" not in requirements.Requirement(EXTRAS["toolkit"][0]).extras
+
+
 def test_predicting_on_pictures_needs_pillow_alone_of_the_range_that_training_has() -> None:
     (pillow,) = EXTRAS["images"]
     assert requirements.Requirement(pillow).name == "pillow"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from accel.api.predicting import predict
     from accel.api.reporting import report
     from accel.api.selfchecking import selfcheck
+    from accel.api.serving import serve
     from accel.api.sweeping import sweep
     from accel.api.tour import demo
     from accel.api.training import train
@@ -31,6 +32,7 @@ _HOMES = {
     "predict": "accel.api.predicting",
     "report": "accel.api.reporting",
     "selfcheck": "accel.api.selfchecking",
+    "serve": "accel.api.serving",
     "sweep": "accel.api.sweeping",
     "train": "accel.api.training",
     "tune": "accel.api.tuning",
@@ -48,6 +50,7 @@ __all__ = [
     "predict",
     "report",
     "selfcheck",
+    "serve",
     "sweep",
     "train",
     "tune",

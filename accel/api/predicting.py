@@ -154,7 +154,7 @@ def predict(
     place = devices.parse(settings["device"])
     names = [] if runtime == "auto" else [runtime]
     opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=place, progress=progress)
-    labels, prepare = _labels(opened), _preparation(opened)
+    labels, prepare = classes_of(opened), preparation_of(opened)
     done: list[Prediction] = []
     cells: list[contact_sheet.Cell] = []
     with load(opened.path, runtime, place, threads, strict=False, trusted=trusted) as engine:
@@ -199,7 +199,7 @@ def _name(picture: Any, number: int) -> str:
     return str(own) or f"image {number}"
 
 
-def _labels(bundle: Bundle) -> tuple[str, ...]:
+def classes_of(bundle: Bundle) -> tuple[str, ...]:
     """The classes in the order of the logits; their numbers where they have no names."""
     shape = bundle.outputs[0].shape
     if len(bundle.outputs) != 1 or len(shape) != 2 or not isinstance(shape[1], int):
@@ -210,7 +210,7 @@ def _labels(bundle: Bundle) -> tuple[str, ...]:
     return bundle.labels or tuple(str(number) for number in range(shape[1]))
 
 
-def _preparation(bundle: Bundle) -> Preprocess:
+def preparation_of(bundle: Bundle) -> Preprocess:
     """The bundle's preprocessing, held against its input."""
     if not bundle.preprocess or len(bundle.inputs) != 1:
         raise UsageError(
@@ -255,15 +255,27 @@ def _predictions(engine: LoadedEngine, batch: Sequence[_Item], labels: tuple[str
         if item.pixels is None:
             yield Prediction(item.file, error=item.error)
             continue
-        found = probabilities(next(logits))
-        if not np.isfinite(found).all():
-            raise PrecisionError(
-                f"{engine.variant} on {engine.device} answers {item.file} with logits that are not finite",
-                remedy="accel verify says which variants are right; name another with --runtime",
-            )
-        # Stable, so that of equals the class with the lower number comes first, everywhere.
-        order = np.argsort(-found, kind="stable")[:top_k]
-        yield Prediction(item.file, tuple(Guess(labels[index], int(index), float(found[index])) for index in order))
+        yield Prediction(item.file, guesses(engine, item.file, next(logits), labels, top_k))
+
+
+def guesses(engine: LoadedEngine, file: str, logits: Array, labels: Sequence[str], top_k: int) -> tuple[Guess, ...]:
+    """The likeliest classes of one row of logits, at most as many as there are.
+
+    Args:
+        file: what the error calls the picture.
+
+    Raises:
+        PrecisionError: the logits are not finite.
+    """
+    found = probabilities(logits)
+    if not np.isfinite(found).all():
+        raise PrecisionError(
+            f"{engine.variant} on {engine.device} answers {file} with logits that are not finite",
+            remedy="accel verify says which variants are right; name another with --runtime",
+        )
+    # Stable, so that of equals the class with the lower number comes first, everywhere.
+    order = np.argsort(-found, kind="stable")[:top_k]
+    return tuple(Guess(labels[index], int(index), float(found[index])) for index in order)
 
 
 def probabilities(logits: Array) -> Array:

@@ -1,0 +1,108 @@
+"""Who is let in: no more than may run at once, nobody waits in line, and nobody any more once the server is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from accel.serve.reply import Refusal
+from accel.serve.workers import Workers
+
+T = TypeVar("T")
+
+RETRY_AFTER = {"Retry-After": "1"}
+FULL, DRAINING = "full", "draining"
+
+
+class Turned(Refusal):
+    """503: nothing of the request was done; `reason` is FULL or DRAINING."""
+
+    def __init__(self, reason: str, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(503, message, {**RETRY_AFTER, **(headers or {})})
+        self.reason = reason
+
+
+class Gate:
+    """Admission to the workers. Of one thread, the event loop's.
+
+    A request takes a slot when its body is there, and the slot is free again when the thread is: one that is answered 504 goes on
+    to hold its slot until its run ends, since the thread cannot be stopped, and no other request is then let in to wait behind it.
+
+    Args:
+        slots: requests that have a thread or are about to get it; as many as `workers` has threads, so that nobody waits.
+        timeout: seconds of one request, from its head to its answer.
+
+    Attributes:
+        running: slots that are taken.
+        requests: requests that were let in and are not answered yet; those whose body is still arriving are among them.
+    """
+
+    def __init__(self, workers: Workers, slots: int, timeout: float) -> None:
+        self._workers, self.slots, self.timeout = workers, slots, timeout
+        self.running = self.requests = 0
+        self.draining = False
+        self._idle: asyncio.Event | None = None
+
+    def closed(self) -> Turned | None:
+        """Why a request that comes now would not be let in; None if it would be."""
+        return Turned(DRAINING, "the server is stopping", {"Connection": "close"}) if self.draining else self._full()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[Callable[[], float]]:
+        """Let a request in; yields what tells the seconds that it has left. Raises Turned before its body is read."""
+        if (turned := self.closed()) is not None:
+            raise turned
+        clock = asyncio.get_running_loop().time
+        until = clock() + self.timeout
+        self.requests += 1
+        try:
+            yield lambda: max(0.0, until - clock())
+        finally:
+            self.requests -= 1
+            self._tell()
+
+    async def run(self, task: Callable[[], T], seconds: float) -> T:
+        """`task`'s result, from a thread.
+
+        Raises:
+            Turned: all slots are taken. Refusal: 504, it took more than `seconds`. Beside these whatever `task` raises.
+        """
+        if (turned := self._full()) is not None:
+            raise turned
+        self.running += 1
+        future = self._workers.submit(task)
+        future.add_done_callback(functools.partial(self._done, asyncio.get_running_loop()))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        except asyncio.TimeoutError as error:
+            raise Refusal(504, f"there was no answer within {self.timeout:g} s") from error
+
+    def drain(self) -> None:
+        """Let nobody in any more."""
+        self.draining = True
+
+    async def idle(self) -> None:
+        """Wait until all who were let in are answered and all slots are free."""
+        self._idle = asyncio.Event()
+        self._tell()
+        await self._idle.wait()
+
+    def _full(self) -> Turned | None:
+        return Turned(FULL, f"all {self.slots} places are taken; come again") if self.running >= self.slots else None
+
+    def _done(self, loop: asyncio.AbstractEventLoop, _: Future[Any]) -> None:
+        # In the worker's thread. A loop that is closed has nobody left to tell.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._free)
+
+    def _free(self) -> None:
+        self.running -= 1
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._idle is not None and self.running == 0 and self.requests == 0:
+            self._idle.set()
