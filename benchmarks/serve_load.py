@@ -33,8 +33,8 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import serve_client
 from serve_client import Answer, Pool
@@ -45,6 +45,7 @@ from accel.optional import version_of
 from accel.serve import protocol, tensors
 from accel.types import Array
 
+ROOT = Path(__file__).resolve().parents[1]
 CASES = ("mobilenetv3_small:1", "mobilenetv3_small:2", "resnet18:1", "resnet18:2")
 FACTOR, TIMES_CAPACITY = 3.0, 2.0
 GROWTH_MB = 4.0

@@ -87,7 +87,9 @@ def serve(
             bundle, [] if runtime == "auto" else [runtime], engines_dir=settings["engines_dir"], device=place, progress=progress
         )
         slots = max_concurrency or default_concurrency(place)
-        engine = load(opened.path, runtime, place, trusted=trusted, threads=threads or _threads(place, slots))
+        # One more than run at once: a runtime that keeps to its threads leaves the thread that loads it one of its own.
+        contexts = slots + 1
+        engine = load(opened.path, runtime, place, trusted=trusted, threads=threads or _threads(place, slots), contexts=contexts)
         workers = Workers(slots)
         service = Service(served(opened, engine), accel.__version__, Gate(workers, slots, timeout_s))
         whole = server.run(service, workers, bound, lambda: announce(_announcement(service, server.url(bound), host)))
