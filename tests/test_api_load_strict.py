@@ -232,6 +232,30 @@ def test_without_torch_a_measured_way_of_running_the_checkpoint_is_no_reason_to_
     assert order(tiny) == ["onnxruntime:fp32", "torchscript:fp32", "eager:fp32"]
 
 
+def test_a_bundle_that_cannot_be_written_is_benched_all_the_same(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from accel.api import benching
+    from accel.bench.results import ResultSet, row
+
+    made = {"model": "tiny", "latency_kind": "host_us", "p50_us": 310.5, "n": 30, "round": 0, "raw_path": "samples.npz#a", "flags": []}
+    rows = [row(**made, variant=str(variant), verdict=verdict) for variant, verdict in ((ORT, "OK"), (SCRIPT, "INVALID"))]
+    about = {"device": "cpu", "plan": {"batch": 1}, "set_id": "set", "command": "", "finished_utc": "now"}
+    known = {str(variant): {"sha256": identity_of(tiny, variant), "runtime_version": "1"} for variant in (ORT, SCRIPT)}
+    results = ResultSet(tmp_path, {**about, "identities": known}, rows)
+    benching._remember(Bundle.open(tiny), results)
+    (found,) = measured.read(tiny).values()
+    assert [(item["variant"], item["p50_us"]) for item in found["rows"]] == [("onnxruntime:fp32", 310.5)]
+
+    def read_only(*_: Any, **__: Any) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(measured, "record", read_only)
+    with caplog.at_level(logging.WARNING):
+        benching._remember(Bundle.open(tiny), results)
+    assert "cannot be written, so accel.load will not know of this set" in caplog.text
+
+
 def test_a_damaged_record_is_named_with_what_mends_it(tiny: Path) -> None:
     (tiny / "measured.json").write_text('{"schema_version": 1, "sets": {"a": {"machine": "x"}}}')
     with pytest.raises(CorruptArtifact, match=r"measured\.json: sets\['a'\] lacks the key") as caught:

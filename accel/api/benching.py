@@ -157,12 +157,13 @@ def _remember(bundle: Bundle, results: ResultSet) -> None:
         if line.verdict == OK and who is not None and latency is not None and latency.p50_us is not None:
             known = {"identity": who["sha256"], "runtime_version": who["runtime_version"]}
             rows.append({"variant": line.variant, **known, "p50_us": latency.p50_us})
+    if not rows:
+        return
     about = {"latency": HEADLINE, "set_id": of["set_id"], "command": of["command"], "measured_utc": of["finished_utc"]}
-    if rows:
-        try:
-            measured.record(bundle.path, devices.name(of["device"]), of["plan"]["batch"], rows, **about)
-        except OSError as error:
-            logger.warning("%s cannot be written, so accel.load will not know of this set: %s", bundle.path, error)
+    try:
+        measured.record(bundle.path, devices.name(of["device"]), of["plan"]["batch"], rows, **about)
+    except OSError as error:
+        logger.warning("%s cannot be written, so accel.load will not know of this set: %s", bundle.path, error)
 
 
 def _fault(row: Row) -> outcome.Fault:
