@@ -56,10 +56,10 @@ def serve(
         bundle: a folder `NAME.accel`, or a model's name in the engines folder; a shipped model is exported first if need be.
         host, port: where to listen; port 0 takes a free one.
         max_concurrency: requests that run at once, each in a thread of its own; further ones are answered 503. None takes a thread
-            for each CPU that this process may use, at most 8, or 2 on a GPU.
+            for each CPU that this process may use but one, which is the event loop's; at most 8, and 2 on a GPU.
         timeout_s: seconds that a request may take before it is answered 504.
         runtime, device, trusted: as `load`.
-        threads: intra-op threads of each request on a CPU; None shares the CPUs among `max_concurrency`.
+        threads: intra-op threads of each request on a CPU; None shares those CPUs among `max_concurrency`.
         announce: told what is served and where, once it is ready.
 
     Raises:
@@ -100,11 +100,16 @@ def serve(
 
 def default_concurrency(place: str) -> int:
     """Requests at once where nobody said how many."""
-    return GPU_CONCURRENCY if place != "cpu" else min(_cpus(), MOST_DEFAULT_CONCURRENCY)
+    return GPU_CONCURRENCY if place != "cpu" else min(_spare(), MOST_DEFAULT_CONCURRENCY)
 
 
 def _threads(place: str, slots: int) -> int | None:
-    return max(1, _cpus() // slots) if place == "cpu" else None
+    return max(1, _spare() // slots) if place == "cpu" else None
+
+
+def _spare() -> int:
+    """CPUs that the event loop does not need: who is refused must not wait for an engine, nor who is accepted for refusals."""
+    return max(1, _cpus() - 1)
 
 
 def _cpus() -> int:

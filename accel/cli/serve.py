@@ -15,7 +15,9 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
     max_concurrency: Annotated[
         int | None,
-        typer.Option("--max-concurrency", min=1, metavar="N", help="Requests at once; others get 503. Default: one a CPU, 2 a GPU."),
+        typer.Option(
+            "--max-concurrency", min=1, metavar="N", help="Requests at once; others get 503. Default: one a CPU but one, 2 a GPU."
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Of one request, which then gets 504.")] = 30.0,
     runtime: Annotated[str, typer.Option("--runtime", metavar="V", help="auto, a runtime or a variant (onnxruntime:fp16).")] = "auto",
