@@ -35,8 +35,9 @@ $(PLANS): $(STAMP)
 			'tensorrt-lean-cu13-libs>=11,<12' 'tensorrt-lean-cu13-bindings>=11,<12'; fi
 	@touch $@
 
+# Two processes: most tests wait for workers of their own, and each is told to use two threads at most. A file stays in one process.
 test: $(PLANS)
-	$(BIN)/python -m pytest --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
 
 # CHECK=--check writes nothing and fails if something would change. Each kind of machine has its own page and table; the README shows all
 # sets, and a table where it has the markers `accel:results final-MACHINE`.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import typer
@@ -38,6 +40,13 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         docs_world.build(patch, tmp_path_factory.mktemp("docs"))
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def environment_of_its_own() -> Iterator[None]:
+    """What a page puts into the environment (ACCEL_TRUSTED_KEYS) is gone after it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 def commands() -> dict[str, Any]:
