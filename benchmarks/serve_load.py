@@ -11,8 +11,9 @@ For each case (a shipped model and --max-concurrency) a server is started on a f
 4. all three again, so that a busy minute of the machine meets each of them; the server's resident memory is read after every round;
 5. /metrics is held against what the clients saw, and SIGTERM ends it.
 
-Wanted (with --check anything else is exit code 3): p99 of the accepted requests within 3 times the unloaded one, all others answered 503,
-every request answered, counts that add up, memory that does not grow, exit code 0.
+Wanted (with --check anything else is exit code 3): p99 of the accepted requests within 3 times the unloaded one (where no more run at
+once than `accel serve` takes by default), all others answered 503, every request answered, counts that add up, memory that does not grow,
+exit code 0.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import serve_client
 from serve_client import Answer, Pool
 
+from accel.api.serving import default_concurrency
 from accel.bench.environment import snapshot
 from accel.engines import Bundle
 from accel.optional import version_of
@@ -101,13 +103,18 @@ class Case:
         return self.p99("accepted") / self.p99("unloaded")
 
     @property
+    def crowded(self) -> bool:
+        """Whether more run at once than by default: then no CPU is left for the event loop, and p99 is told, not judged."""
+        return self.slots > default_concurrency("cpu")
+
+    @property
     def growth_mb(self) -> float:
         return self.rounds[-1].rss_mb - self.rounds[0].rss_mb
 
     def problems(self) -> list[str]:
         """What is not as it should be."""
         found = {
-            f"p99 is {self.ratio:.2f} times the unloaded one": self.ratio > FACTOR,
+            f"p99 is {self.ratio:.2f} times the unloaded one": self.ratio > FACTOR and not self.crowded,
             "requests were answered neither 200 nor 503, or not at all": any(item.other for item in self.rounds),
             "nothing was refused: this was no overload": not all(item.refused for item in self.rounds),
             f"/metrics counts {self.counted}, the clients {self.asked}": self.counted != self.asked,
@@ -304,6 +311,7 @@ def verdict(case: Case) -> list[str]:
         f"Of all rounds: p99 unloaded {unloaded:.2f} ms, accepted {accepted:.2f} ms, {case.ratio:.2f} times. Requests by status as",
         f"/metrics has them: {shown(case.counted)}; as the clients have them: {shown(case.asked)}. Exit code {case.exit_code}. "
         + (f"**Missed: {'; '.join(case.problems())}.**" if case.problems() else "All as wanted."),
+        *([f"More at once than the default of {default_concurrency('cpu')} here: p99 is told and not judged."] if case.crowded else []),
     ]
 
 

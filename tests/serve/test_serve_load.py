@@ -77,6 +77,13 @@ def test_each_thing_that_is_not_as_wanted_is_a_problem(whole: Any, of_case: Any,
     assert problem in found
 
 
+def test_the_bound_is_told_and_not_judged_where_more_run_at_once_than_by_default(script: Any, whole: Any) -> None:
+    rounds = tuple(dataclasses.replace(found, accepted=np.full(50, 31.0)) for found in whole.rounds)
+    crowded = dataclasses.replace(whole, rounds=rounds, slots=100)
+    assert crowded.problems() == []
+    assert script.verdict(crowded)[-1].startswith("More at once than the default")
+
+
 def test_a_check_that_fails_is_exit_code_3_and_told(script: Any, whole: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     slow = dataclasses.replace(whole, exit_code=-9)
     for case, code, told in ((whole, 0, "ok"), (slow, 3, "exit code -9")):
