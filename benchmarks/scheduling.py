@@ -39,6 +39,7 @@ class Options:
     pace: what an estimate is multiplied by.
     trainer: the command before the model's name.
     further: field of Recipe → value of every job, for trials.
+    in_order: jobs begin as they are given, not by what the longest row waits for.
     """
 
     out: Path
@@ -48,6 +49,7 @@ class Options:
     pace: float = 1.0
     trainer: tuple[str, ...] = (sys.executable, "-m", "accel", "train")
     further: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    in_order: bool = False
 
 
 @dataclasses.dataclass
@@ -116,8 +118,8 @@ class Host:
 
     def _begin_what_fits(self) -> None:
         left = {name: trainings.remaining_s(job, self.folder(name), self.recipes[name]) for name, job in self._open().items()}
-        order = trainings.chains(self._open().values(), left)
-        for name in sorted(left, key=lambda name: -order[name]):
+        order = {} if self.options.in_order else trainings.chains(self._open().values(), left)
+        for name in sorted(left, key=lambda name: -order.get(name, 0.0)):
             missing = self._missing(name)
             if missing:
                 self.notes[name] = f"waits for {', '.join(missing)}"

@@ -7,7 +7,7 @@
     python benchmarks/train_all.py unpack collected --to runs
 
 What is named are groups (first, final, teachers, fractions, tune), jobs, or patterns of jobs (`student_?-s0`); teachers come by themselves.
-What the longest row of trainings waits for begins first. After DEADLINE seconds whatever runs gets an interrupt and at most 20 more; the
+What the longest row of trainings waits for begins first; with --in-order, what is named first. After DEADLINE seconds whatever runs gets an interrupt and at most 20 more; the
 state of its last whole epoch stays. The same command again skips what is finished and resumes what is not. summary.json in OUT is
 written after every job, and with --collect the files that travel as well. On a host with memory to spare, an OUT in /dev/shm spares the
 wait for the disk after every epoch.
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Two trainings on one GPU share it; that each then takes half as long again is an assumption.
     pace = arguments.pace or 0.5 * (arguments.per_gpu + 1)
     further = dict(assignment(text) for text in arguments.set)
-    options = Options(arguments.out, gpus, arguments.per_gpu, arguments.deadline, pace, trainer, further)
+    options = Options(arguments.out, gpus, arguments.per_gpu, arguments.deadline, pace, trainer, further, arguments.in_order)
 
     def record(host: Host) -> None:
         write_summary(host)
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen(arguments: argparse.Namespace) -> list[Job]:
-    return trainings.chosen(trainings.read_table(arguments.table)[0], arguments.jobs, arguments.without)
+    return trainings.chosen(trainings.read_table(arguments.table)[0], arguments.jobs, arguments.without, in_order=arguments.in_order)
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -135,6 +135,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     for body in (run, show):
         made[body].add_argument("jobs", nargs="+", metavar="JOB", help="group, job, or pattern of jobs")
         made[body].add_argument("--without", action="append", default=[], metavar="JOB", help="group, job or pattern to leave out")
+        made[body].add_argument("--in-order", action="store_true", help="as they are named here, not by the longest row")
     making = made[run]
     making.add_argument("--out", type=Path, required=True, metavar="DIR")
     making.add_argument("--gpus", default="0", metavar="0,1", help="numbers of GPUs, or cpu")

@@ -101,12 +101,13 @@ def _job(entry: Mapping[str, Any], seed: int) -> Job:
     return Job(name, entry["model"], seed, groups, entry["recipe"], teachers, float(entry["seconds"]), entry.get("bar"))
 
 
-def chosen(jobs: Sequence[Job], words: Sequence[str], without: Sequence[str] = ()) -> list[Job]:
+def chosen(jobs: Sequence[Job], words: Sequence[str], without: Sequence[str] = (), *, in_order: bool = False) -> list[Job]:
     """The jobs that `words` name, and the teachers that they need, in the order of the table.
 
     Args:
         words: groups, names, or patterns of names as `student_?-s0`.
         without: the same, of what is left out; a teacher that is needed stays.
+        in_order: in the order of `words` instead, a teacher where its first pupil stands.
 
     Raises:
         UnknownName: a word that names nothing.
@@ -126,7 +127,15 @@ def chosen(jobs: Sequence[Job], words: Sequence[str], without: Sequence[str] = (
         needed = set(by_name[waiting.pop()].teachers) - wanted
         wanted |= needed
         waiting += needed
-    return [job for job in jobs if job.name in wanted]
+    found = [job for job in jobs if job.name in wanted]
+    if in_order:
+        place = {job.name: next((at for at, word in enumerate(words) if job.name in named(word)), len(words)) for job in found}
+        # From behind, so that a pupil's place is settled before its teachers ask for it.
+        for job in reversed(found):
+            for teacher in job.teachers:
+                place[teacher] = min(place[teacher], place[job.name])
+        found.sort(key=lambda job: place[job.name])
+    return found
 
 
 def state(folder: Path, wanted: Recipe) -> str:

@@ -121,6 +121,11 @@ class TestTheTable:
         with pytest.raises(UnknownName, match="called 'nobody'"):
             names("nobody")
 
+    def test_keeps_the_order_of_the_words_where_that_is_asked_for(self, jobs):
+        names = lambda *words: [job.name for job in trainings.chosen(jobs, words, in_order=True)]  # noqa: E731
+        assert names("other-s0", "pupil-s0") == ["other-s0", "teacher-s0", "teacher-s1", "pupil-s0"]
+        assert names("pupil-s0", "other-s0", "teachers") == ["teacher-s0", "teacher-s1", "pupil-s0", "other-s0"]
+
     @pytest.mark.parametrize(
         ("change", "said"),
         [
@@ -161,6 +166,12 @@ def test_jobs_run_in_order_wait_for_their_teachers_and_are_skipped_the_next_time
     assert run(table, out) == 0
     assert begun(out) == before
     assert rows(out)["pupil-s0"]["wall_s"] > 0
+
+
+def test_what_is_named_first_begins_first_where_that_is_asked_for(table, tmp_path, capsys):
+    assert run(table, tmp_path / "out", "other-s0", "pupil-s0", "--in-order") == 0
+    said = [line.split()[2:4] for line in capsys.readouterr().err.splitlines()]
+    assert [name for what, name in said if what == "begins"] == ["other-s0", "teacher-s0", "teacher-s1", "pupil-s0"]
 
 
 def test_at_the_deadline_what_runs_is_interrupted_and_the_next_call_resumes_it(jobs, tmp_path):
