@@ -7,10 +7,10 @@
     python benchmarks/train_all.py unpack collected --to runs
 
 What is named are groups (first, final, teachers, fractions, tune), jobs, or patterns of jobs (`student_?-s0`); teachers come by themselves.
-What the longest row of trainings waits for begins first; with --in-order, what is named first. After DEADLINE seconds whatever runs gets an interrupt and at most 20 more; the
-state of its last whole epoch stays. The same command again skips what is finished and resumes what is not. summary.json in OUT is
-written after every job, and with --collect the files that travel as well. On a host with memory to spare, an OUT in /dev/shm spares the
-wait for the disk after every epoch.
+What the longest row of trainings waits for begins first; with --in-order, what is named first. After DEADLINE seconds whatever runs gets
+an interrupt and at most 20 more; the state of its last whole epoch stays. The same command again skips what is finished and resumes
+what is not. summary.json in OUT is written after every job, and with --collect the files that travel as well. On a host with memory to
+spare, an OUT in /dev/shm spares the wait for the disk after every epoch.
 
 Exit code 0: all are finished; 1: a training failed; 2: the request is wrong; 3: some are not finished, run it again; 130: interrupted.
 """
