@@ -136,7 +136,7 @@ def _passes(subject: Subject, instruments: Instruments, plan: MeasurementPlan, r
             yield Pass("enqueue_us", passes.enqueue_only(subject, instruments), few)
             call_ns = float(np.median(result.samples_ns["host_us"]))
             yield Pass("replay_us", passes.replay(subject, instruments, timer, call_ns), CHAINS)
-    yield Pass("e2e_us", passes.e2e(subject, instruments), plan.iterations)
+    yield Pass("e2e_us", passes.e2e(subject, instruments), plan.e2e_iterations or plan.iterations)
     if plan.idle_ms:
         yield Pass("paced_us", passes.host(subject, instruments, idle_s=plan.idle_ms / 1e3), few)
 

@@ -22,6 +22,7 @@ class MeasurementPlan:
     Attributes:
         warmup: calls thrown away before the first sample of a process.
         iterations: samples of each latency kind in each run; those of the first round if `adaptive`.
+        e2e_iterations: samples of e2e_us where they are fewer; None takes `iterations`.
         adaptive: from the second round on, the number of samples is one of CHOICES, found in the first.
         rounds: fresh processes per variant; a run is a round.
         max_rounds: a variant whose runs disagree (UNSTABLE) gets further ones up to so many.
@@ -49,6 +50,7 @@ class MeasurementPlan:
     rebuild: bool = False
     adaptive: bool = False
     max_rounds: int = 5
+    e2e_iterations: int | None = None
     name: str = "full plan"
 
     def __post_init__(self) -> None:
@@ -60,8 +62,9 @@ class MeasurementPlan:
         if self.max_rounds < self.rounds:
             asked = f"the plan asks for max_rounds = {self.max_rounds} and rounds = {self.rounds}"
             raise UsageError(asked, remedy=f"--max-rounds {self.rounds} or more, or fewer --rounds")
-        if self.threads is not None:
-            _at_least("threads", self.threads, 1)
+        for field in ("threads", "e2e_iterations"):
+            if (value := getattr(self, field)) is not None:
+                _at_least(field, value, 1)
         if self.l2 not in ("hot", "cold"):
             raise UsageError(f"l2 was {self.l2!r}", remedy="--l2 hot, or --l2 cold")
         if self.idle_ms is not None and not 0 < self.idle_ms <= 10_000:
@@ -71,9 +74,11 @@ class MeasurementPlan:
     def cpu_quick(cls, **changes: Any) -> MeasurementPlan:
         """What a machine without a GPU gets by default: a few minutes instead of half an hour.
 
-        It adds no runs where a variant is UNSTABLE, as nearly all are on a busy CPU: the demo has a time limit.
+        It adds no runs where a variant is UNSTABLE, as nearly all are on a busy CPU: the demo has a time limit. End to end a CPU adds
+        next to nothing to the call itself, so it is sampled less.
         """
-        return cls(**{"warmup": 20, "iterations": 200, "discard": 5, "max_rounds": 3, "name": "CPU quick plan", **changes})
+        short = {"warmup": 20, "iterations": 200, "e2e_iterations": 50, "discard": 5, "max_rounds": 3, "name": "CPU quick plan"}
+        return cls(**{**short, **changes})
 
     @classmethod
     def default(cls, device: str, **changes: Any) -> MeasurementPlan:
@@ -85,6 +90,8 @@ class MeasurementPlan:
         asked = {key: value for key, value in changes.items() if value is not None}
         if asked.get("iterations") == AUTO:
             asked |= {"iterations": CHOICES[0], "adaptive": True}
+        if "iterations" in asked:
+            asked.setdefault("e2e_iterations", None)
         if "rounds" in asked:
             adds_runs = base.max_rounds > base.rounds
             asked.setdefault("max_rounds", max(asked["rounds"], base.max_rounds) if adds_runs else asked["rounds"])
@@ -93,16 +100,17 @@ class MeasurementPlan:
         return dataclasses.replace(base, **{"name": name, **changed})
 
     def describe(self) -> str:
-        """`CPU quick plan: warm-up 20, 200 iterations, 3 rounds`."""
+        """`CPU quick plan: warm-up 20, 200 iterations (50 end to end), 3 rounds`."""
         batch = f", batch {self.batch}" if self.batch != 1 else ""
         iterations = f"{CHOICES[0]} to {CHOICES[-1]}" if self.adaptive else str(self.iterations)
+        fewer = f" ({self.e2e_iterations} end to end)" if self.e2e_iterations is not None else ""
         rounds = f"{self.rounds} round{'s' if self.rounds > 1 else ''}"
         rounds += f" (to {self.max_rounds} where UNSTABLE)" if self.max_rounds > self.rounds else ""
         threads = f", {self.threads} thread{'s' if self.threads > 1 else ''}" if self.threads else ""
         threads += ", L2 cold" if self.l2 == "cold" else ""
         threads += f", paced at {self.idle_ms:g} ms" if self.idle_ms else ""
         threads += ", every build cold" if self.rebuild else ""
-        return f"{self.name}: warm-up {self.warmup}, {iterations} iterations, {rounds}{batch}{threads}"
+        return f"{self.name}: warm-up {self.warmup}, {iterations} iterations{fewer}, {rounds}{batch}{threads}"
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

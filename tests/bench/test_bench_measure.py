@@ -79,6 +79,12 @@ def test_on_a_cpu_only_host_and_e2e_exist(script, engine, batches):
     assert (result.blocks, result.flags) == (3, ())
 
 
+def test_end_to_end_can_be_sampled_less(script, engine, batches):
+    plan = MeasurementPlan(warmup=5, iterations=20, e2e_iterations=6, rounds=1, block=8, discard=2)
+    taken = measure(engine, batches, plan, instruments(script)).samples_ns
+    assert {kind: len(samples) for kind, samples in taken.items()} == {"host_us": 20, "e2e_us": 6}
+
+
 def test_warm_up_and_the_head_of_each_block_are_thrown_away(script, engine, batches):
     # 5 warm-up calls, then in three blocks 2 discarded calls before 8, 8 and 4 kept ones.
     script.call_us = itertools.count(1)

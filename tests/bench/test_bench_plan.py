@@ -9,14 +9,20 @@ NAMES = [f"v{index}" for index in range(8)]
 
 
 def test_the_cpu_gets_the_quick_plan_and_says_so():
-    assert MeasurementPlan.default("cpu").describe() == "CPU quick plan: warm-up 20, 200 iterations, 3 rounds"
+    assert MeasurementPlan.default("cpu").describe() == "CPU quick plan: warm-up 20, 200 iterations (50 end to end), 3 rounds"
     assert MeasurementPlan.default("cuda:0").describe() == "full plan: warm-up 200, 2000 iterations, 3 rounds (to 5 where UNSTABLE)"
 
 
 def test_a_changed_count_makes_it_a_custom_plan():
-    assert MeasurementPlan.default("cpu", threads=1).describe() == "CPU quick plan: warm-up 20, 200 iterations, 3 rounds, 1 thread"
+    one = MeasurementPlan.default("cpu", threads=1).describe()
+    assert one == "CPU quick plan: warm-up 20, 200 iterations (50 end to end), 3 rounds, 1 thread"
     assert MeasurementPlan.default("cpu", iterations=50).describe() == "custom plan: warm-up 20, 50 iterations, 3 rounds"
     assert MeasurementPlan.default("cpu", iterations=None, seed=3, batch=8).describe().startswith("CPU quick plan")
+
+
+def test_a_count_that_is_asked_for_holds_end_to_end_too():
+    assert MeasurementPlan.default("cpu", iterations=150).e2e_iterations is None
+    assert MeasurementPlan.default("cpu", rounds=2).e2e_iterations == 50
 
 
 def test_more_rounds_raise_the_most_rounds():
@@ -54,7 +60,7 @@ def test_a_plan_survives_json():
     assert MeasurementPlan.from_dict(plan.to_dict()) == plan
 
 
-@pytest.mark.parametrize("change", [{"iterations": 0}, {"rounds": 0}, {"warmup": -1}, {"inputs": 7}, {"threads": 0}])
+@pytest.mark.parametrize("change", [{"iterations": 0}, {"rounds": 0}, {"warmup": -1}, {"inputs": 7}, {"threads": 0}, {"e2e_iterations": 0}])
 def test_a_plan_that_measures_nothing_is_refused(change):
     with pytest.raises(UsageError, match=next(iter(change))):
         MeasurementPlan(**change)
