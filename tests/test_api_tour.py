@@ -28,6 +28,7 @@ def shipped(tiny_exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_checkpoint(described, read_weights(checkpoint.weights))
     monkeypatch.setattr(trainers, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(trainers, "MODELS", {"tiny": "nets:build"})
+    monkeypatch.setattr(tour, "MODELS", ("tiny",))
     for name in ("compile", "torchscript"):
         monkeypatch.delitem(runtimes.RUNTIMES, name)
     monkeypatch.setattr(tour, "FORMATS", ("onnx",))
@@ -51,6 +52,11 @@ def test_without_the_images_every_row_is_unverified_and_the_code_is_4(shipped: P
     assert "UNVERIFIED" in ran.out
     assert "| variant |" in (folder / "table.md").read_text()
     assert (folder / "results.csv").read_text().count("\n") == 1 + len(rows)
+
+
+def test_the_tour_shows_two_models_that_are_shipped() -> None:
+    assert tour.MODELS == ("mobilenetv3_small", "resnet18")
+    assert set(tour.MODELS) <= set(trainers.with_weights())
 
 
 def test_the_tour_leaves_out_what_is_built_for_one_device() -> None:

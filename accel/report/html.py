@@ -6,7 +6,7 @@ import dataclasses
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from accel.optional import require
@@ -157,15 +157,29 @@ def _figure(section: Section, name: str, order: Sequence[str], part: str, draw: 
 
 
 def _raw(section: Section) -> str:
-    """What all rows share, then one row a line, both without what was not measured.
+    """What all rows share, then what those of a variant share, of a run, and each latency's own; deeper lines are indented.
 
-    Quotes need no escape in text, and escaped they would double the page; written in every row, the shared columns would too.
+    What was not measured is left out, and quotes need no escape in text: written out in full, the rows were two thirds of a page.
     """
-    rows = [{key: value for key, value in row.items() if value is not None} for row in section.rows]
+    lines = _nested([{key: value for key, value in row.items() if value is not None} for row in section.rows], ("variant", "round"))
+    return html.escape("\n".join(lines), quote=False)
+
+
+def _nested(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], indent: str = "") -> list[str]:
+    """A line of what `rows` share, then their groups by the first of `keys`, and within those by the next; at last row by row."""
     first, *others = rows
-    shared = {key: value for key, value in first.items() if others and all(key in row and row[key] == value for row in others)}
-    lines = [shared, *({key: value for key, value in row.items() if key not in shared} for row in rows)]
-    return html.escape("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), quote=False)
+    shared = {key: value for key, value in first.items() if all(key in row and row[key] == value for row in others)}
+    lines = [indent + json.dumps(shared, ensure_ascii=False)]
+    if not others:
+        return lines
+    left = [{key: value for key, value in row.items() if key not in shared} for row in rows]
+    keys = [key for key in keys if key not in shared]
+    if not keys:
+        return lines + [f"{indent} {json.dumps(row, ensure_ascii=False)}" for row in left]
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in left:
+        groups.setdefault(row.get(keys[0]), []).append(row)
+    return lines + [line for group in groups.values() for line in _nested(group, keys[1:], indent + " ")]
 
 
 def _markup(safe: str) -> Any:

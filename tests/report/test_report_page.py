@@ -163,11 +163,19 @@ def test_the_raw_rows_come_back_as_json(made: tuple[Any, str]) -> None:
     one, text = made
     raw = "".join(Seen(text[text.index('<pre class="raw">') : text.index("</details>")]).within("pre"))
     kept = [{key: value for key, value in row.items() if value is not None} for row in one.rows]
-    shared, *rows = map(json.loads, raw.splitlines())
-    assert [{**shared, **row} for row in rows] == kept
+    lines = raw.splitlines()
+    depths = [len(line) - len(line.lstrip()) for line in lines]
+    rows, above = [], []
+    for line, depth, following in zip(lines, depths, [*depths[1:], 0], strict=True):
+        found = json.loads(line)
+        assert not any(found.keys() & other.keys() for other in above[:depth])
+        above = [*above[:depth], found]
+        if following <= depth:
+            rows.append({key: value for level in above for key, value in level.items()})
+    assert sorted(map(str, map(sorted, map(dict.items, rows)))) == sorted(map(str, map(sorted, map(dict.items, kept))))
+    shared = json.loads(lines[0])
     assert {"command", "gpu_name", "versions_json"} <= shared.keys()
     assert not {"variant", "n", "size_mb"} & shared.keys()
-    assert not any(shared.keys() & row.keys() for row in rows)
 
 
 def test_the_conditions_and_the_flag_with_its_remedy_are_there(made: tuple[Any, str]) -> None:

@@ -140,10 +140,10 @@ def test_a_shipped_model_is_a_checkpoint_or_says_how_to_train_it():
 
 
 def test_models_with_weights_are_those_whose_checkpoint_is_installed(monkeypatch, tmp_path):
-    assert trainers.with_weights() == ["mobilenetv3_small", "resnet18"]
-    with pytest.raises(BundleMissing, match="no trained weights of student_a") as caught:
-        trainers.shipped("student_a")
-    assert caught.value.remedy == "accel train student_a"
+    assert trainers.with_weights() == ["mobilenetv3_small", "naivenet", "resnet18", "student_a", "student_b"]
+    with pytest.raises(BundleMissing, match="no trained weights of student_c") as caught:
+        trainers.shipped("student_c")
+    assert caught.value.remedy == "accel train student_c"
     monkeypatch.setattr(trainers, "WEIGHTS", tmp_path)
     with pytest.raises(BundleMissing, match="no trained weights are installed"):
         trainers.with_weights()
