@@ -25,7 +25,7 @@ CLOCK = 1.7
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """y × x output pixels and n channels a CTA; its warps along m (pixels), n (channels) and k; chunks of weights a warp fetches in turn."""
+    """y × x output pixels and n channels a CTA; its warps along m (pixels), n (channels) and k; chunks of weights that a warp fetches."""
 
     y: int
     x: int

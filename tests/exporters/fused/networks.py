@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from accel.exporters.fused.network import INPUT, Convolution, Layer, Linear, Network, Pool, Shape
+from accel.exporters.fused.network import INPUT, Convolution, Layer, Linear, Network, Pair, Pool, Shape
 
 
 class Build:
@@ -25,10 +26,7 @@ class Build:
         kernel, stride, padding = _pair(kernel), _pair(stride), _pair(padding)
         inside = given.channels // fields.get("groups", 1)
         weight = self._random.standard_normal((out, inside, *kernel)) * (2 / (inside * kernel[0] * kernel[1])) ** 0.5
-        sizes = (
-            (size + 2 * pad - window) // step + 1 for size, pad, window, step in zip((given.height, given.width), padding, kernel, stride)
-        )
-        shape = Shape(out, *sizes)
+        shape = Shape(out, *_sizes(given, kernel, stride, padding))
         bias = self._random.standard_normal(out) * 0.3
         self.layers.append(Convolution(name, name_of, given, shape, _half(weight), bias.astype(np.float32), stride, padding, **fields))
         return self
@@ -38,10 +36,8 @@ class Build:
         name_of, given = self._source(source)
         kernel = (given.height, given.width) if kernel is None else _pair(kernel)
         stride, padding = kernel if stride is None else _pair(stride), _pair(padding)
-        sizes = (
-            (size + 2 * pad - window) // step + 1 for size, pad, window, step in zip((given.height, given.width), padding, kernel, stride)
-        )
-        self.layers.append(Pool(name, name_of, given, Shape(given.channels, *sizes), how, kernel, stride, padding))
+        shape = Shape(given.channels, *_sizes(given, kernel, stride, padding))
+        self.layers.append(Pool(name, name_of, given, shape, how, kernel, stride, padding))
         return self
 
     def linear(self, name: str, out: int, **fields: Any) -> Build:
@@ -60,6 +56,11 @@ class Build:
         if name in (None, INPUT):
             return INPUT, self.input
         return str(name), next(layer.output for layer in self.layers if layer.name == name)
+
+
+def _sizes(given: Shape, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+    height, width = given.height + 2 * padding[0] - kernel[0], given.width + 2 * padding[1] - kernel[1]
+    return height // stride[0] + 1, width // stride[1] + 1
 
 
 def _half(weight: Any) -> Any:
@@ -120,6 +121,14 @@ def convolutional() -> Network:
 
 def last_is_a_convolution() -> Network:
     return Build(3, 6, 6, seed=3).conv("stem", 16, 3, 2, 1, activation="relu").conv("answer", 11, 3).network()
+
+
+def student(name: str) -> Network:
+    """A shipped student's shapes, with random weights; nothing of torch."""
+    build = Build(3, 32, 32)
+    for index, (kernel, stride, out) in enumerate(importlib.import_module(f"accel.trainers.models.{name}").LAYERS):
+        build.conv(f"features.{2 * index}", out, kernel, stride, 1, activation="relu")
+    return build.pool("pool", "average").linear("classifier", 10).network()
 
 
 def names(networks: Sequence[Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exporters.fused.emulation import Emulator, available
-from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain
+from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, student
 from exporters.fused.reference import layer_of
 
 from accel.exporters.fused.generate import generate
@@ -94,11 +94,7 @@ def ran(network: Network, emulator: Emulator, image: Any) -> Any:
 
 
 def test_a_shipped_model_runs_end_to_end(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    from exporters.fused.shipped import read
-
-    torch.manual_seed(5)
-    network = read("student_a")
+    network = student("student_a")
     emulator = Emulator(generate(network, "grid", sms=12), tmp_path)
     check(*ran(network, emulator, image_of(network)))
 

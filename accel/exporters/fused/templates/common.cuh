@@ -1,13 +1,12 @@
 // What every kernel is given, and the arithmetic that ends every layer.
 
 struct State {
-    Word error;     // 0: none
+    Word error;     // 0: none; 1: a wait took too long
     Word launches;  // finished ones of a persistent kernel
     Word padding[30];
     Word arrived;   // at barriers, over all launches; a cache line of its own
     Word rest[31];
 };
-constexpr Word TIMED_OUT = 1;
 
 struct Run {
     const unsigned char* image;

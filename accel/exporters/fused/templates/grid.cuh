@@ -6,6 +6,7 @@
 template <int CTAS, int BARRIERS>
 struct Persistent {
     static constexpr unsigned long long SPIN_NANOSECONDS = 1000000000ull;
+    static constexpr Word TIMED_OUT = 1;
 
     Run run;
     Word target;

@@ -57,7 +57,7 @@ struct Windows {
 
 // What a window does with each of its values. FACTOR of the layer is 1, or one over the pixels of an average's window.
 struct Largest {
-    MEMBER float start(const Run&, int) { return -__builtin_huge_valf(); }
+    MEMBER float start(const Run&, int) { return -3.402823466e38f; }  // minus infinity, once it is FP16
     MEMBER float step(const Run&, float sum, float value, int, int) { return fmaxf(sum, value); }
 };
 struct Mean {
