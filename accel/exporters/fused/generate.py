@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from importlib import resources
 from typing import Any
 
 from accel.errors import UsageError
-from accel.exporters.fused.network import Array, Network, Pool
+from accel.exporters.fused.network import INPUT, Array, Network, Pool
 from accel.exporters.fused.pack import pack
 from accel.exporters.fused.plan import Plan, Step, Tuning, make
 from accel.exporters.fused.program import SCHEDULES, Kernel, Program, Schedule
 from accel.exporters.fused.tiles import THREADS
 
-PARAMETERS = "const unsigned char* image, const unsigned char* weights, unsigned char* arena, float* logits, State* state"
+PARAMETERS = "const unsigned char* image, const unsigned char* weights, unsigned char* arena, float* logits, unsigned int* state"
 STATE_BYTES = 256
+"""Of a chain, which waits for nothing itself."""
+COUNTER_WORDS = 8
+"""From a counter of the grid to the next: a sector of the L2 each."""
 PRELUDE = ("primitives", "common")
 TEMPLATES = {"convolution": ("image", "convolution"), "windows": ("windows",), "head": ("head",)}
 CHAIN_NODE_US, BARRIER_US = 0.54, 0.92
@@ -44,16 +48,16 @@ def generate(
         known = "it is not written yet" if schedule in SCHEDULES else "there is no such schedule"
         raise UsageError(f"cannot generate the schedule {schedule!r}: {known}", remedy=f"choose one of: {', '.join(WRITERS)}")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
-    templates, body, kernels = WRITERS[schedule](plan)
+    written = WRITERS[schedule](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
         schedule=schedule,
-        source="\n".join([_table(plan, schedule), *_templates(plan, templates), *map(_struct(plan), plan.steps), body]),
-        kernels=kernels,
+        source="\n".join([_table(plan, schedule), *_templates(plan, written.template), *map(_struct(plan), plan.steps), written.source]),
+        kernels=written.kernels,
         weights=pack(plan, pixels),
         arena_bytes=plan.arena_bytes,
-        state_bytes=STATE_BYTES,
+        state_bytes=written.state_bytes,
         input_shape=image if input_dtype == "float16" else (1, shape.height, shape.width, shape.channels),
         input_dtype=input_dtype,
         output_shape=(1, network.layers[-1].output.channels),
@@ -163,7 +167,17 @@ def _template(step: Step) -> str:
     return step.kind.capitalize()
 
 
-def _chain(plan: Plan) -> tuple[str, str, tuple[Kernel, ...]]:
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A schedule: its template's name, the source of its kernels, the kernels, the bytes of State."""
+
+    template: str
+    source: str
+    kernels: tuple[Kernel, ...]
+    state_bytes: int
+
+
+def _chain(plan: Plan) -> Written:
     texts, kernels = [], []
     for index, step in enumerate(plan.steps):
         name = f"step_{index:02}_{step.name}"
@@ -172,26 +186,45 @@ def _chain(plan: Plan) -> tuple[str, str, tuple[Kernel, ...]]:
             f"    run_alone<{_class(step)}>(Run{{image, weights, arena, logits, state}});\n}}\n"
         )
         kernels.append(Kernel(name, step.tiles, THREADS, step.shared, dependent=index > 0, layers=step.layer_names))
-    return "chain", "\n".join(texts), tuple(kernels)
+    return Written("chain", "\n".join(texts), tuple(kernels), STATE_BYTES)
 
 
-def _grid(plan: Plan) -> tuple[str, str, tuple[Kernel, ...]]:
+def _grid(plan: Plan) -> Written:
     ctas = min(plan.sms, max(step.tiles for step in plan.steps))
+    firsts = dict(zip((step.name for step in plan.steps), itertools.accumulate(map(_counters, plan.steps), initial=0), strict=False))
     lines = [
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
-        f"    Persistent<{ctas}, {len(plan.steps) - 1}> all;",
+        f"    Persistent<{ctas}> all;",
         "    if (!all.begin(Run{image, weights, arena, logits, state})) return;",
     ]
-    for index, step in enumerate(plan.steps):
-        if index == 0:
-            lines.append(f"    all.first<{_class(step)}, {step.tiles}>();")
-        else:
-            last = "true" if index == len(plan.steps) - 1 else "false"
-            lines.append(f"    if (!all.next<{_class(step)}, {step.tiles}, {last}>()) return;")
+    for number, step in enumerate(plan.steps, 1):
+        first = firsts[step.name] if number < len(plan.steps) else -1
+        arguments = [_class(step), str(number), str(step.tiles), str(first), *_waits(plan, step, firsts)]
+        lines.append(f"    if (!all.step<{', '.join(arguments)}>()) return;")
     lines += ["    all.end();", "}", ""]
-    shared = max(step.shared for step in plan.steps)
     layers = tuple(name for step in plan.steps for name in step.layer_names)
-    return "grid", "\n".join(lines), (Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers),)
+    kernel = Kernel("grid", ctas, THREADS, max(step.shared for step in plan.steps), cooperative=True, layers=layers)
+    words = 32 + -(-ctas // 32) * 32 + COUNTER_WORDS * sum(map(_counters, plan.steps))
+    return Written("grid", "\n".join(lines), (kernel,), 4 * words)
 
 
-WRITERS: dict[str, Callable[[Plan], tuple[str, str, tuple[Kernel, ...]]]] = {"chain": _chain, "grid": _grid}
+def _counters(step: Step) -> int:
+    """Of a step: one a pixel tile of a convolution, else one."""
+    return step.cut.pixel_tiles if step.cut else 1
+
+
+def _waits(plan: Plan, step: Step, firsts: Mapping[str, int]) -> Iterator[str]:
+    """What a step's tile waits for, as types of grid.cuh: what it reads and what it adds."""
+    makers = {name: maker for maker in plan.steps for name in maker.layer_names}
+    read = {step.layers[0].source: "true", getattr(step.layers[-1], "residual", None): "false"}
+    for name, halo in read.items():
+        if name is None or name == INPUT:
+            continue
+        maker = makers[name]
+        if step.cut and maker.cut:
+            yield f"Near<{_class(step)}, {_class(maker)}, {firsts[maker.name]}, {halo}>"
+        else:
+            yield f"Whole<{_class(maker)}, {firsts[maker.name]}>"
+
+
+WRITERS: dict[str, Callable[[Plan], Written]] = {"chain": _chain, "grid": _grid}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from accel.exporters.fused.program import Program
 
-COMPILER = ("g++", "-std=c++17", "-O1", "-w", "-fPIC", "-ffp-contract=off")
+COMPILER = ("g++", "-std=c++17", "-O0", "-w", "-fPIC", "-ffp-contract=off")
 HEADER = Path(__file__).with_name("emulator.hpp")
 POISON = 0xFF
 """Of every byte of the arena and the logits before a run: NaN in FP16 and FP32."""

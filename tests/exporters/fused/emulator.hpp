@@ -2,15 +2,17 @@
 //
 // Each thread of a CTA is a coroutine that runs up to the next barrier or warp instruction, in order of its number or backwards, so that a
 // run is deterministic. What a kernel must not do ends the run with a message: reading shared memory that nobody wrote, or that another
-// thread wrote since the last barrier; reading the arena before griddepcontrol.wait, or what another CTA wrote since the last barrier of
-// the grid; an address outside its buffer or badly aligned; a warp instruction that not all lanes execute alike; a deadlock.
+// thread wrote since the last barrier; reading the arena before griddepcontrol.wait, or what another CTA wrote and
+// no counter was waited for; an address outside its buffer or badly aligned; a warp instruction that not all lanes execute alike; a deadlock.
 #pragma once
 
+#include <algorithm>
 #include <csetjmp>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -50,7 +52,7 @@ struct Buffer {
 };
 
 struct Shadow { int writer = -1, written = -1, reader = -1, read = -1; };  // of two bytes of shared memory; -1: nobody, -2: several
-struct Owner { int cta = -1, epoch = -1; };                                // of two bytes of the arena, written in this launch
+struct Owner { int cta = -1; long time = 0; };                             // of two bytes of the arena, written in this launch
 
 struct Cta;
 struct Fiber {
@@ -78,7 +80,7 @@ struct Cta {
     int arrived = 0;
     long generation = 0;
     bool any[2] = {false, false};
-    int arrivals = 0;  // at barriers of the grid
+    std::vector<long> seen;  // vector clock: up to which time of each CTA its writes are visible here
 };
 
 using Function = void (*)(const unsigned char*, const unsigned char*, unsigned char*, float*, void*);
@@ -88,11 +90,12 @@ struct Machine {
     Buffer image, weights, arena, logits, state;
     bool dependent;
     std::vector<Owner> owners;
+    std::map<const void*, std::vector<long>> released;  // what an acquiring read of a counter makes visible
+    int grid = 0;
     Fiber* current = nullptr;
     jmp_buf scheduler;
     std::string error;
     unsigned long long clock = 0;
-    long polls = 0;
 };
 inline Machine machine;
 
@@ -148,6 +151,8 @@ inline void run_together(int first, int count, size_t shared, bool backwards) {
         ctas[c].shared.assign(shared, 0xff);
         ctas[c].shadow.resize((shared + 1) / 2);
         ctas[c].fibers.resize(THREADS);
+        ctas[c].seen.assign(machine.grid, 0);
+        ctas[c].seen[first + c] = 1;
         for (int t = 0; t < THREADS; t++) ctas[c].fibers[t].cta = &ctas[c], ctas[c].fibers[t].thread = t;
     }
     size_t left = static_cast<size_t>(count) * THREADS;
@@ -168,6 +173,11 @@ inline void run_together(int first, int count, size_t shared, bool backwards) {
             return;
         }
     }
+}
+
+inline void join(std::vector<long>& mine, const std::vector<long>& other) {
+    mine.resize(machine.grid, 0);
+    for (size_t i = 0; i < other.size(); i++) mine[i] = std::max(mine[i], other[i]);
 }
 
 // Shared memory.
@@ -223,8 +233,9 @@ inline void check_arena(const void* at, size_t bytes, bool writes) {
     const size_t first = (static_cast<const unsigned char*>(at) - machine.arena.data) / 2;
     for (size_t half = first; half < first + bytes / 2; half++) {
         Owner& owner = machine.owners[half];
-        if (writes) owner = {f->cta->index, f->cta->arrivals};
-        else if (owner.cta >= 0 && owner.epoch >= f->cta->arrivals) fail("reads what CTA " + std::to_string(owner.cta) + " wrote since the last barrier of the grid");
+        Cta& cta = *f->cta;
+        if (writes) owner = {cta.index, cta.seen[cta.index]};
+        else if (owner.cta >= 0 && owner.time > cta.seen[owner.cta]) fail("reads what CTA " + std::to_string(owner.cta) + " wrote, without having waited for it");
     }
 }
 template <class T>
@@ -390,12 +401,15 @@ inline void dependents_may_start() {}
 inline void wait_for_previous() { emulator::machine.current->waited = true; }
 
 inline void add_release(Word* counter, Word v) {
-    emulator::machine.current->cta->arrivals++;
+    emulator::Cta& cta = *emulator::machine.current->cta;
+    emulator::join(emulator::machine.released[counter], cta.seen);
+    cta.seen[cta.index]++;
     *counter += v;
 }
 // A spin lets the others run; its clock moves by a tenth of a second a look.
 inline Word load_acquire(const Word* counter) {
     emulator::yield();
+    emulator::join(emulator::machine.current->cta->seen, emulator::machine.released[counter]);
     return *counter;
 }
 inline Word load_relaxed(const Word* word) { return *word; }
@@ -412,6 +426,8 @@ extern "C" int emulate(emulator::Function function, int grid, size_t shared, int
     m.function = function;
     m.dependent = dependent != 0;
     m.owners.assign(m.arena.size / 2, {});
+    m.released.clear();
+    m.grid = grid;
     m.error.clear();
     if (together) emulator::run_together(0, grid, shared, backwards);
     else

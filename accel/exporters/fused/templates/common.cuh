@@ -1,19 +1,11 @@
 // What every kernel is given, and the arithmetic that ends every layer.
 
-struct State {
-    Word error;     // 0: none; 1: a wait took too long
-    Word launches;  // finished ones of a persistent kernel
-    Word padding[30];
-    Word arrived;   // at barriers, over all launches; a cache line of its own
-    Word rest[31];
-};
-
 struct Run {
     const unsigned char* image;
     const unsigned char* weights;
     unsigned char* arena;
     float* logits;
-    State* state;
+    Word* state;  // first the error word: 0, or what happened and, from bit 8, the number of the step
 };
 
 enum Activation { NONE, RELU, HARDSWISH, SILU };
@@ -28,3 +20,5 @@ INLINE float activated(float x) {
 }
 
 INLINE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+INLINE constexpr int smaller(int a, int b) { return a < b ? a : b; }
+INLINE constexpr int larger(int a, int b) { return a > b ? a : b; }

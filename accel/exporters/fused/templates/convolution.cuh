@@ -9,6 +9,7 @@
 
 template <class L>
 struct Convolution {
+    using Constants = L;
     static constexpr int FRAGMENTS_M = L::TILE_Y * L::TILE_X / 16, FRAGMENTS_N = L::TILE_N / 8;
     static constexpr int MINE_M = FRAGMENTS_M / L::WARPS_M, MINE_N = FRAGMENTS_N / L::WARPS_N;
     static constexpr int LOADS = ceil_div(L::CHUNK_STEPS * MINE_N, 2);           // 16 bytes a lane: two B fragments
@@ -17,7 +18,8 @@ struct Convolution {
     static constexpr int SETS = MINE_M * MINE_N >= 4 ? 1 : (MINE_M * MINE_N >= 2 ? 2 : 4);  // independent chains of multiplications
     static constexpr int PATCH_Y = (L::TILE_Y - 1) * L::STRIDE_Y + L::KERNEL_Y, PATCH_X = (L::TILE_X - 1) * L::STRIDE_X + L::KERNEL_X;
     static constexpr int TILES_X = ceil_div(L::OUT_WIDTH, L::TILE_X), TILES_Y = ceil_div(L::OUT_HEIGHT, L::TILE_Y);
-    static constexpr int PIXEL_TILES = TILES_X * TILES_Y;
+    static constexpr int PIXEL_TILES = TILES_X * TILES_Y, CHANNEL_TILES = ceil_div(L::OUT_CHANNELS, L::TILE_N);
+    static constexpr int COUNTERS = PIXEL_TILES, ARRIVALS = CHANNEL_TILES;       // of the grid
     static constexpr int TABLE_ROW = ceil_div(L::CHUNK_STEPS, 4) * 16;           // bytes of one warp's offsets of one chunk
     static_assert(L::WARPS_M * L::WARPS_N * L::WARPS_K == WARPS);
     static_assert(MINE_M * L::WARPS_M == FRAGMENTS_M && MINE_N * L::WARPS_N == FRAGMENTS_N);
@@ -25,6 +27,8 @@ struct Convolution {
     // Shared memory: offsets of the K steps, sums of the warps, the patch.
     static constexpr int TABLE = 0, SUMS = TABLE + L::WARPS_K * L::CHUNKS * TABLE_ROW;
     static constexpr int PATCH = SUMS + L::WARPS_K * PAIRS * 8;
+
+    MEMBER int counter_of(int tile) { return tile % PIXEL_TILES; }
 
     struct Prepared {
         uint4 weights[LOADS];

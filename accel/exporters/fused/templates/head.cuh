@@ -8,6 +8,9 @@ struct Head {
     static constexpr int HELD = ROUNDS <= 4 ? ROUNDS : 0;                                     // rounds whose weights are fetched early
     static constexpr int SUMS = 0, MEANS = GROUPS * L::CHANNELS * 4;                          // shared memory
 
+    static constexpr int COUNTERS = 1, ARRIVALS = ceil_div(L::OUT_REAL, L::TILE_N);           // of the grid
+    MEMBER int counter_of(int) { return 0; }
+
     struct Prepared {
         uint4 weights[OUTPUTS][HELD ? HELD : 1];
         float bias[OUTPUTS];

@@ -4,6 +4,9 @@ template <class L>
 struct Windows {
     static constexpr int PIECES = L::CHANNELS / 8, ITEMS = L::OUT_HEIGHT * L::OUT_WIDTH * PIECES;
 
+    static constexpr int COUNTERS = 1, ARRIVALS = ceil_div(ITEMS, THREADS);  // of the grid
+    MEMBER int counter_of(int) { return 0; }
+
     struct Prepared {};
 
     MEMBER void prepare(const Run&, int, Prepared&) {}
