@@ -1,0 +1,230 @@
+"""The source of a network in one schedule: the plan as a comment, a struct of constants a layer, the templates, and the kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
+from typing import Any
+
+from accel.errors import UsageError
+from accel.exporters.fused.network import INPUT, Array, Network, Pool
+from accel.exporters.fused.pack import pack
+from accel.exporters.fused.plan import Plan, Step, Tuning, make
+from accel.exporters.fused.program import SCHEDULES, Kernel, Program, Schedule
+from accel.exporters.fused.tiles import THREADS
+
+PARAMETERS = "const unsigned char* image, const unsigned char* weights, unsigned char* arena, float* logits, unsigned int* state"
+STATE_BYTES = 256
+"""Of a chain, which waits for nothing itself."""
+COUNTER_WORDS = 8
+"""From a counter of the grid to the next: a sector of the L2 each."""
+PRELUDE = ("primitives", "common")
+TEMPLATES = {"convolution": ("image", "convolution"), "windows": ("windows",), "head": ("head",)}
+CHAIN_NODE_US, BARRIER_US = 0.54, 0.92
+"""Of a graph node with programmatic dependent launch, and a barrier over 132 CTAs (measured on an H200)."""
+
+
+def generate(
+    network: Network,
+    schedule: Schedule,
+    *,
+    sms: int = 132,
+    input_dtype: str = "float16",
+    pixels: tuple[Array, Array] | None = None,
+    tuning: Tuning | None = None,
+) -> Program:
+    """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; the chain runs on any).
+
+    Args:
+        input_dtype: `float16` (NCHW) or `uint8` (NHWC). pixels: of uint8: scale and offset a channel, byte · scale - offset.
+        tuning: layer → fields of tiles.Tile that are fixed.
+
+    Raises:
+        UnsupportedOperator: a layer or schedule that cannot be generated, named with the reason. UsageError: an argument that is not one.
+    """
+    if schedule not in WRITERS:
+        known = "it is not written yet" if schedule in SCHEDULES else "there is no such schedule"
+        raise UsageError(f"cannot generate the schedule {schedule!r}: {known}", remedy=f"choose one of: {', '.join(WRITERS)}")
+    plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
+    written = WRITERS[schedule](plan)
+    shape = network.input
+    image = (1, shape.channels, shape.height, shape.width)
+    return Program(
+        schedule=schedule,
+        source="\n".join([_table(plan, schedule), *_templates(plan, written.template), *map(_struct(plan), plan.steps), written.source]),
+        kernels=written.kernels,
+        weights=pack(plan, pixels),
+        arena_bytes=plan.arena_bytes,
+        state_bytes=written.state_bytes,
+        input_shape=image if input_dtype == "float16" else (1, shape.height, shape.width, shape.channels),
+        input_dtype=input_dtype,
+        output_shape=(1, network.layers[-1].output.channels),
+        outputs=plan.outputs,
+        plan=described(plan, schedule),
+    )
+
+
+def predicted_us(step: Step, schedule: Schedule, sms: int) -> float:
+    """A step's time by the model of tiles.py: its launch or barrier, and its body or what the L2 hands out, whichever is longer."""
+    rounds = -(-step.tiles // sms)
+    between = CHAIN_NODE_US if schedule == "chain" else BARRIER_US
+    return between + max(step.body_us * rounds, step.bandwidth_us - between)
+
+
+def described(plan: Plan, schedule: Schedule) -> dict[str, Any]:
+    """What the planner chose, as JSON takes it."""
+    steps = [
+        {
+            "name": step.name,
+            "layers": list(step.layer_names),
+            "kind": step.kind,
+            "shape": _shape(step),
+            "tile": dataclasses.asdict(step.cut.tile) if step.cut else None,
+            "ctas": step.tiles,
+            "k_steps": step.cut.steps if step.cut else None,
+            "shared_bytes": step.shared,
+            "fetched_weight_bytes": step.cut.weight_bytes if step.cut else sum(step.parts.values()),
+            "fetched_patch_bytes": step.cut.patch_bytes if step.cut else None,
+            "predicted_us": round(predicted_us(step, schedule, plan.sms), 2),
+        }
+        for step in plan.steps
+    ]
+    total = round(sum(predicted_us(step, schedule, plan.sms) for step in plan.steps), 1)
+    return {"schedule": schedule, "sms": plan.sms, "input_dtype": plan.input_dtype, "predicted_us": total, "steps": steps}
+
+
+def _shape(step: Step) -> str:
+    source, target = step.layers[0].input, step.layers[-1].output
+    return f"{source.channels}×{source.height}×{source.width} → {target.channels}×{target.height}×{target.width}"
+
+
+def _table(plan: Plan, schedule: Schedule) -> str:
+    """The plan as a comment."""
+    titles = ("step", "layers", "shape", "tile y×x×n, warps m·n·k", "CTAs", "shared", "weights", "patch", "predicted µs")
+    rows = [
+        (
+            step.name,
+            " + ".join(step.layer_names),
+            _shape(step),
+            str(step.cut.tile) if step.cut else step.kind,
+            str(step.tiles),
+            str(step.shared),
+            str(step.cut.weight_bytes) if step.cut else "",
+            str(step.cut.patch_bytes) if step.cut else "",
+            f"{predicted_us(step, schedule, plan.sms):.2f}",
+        )
+        for step in plan.steps
+    ]
+    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in (titles, *rows)]
+    total = described(plan, schedule)["predicted_us"]
+    head = f"Generated by accel: schedule {schedule}, {plan.sms} SMs, image {plan.input_dtype}; {total} µs predicted, a model's estimate."
+    return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
+
+
+def _templates(plan: Plan, last: str) -> Iterator[str]:
+    names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
+    folder = resources.files("accel.exporters.fused") / "templates"
+    return ((folder / f"{name}.cuh").read_text(encoding="utf-8") for name in names)
+
+
+def _struct(plan: Plan) -> Callable[[Step], str]:
+    def written(step: Step) -> str:
+        constants = dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
+        lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
+        base = _window(step, plan) if step.kind == "windows" else ""
+        title = f"// {' + '.join(step.layer_names)}: {_shape(step)}"
+        return "\n".join(
+            [title, f"struct {_of(step)}{base} {{", *lines, "};", f"using {_class(step)} = {_template(step)}<{_of(step)}>;", ""]
+        )
+
+    return written
+
+
+def _type(name: str) -> str:
+    return {"SOURCE": "Source", "ACTIVATION": "Activation", "TO_LOGITS": "bool", "FACTOR": "float"}.get(name, "int")
+
+
+def _window(step: Step, plan: Plan) -> str:
+    layer = step.layers[0]
+    if isinstance(layer, Pool):
+        return " : Largest" if layer.how == "max" else " : Mean"
+    places = f"{plan.weights[step.name, 'WEIGHTS']}, {plan.weights[step.name, 'BIAS']}, {step.constants['CHANNELS']}"
+    return f" : Depthwise<{places}>"
+
+
+def _of(step: Step) -> str:
+    return f"Of_{step.name}"
+
+
+def _class(step: Step) -> str:
+    return f"Layer_{step.name}"
+
+
+def _template(step: Step) -> str:
+    return step.kind.capitalize()
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A schedule: its template's name, the source of its kernels, the kernels, the bytes of State."""
+
+    template: str
+    source: str
+    kernels: tuple[Kernel, ...]
+    state_bytes: int
+
+
+def _chain(plan: Plan) -> Written:
+    texts, kernels = [], []
+    for index, step in enumerate(plan.steps):
+        name = f"step_{index:02}_{step.name}"
+        texts.append(
+            f'extern "C" __global__ void __launch_bounds__(THREADS, 2) {name}({PARAMETERS}) {{\n'
+            f"    run_alone<{_class(step)}>(Run{{image, weights, arena, logits, state}});\n}}\n"
+        )
+        kernels.append(Kernel(name, step.tiles, THREADS, step.shared, dependent=index > 0, layers=step.layer_names))
+    return Written("chain", "\n".join(texts), tuple(kernels), STATE_BYTES)
+
+
+def _grid(plan: Plan) -> Written:
+    ctas = min(plan.sms, max(step.tiles for step in plan.steps))
+    firsts = dict(zip((step.name for step in plan.steps), itertools.accumulate(map(_counters, plan.steps), initial=0), strict=False))
+    lines = [
+        f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
+        f"    Persistent<{ctas}> all;",
+        "    if (!all.begin(Run{image, weights, arena, logits, state})) return;",
+    ]
+    for number, step in enumerate(plan.steps, 1):
+        first = firsts[step.name] if number < len(plan.steps) else -1
+        arguments = [_class(step), str(number), str(step.tiles), str(first), *_waits(plan, step, firsts)]
+        lines.append(f"    if (!all.step<{', '.join(arguments)}>()) return;")
+    lines += ["    all.end();", "}", ""]
+    layers = tuple(name for step in plan.steps for name in step.layer_names)
+    kernel = Kernel("grid", ctas, THREADS, max(step.shared for step in plan.steps), cooperative=True, layers=layers)
+    words = 32 + -(-ctas // 32) * 32 + COUNTER_WORDS * sum(map(_counters, plan.steps))
+    return Written("grid", "\n".join(lines), (kernel,), 4 * words)
+
+
+def _counters(step: Step) -> int:
+    """Of a step: one a pixel tile of a convolution, else one."""
+    return step.cut.pixel_tiles if step.cut else 1
+
+
+def _waits(plan: Plan, step: Step, firsts: Mapping[str, int]) -> Iterator[str]:
+    """What a step's tile waits for, as types of grid.cuh: what it reads and what it adds."""
+    makers = {name: maker for maker in plan.steps for name in maker.layer_names}
+    read = {step.layers[0].source: "true", getattr(step.layers[-1], "residual", None): "false"}
+    for name, halo in read.items():
+        if name is None or name == INPUT:
+            continue
+        maker = makers[name]
+        if step.cut and maker.cut:
+            yield f"Near<{_class(step)}, {_class(maker)}, {firsts[maker.name]}, {halo}>"
+        else:
+            yield f"Whole<{_class(maker)}, {firsts[maker.name]}>"
+
+
+WRITERS: dict[str, Callable[[Plan], Written]] = {"chain": _chain, "grid": _grid}

@@ -1,0 +1,96 @@
+"""The weights of a plan as its templates read them: fragments of mma.m16n8k16's B for convolutions, rows for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from accel.errors import UsageError
+from accel.exporters.fused.network import INPUT, Array, Convolution, Linear
+from accel.exporters.fused.plan import HEAD_OUTPUTS, Plan, Step
+from accel.exporters.fused.tiles import Cut, padded
+
+
+def pack(plan: Plan, pixels: tuple[Array, Array] | None = None) -> bytes:
+    """All parts at their offsets, zeros between them.
+
+    Args:
+        pixels: scale and offset a channel, for an image of bytes: the first layer computes byte · scale - offset.
+
+    Raises:
+        UsageError: bytes without `pixels`, or a weight that FP16 cannot hold.
+    """
+    blob = bytearray(plan.weight_bytes)
+    for step in plan.steps:
+        for part, values in _parts(step, pixels).items():
+            data = np.ascontiguousarray(values).tobytes()
+            start = plan.weights[step.name, part]
+            if len(data) != step.parts[part]:
+                raise ValueError(f"{step.name} {part} has {len(data)} bytes, planned were {step.parts[part]}")
+            blob[start : start + len(data)] = data
+    return bytes(blob)
+
+
+def _parts(step: Step, pixels: tuple[Array, Array] | None) -> Mapping[str, npt.NDArray[Any]]:
+    layer = step.layers[-1]
+    parts: dict[str, npt.NDArray[Any]]
+    if isinstance(layer, Linear):
+        rows = step.tiles * HEAD_OUTPUTS
+        weight = np.zeros((rows, padded(layer.input.channels)), np.float16)
+        weight[: layer.output.channels, : layer.input.channels] = halves(layer.name, layer.weight)
+        return {"WEIGHTS": weight, "BIAS": _longer(layer.bias, rows)}
+    if not isinstance(layer, Convolution):
+        return {}
+    if step.cut is None:
+        channels = padded(layer.output.channels)
+        taps = layer.weight.reshape(layer.output.channels, -1).T
+        return {"WEIGHTS": np.pad(taps, ((0, 0), (0, channels - taps.shape[1]))), "BIAS": _longer(layer.bias, channels)}
+    parts = {"WEIGHTS": fragments(gemm(layer, step.cut), step.cut), "BIAS": _longer(layer.bias, step.cut.channel_tiles * step.cut.tile.n)}
+    if "PIXELS" in step.parts:
+        if pixels is None or any(values.size != layer.input.channels for values in pixels):
+            raise UsageError("an image of bytes needs a scale and an offset for each channel", remedy="export with --embed-preprocess")
+        parts["PIXELS"] = np.stack([values.reshape(-1).astype(np.float32) for values in pixels], 1)
+    return parts
+
+
+def halves(name: str, weight: Array) -> npt.NDArray[np.float16]:
+    """`weight` in FP16. UsageError: one is not finite there."""
+    with np.errstate(over="ignore"):
+        found = weight.astype(np.float16)
+    if not np.isfinite(found).all():
+        raise UsageError(f"layer {name!r} has a weight of {np.abs(weight).max():g}, which FP16 cannot hold", remedy="use another format")
+    return found
+
+
+def gemm(layer: Convolution, cut: Cut) -> npt.NDArray[np.float16]:
+    """B of the implicit GEMM, K × channels, both padded with zeros to what the warps and tiles take."""
+    weight = halves(layer.name, layer.weight)
+    if layer.source == INPUT:
+        columns = weight.reshape(weight.shape[0], -1).T
+    else:
+        taps = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[1], weight.shape[0])
+        extra = padded(weight.shape[1]) - weight.shape[1]
+        columns = np.pad(taps, ((0, 0), (0, extra), (0, 0))).reshape(-1, weight.shape[0])
+    k = cut.tile.warps_k * cut.tile.chunks * cut.chunk_steps * 16
+    return np.pad(columns, ((0, k - columns.shape[0]), (0, cut.channel_tiles * cut.tile.n - columns.shape[1])))
+
+
+def fragments(b: npt.NDArray[np.float16], cut: Cut) -> npt.NDArray[np.float16]:
+    """B in the order of loads: channel tile, warp along N, warp along K, chunk, load, lane, two fragments of four values.
+
+    Lane 4·c + q holds of column c the rows 2q, 2q+1, 2q+8, 2q+9 of a fragment of 16×8 (PTX ISA, mma.m16n8k16).
+    """
+    tile = cut.tile
+    mine_n = tile.n // 8 // tile.warps_n
+    split = b.reshape(tile.warps_k, tile.chunks, cut.chunk_steps, 2, 4, 2, cut.channel_tiles, tile.warps_n, mine_n, 8)
+    #                 0            1            2                3  4  5  6                  7            8       9
+    ordered = split.transpose(6, 7, 0, 1, 2, 8, 9, 4, 3, 5).reshape(-1, cut.chunk_steps * mine_n, 32, 4)
+    even = np.pad(ordered, ((0, 0), (0, 2 * cut.loads - ordered.shape[1]), (0, 0), (0, 0)))
+    return even.reshape(-1, cut.loads, 2, 32, 4).transpose(0, 1, 3, 2, 4)
+
+
+def _longer(values: Array, size: int) -> Array:
+    return np.pad(values.astype(np.float32), (0, size - values.size))

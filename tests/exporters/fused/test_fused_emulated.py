@@ -1,0 +1,139 @@
+"""Generated programs run on a CPU emulator: each layer computes what the float64 interpreter does from the same inputs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exporters.fused.emulation import Emulator, available
+from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, student
+from exporters.fused.reference import layer_of
+
+from accel.exporters.fused.generate import generate
+from accel.exporters.fused.network import INPUT, Network
+from accel.exporters.fused.program import TIMED_OUT
+
+pytestmark = pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
+
+NETWORKS = (plain, odd, convolutional, last_is_a_convolution)
+SMS = 5
+"""Fewer than most layers' tiles, so that CTAs of the grid have several, and some of them none."""
+
+
+def image_of(network: Network, seed: int = 7) -> Any:
+    shape = network.input
+    return np.random.default_rng(seed).standard_normal((1, shape.channels, shape.height, shape.width)).astype(np.float16)
+
+
+def check(network: Network, results: Any, logits: Any, image: Any) -> None:
+    """Each layer against float64 from what the layers before it left in the arena; padding channels are zeros."""
+    found = {INPUT: image[0].astype(np.float64)}
+    for layer in network.layers:
+        expected = layer_of(layer, found)
+        if layer is network.layers[-1]:
+            given = logits.reshape(expected.shape)
+        elif layer.name in results:
+            given = results[layer.name][: expected.shape[0]].astype(np.float64)
+            assert not results[layer.name][expected.shape[0] :].any(), f"{layer.name}: padding"
+        else:
+            given = expected  # a pooled vector that only the next layer's kernel sees
+        furthest = np.abs(given - expected).max()
+        assert furthest <= 2e-3 * np.abs(expected).max(), f"{layer.name}: {furthest} of {np.abs(expected).max()}"
+        found[layer.name] = given
+
+
+@pytest.mark.parametrize("schedule", ["chain", "grid"])
+@pytest.mark.parametrize("build", NETWORKS, ids=names(NETWORKS))
+def test_every_layer_computes_what_the_reference_does(build: Any, schedule: Any, tmp_path: Path) -> None:
+    network = build()
+    emulator = Emulator(generate(network, schedule, sms=SMS), tmp_path)
+    image = image_of(network)
+    logits = emulator.run(image)
+    check(network, emulator.results(), logits, image)
+    assert np.array_equal(emulator.run(image, backwards=True), logits)
+
+
+def test_bytes_are_normalised_in_the_first_layer_as_numpy_does(tmp_path: Path) -> None:
+    network = plain()
+    scale, offset = np.array([0.017, 0.018, 0.019], np.float32), np.array([2.1, 2.0, 1.8], np.float32)
+    program = generate(network, "grid", sms=SMS, input_dtype="uint8", pixels=(scale, offset))
+    assert program.input_shape == (1, 12, 12, 3)
+    pixels = np.random.default_rng(3).integers(0, 256, program.input_shape, np.uint8)
+    emulator = Emulator(program, tmp_path)
+    logits = emulator.run(pixels)
+    check(network, emulator.results(), logits, (pixels * scale - offset).astype(np.float16).transpose(0, 3, 1, 2))
+
+
+WAYS = [
+    {"y": 4, "x": 4, "n": 16, "warps_m": 1, "warps_n": 1, "warps_k": 8},
+    {"y": 8, "x": 4, "n": 16, "warps_m": 2, "warps_n": 2, "warps_k": 2},
+    {"y": 2, "x": 8, "n": 32, "warps_m": 1, "warps_n": 2, "warps_k": 4},
+    {"y": 8, "x": 8, "n": 8, "warps_m": 4, "warps_n": 1, "warps_k": 2, "chunks": 2},
+    {"y": 16, "x": 8, "n": 16, "warps_m": 8, "warps_n": 1, "warps_k": 1, "chunks": 3},
+]
+
+
+def test_every_way_to_cut_a_layer_computes_the_same(tmp_path: Path) -> None:
+    """Five convolutions of one shape, each cut in its own way."""
+    build = Build(3, 9, 10).conv("stem", 48, 3, 1, 1, activation="relu")
+    for index in range(len(WAYS)):
+        build.conv(f"way{index}", 48, 3, 1, 1, activation="relu", residual="stem")
+    network = build.pool("pool", "average").linear("classifier", 10).network()
+    program = generate(network, "chain", tuning={f"way{index}": way for index, way in enumerate(WAYS)})
+    tiles = {step["name"]: step["tile"] for step in program.plan["steps"]}
+    assert [{name: tiles[f"way{index}"][name] for name in way} for index, way in enumerate(WAYS)] == WAYS
+    emulator = Emulator(program, tmp_path)
+    image = image_of(network)
+    check(*ran(network, emulator, image))
+
+
+def ran(network: Network, emulator: Emulator, image: Any) -> Any:
+    logits = emulator.run(image)
+    return network, emulator.results(), logits, image
+
+
+def test_a_shipped_model_runs_end_to_end(tmp_path: Path) -> None:
+    network = student("student_a")
+    emulator = Emulator(generate(network, "grid", sms=12), tmp_path)
+    check(*ran(network, emulator, image_of(network)))
+
+
+class TestWhatTheEmulatorFinds:
+    """It can fail: programs that are broken on purpose."""
+
+    @pytest.fixture
+    def network(self) -> Network:
+        return (
+            Build(3, 6, 6).conv("stem", 16, 3, 1, 1).conv("second", 16, 3, 1, 1).pool("pool", "average").linear("classifier", 4).network()
+        )
+
+    @pytest.mark.parametrize(
+        ("schedule", "old", "new", "message"),
+        [
+            ("chain", "wait_for_previous();\n    Layer", "Layer", "step_01_second: touches the arena before it has waited"),
+            ("chain", "copies_arrived();\n        sync();", "copies_arrived();", "shared memory"),
+            ("chain", "const int block = ((tile", "const int block = 1 + ((tile", "outside weights and image|second: |stem: "),
+            ("grid", "y + SPAN_Y, P::OUT_HEIGHT", "y + SPAN_Y - 2, P::OUT_HEIGHT", "without having waited|second: nan"),
+        ],
+    )
+    def test_a_broken_kernel_is_found(self, network: Network, schedule: Any, old: str, new: str, message: str, tmp_path: Path) -> None:
+        program = generate(network, schedule, sms=4)
+        assert old in program.source
+        broken = dataclasses.replace(program, source=program.source.replace(old, new))
+        emulator = Emulator(broken, tmp_path)
+        image = image_of(network)
+        with pytest.raises(AssertionError, match=message):
+            check(*ran(network, emulator, image))
+
+    def test_a_barrier_that_is_never_complete_ends_with_the_error_word(self, network: Network, tmp_path: Path) -> None:
+        emulator = Emulator(generate(network, "grid", sms=4), tmp_path)
+        image = image_of(network)
+        complete = emulator.run(image)
+        assert np.isfinite(complete).all()
+        assert emulator.error_word == 0
+        assert np.isnan(emulator.run(image, ctas=3)).all()
+        assert emulator.error_word & 0xFF == TIMED_OUT
+        assert emulator.error_word >> 8 in (2, 3), "the step that was waited for"
+        # Its counters are out of step now: a failed context stays failed.
+        assert np.isnan(emulator.run(image)).all()

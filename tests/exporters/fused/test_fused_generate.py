@@ -1,0 +1,223 @@
+"""Plans are what they were, keep their budgets, refuse by name, and every generated source is CUDA C++ that the compiler takes."""
+
+import dataclasses
+import io
+import itertools
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, student
+
+from accel.errors import UnsupportedOperator, UsageError
+from accel.exporters.fused.generate import generate
+from accel.exporters.fused.network import INPUT, Convolution, Network
+from accel.exporters.fused.pack import fragments
+from accel.exporters.fused.plan import make
+from accel.exporters.fused.program import ARENA_ALIGNMENT
+from accel.exporters.fused.tiles import REGISTERS, SHARED, Tile, cut
+
+NETWORKS = (plain, odd, convolutional, last_is_a_convolution)
+
+
+def simple(**fields: Any) -> Network:
+    """A convolution of 32 channels with `fields` between a stem and a head."""
+    build = Build(3, 8, 8).conv("stem", 32, 3, 1, 1).conv("middle", 32, 3, 1, 1, **fields)
+    return build.pool("pool", "average").linear("classifier", 10).network()
+
+
+# Plans.
+
+GOLDEN = {
+    "student_a": (
+        ("features_0", "4×4×32, warps 1·4·2", 32),
+        ("features_2", "4×8×8, warps 2·1·4", 96),
+        ("features_4", "2×8×8, warps 1·1·8", 96),
+        ("features_6", "2×8×8, warps 1·1·8", 96),
+        ("features_8", "2×8×8, warps 1·1·8", 64),
+        ("classifier", "head", 1),
+    ),
+    "student_b": (
+        ("features_0", "4×4×32, warps 1·4·2", 32),
+        ("features_2", "4×8×8, warps 2·1·4", 128),
+        ("features_4", "4×8×8, warps 2·1·4", 128),
+        ("features_6", "2×8×8, warps 1·1·8", 96),
+        ("features_8", "2×8×8, warps 1·1·8", 96),
+        ("features_10", "2×8×8, warps 1·1·8", 96),
+        ("features_12", "2×8×8, warps 1·1·8", 64),
+        ("features_14", "4×4×8, warps 1·1·8", 32),
+        ("classifier", "head", 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_students_plan_is_what_it_was(name: str) -> None:
+    plan = make(student(name), sms=132)
+    assert tuple((step.name, str(step.cut.tile) if step.cut else step.kind, step.tiles) for step in plan.steps) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("build", NETWORKS, ids=names(NETWORKS))
+def test_budgets_hold_and_places_do_not_overlap(build: Any) -> None:
+    plan = make(build(), sms=132)
+    assert all(step.shared <= SHARED and (step.cut is None or step.cut.registers <= REGISTERS) for step in plan.steps)
+    places = sorted((offset, offset + int(np.prod(shape)) * 2) for offset, shape in plan.outputs.values())
+    assert all(offset % ARENA_ALIGNMENT == 0 for offset, _ in places)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(places))
+    assert places[-1][1] <= plan.arena_bytes
+    parts = sorted(
+        (offset, offset + step.parts[part]) for step in plan.steps for part in step.parts for offset in [plan.weights[step.name, part]]
+    )
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(parts))
+    assert parts[-1][1] <= plan.weight_bytes
+
+
+def test_both_schedules_share_one_file_of_weights() -> None:
+    chain, grid = generate(plain(), "chain"), generate(plain(), "grid")
+    assert chain.weights == grid.weights
+    assert chain.outputs == grid.outputs
+    assert [kernel.dependent for kernel in chain.kernels] == [False, True, True, True, True]
+    assert not any(kernel.cooperative for kernel in chain.kernels)
+    assert [(kernel.name, kernel.cooperative, kernel.block) for kernel in grid.kernels] == [("grid", True, 256)]
+    assert grid.kernels[0].layers == ("stem", "wide", "again", "down", "pool", "classifier")
+    assert grid.kernels[0].grid <= 132
+
+
+def test_the_grid_has_no_more_ctas_than_the_gpu_has_sms() -> None:
+    assert generate(plain(), "grid", sms=3).kernels[0].grid == 3
+
+
+def test_the_source_begins_with_the_plan() -> None:
+    head = generate(plain(), "chain").source.splitlines()[:9]
+    assert all(line.startswith("//") for line in head)
+    assert re.search(r"again +again +40×6×6 → 40×6×6 +\d+×\d+×\d+, warps \d·\d·\d  +\d+  ", "\n".join(head))
+
+
+def test_a_tuning_fixes_what_it_names_and_no_more() -> None:
+    plan = make(plain(), sms=132, tuning={"again": {"n": 16, "warps_k": 4}})
+    step = next(step for step in plan.steps if step.name == "again")
+    assert step.cut is not None
+    assert (step.cut.tile.n, step.cut.tile.warps_k) == (16, 4)
+
+
+def test_b_fragments_lie_as_mma_reads_them() -> None:
+    """Read back through the PTX table of mma.m16n8k16: row 2·(lane % 4) + 8·register + half of B, column lane / 4."""
+    layer = next(layer for layer in plain().layers if layer.name == "wide")
+    assert isinstance(layer, Convolution)
+    found = cut(layer, Tile(4, 4, 16, 1, 2, 4))
+    assert found is not None
+    k = 4 * found.chunk_steps * 16
+    b = np.arange(k * found.channel_tiles * 16).reshape(k, -1).astype(np.float64)
+    packed = fragments(b, found)  # type: ignore[arg-type]
+    assert packed.shape[1:] == (found.loads, 32, 2, 4)
+    for tile, along_n, along_k, step, lane in [(0, 0, 0, 0, 0), (1, 1, 3, 2, 13), (2, 0, 1, 4, 31)]:
+        block = packed[(tile * 2 + along_n) * 4 + along_k]
+        values = block[step // 2, lane, step % 2]
+        row, column = (along_k * found.chunk_steps + step) * 16 + lane % 4 * 2, tile * 16 + along_n * 8 + lane // 4
+        assert list(values) == [b[row, column], b[row + 1, column], b[row + 8, column], b[row + 9, column]]
+
+
+# Refusals.
+
+
+def changed(network: Network, name: str, **fields: Any) -> Network:
+    return dataclasses.replace(
+        network, layers=tuple(dataclasses.replace(layer, **fields) if layer.name == name else layer for layer in network.layers)
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [
+        (lambda: simple(groups=4), r"'middle'.*4 groups are neither one nor one a channel"),
+        (lambda: Build(3, 8, 8).conv("depth", 3, 8, groups=3).network(), r"'depth'.*reads the image in groups"),
+        (lambda: Build(3, 8, 8).pool("first", "max", 2).conv("last", 4, 4).network(), r"'first'.*only a convolution can read the image"),
+        (lambda: Build(16, 8, 8).conv("adds", 16, 3, 1, 1, residual=INPUT).pool("p", "average").network(), r"'adds'.*adds the image"),
+        (lambda: Build(3, 8, 8).conv("only", 4, 3).network(), r"'only'.*one pixel is expected"),
+        (
+            lambda: Build(3, 8, 8).conv("stem", 7000, 3).conv("vast", 16, 3).pool("p", "average").network(),
+            r"'vast'.*96 KB of shared memory",
+        ),
+        (lambda: Build(3, 1, 1).conv("stem", 9000, 1).linear("wide", 4).network(), r"'wide'.*9000 features"),
+    ],
+)
+def test_what_no_template_computes_is_refused_with_its_name(network: Any, named: str) -> None:
+    with pytest.raises(UnsupportedOperator, match=named) as caught:
+        generate(network(), "chain")
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "arguments", "named"),
+    [
+        ("cluster", {}, "'cluster'.*not written yet"),
+        ("queue", {}, "'queue'.*no such schedule"),
+        ("chain", {"input_dtype": "float32"}, "cannot take float32"),
+        ("chain", {"input_dtype": "uint8"}, "scale and an offset"),
+        ("chain", {"tuning": {"nobody": {"n": 8}}}, "nobody"),
+        ("chain", {"tuning": {"middle": {"depth": 8}}}, "depth"),
+        ("chain", {"tuning": {"middle": {"n": 24}}}, "no tile of 'middle'"),
+    ],
+)
+def test_an_argument_that_is_not_one_is_refused(schedule: Any, arguments: Any, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        generate(simple(), schedule, **arguments)
+
+
+def test_a_weight_that_fp16_cannot_hold_is_refused() -> None:
+    network = simple()
+    middle = next(layer for layer in network.layers if layer.name == "middle")
+    assert isinstance(middle, Convolution)
+    with pytest.raises(UsageError, match=r"'middle' has a weight of 70000"):
+        generate(changed(network, "middle", weight=middle.weight * 0 + 70000), "chain")
+
+
+# Compiling.
+
+
+def resources(source: str, arch: str) -> dict[str, tuple[int, int]]:
+    """Kernel → registers, and bytes of stack and spills, after NVRTC made a cubin for `arch`."""
+    core = pytest.importorskip("cuda.core", reason="cuda.core is absent, which compiles CUDA C++")
+    log = io.StringIO()
+    options = core.ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"])
+    core.Program(source, "c++", options).compile("cubin", logs=log)
+    assert "warning" not in log.getvalue(), log.getvalue()
+    pattern = r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+    return {name: (int(used), int(a) + int(b) + int(c)) for name, a, b, c, used in re.findall(pattern, log.getvalue(), re.DOTALL)}
+
+
+def compiles(program: Any, arch: str) -> None:
+    found = resources(program.source, arch)
+    assert set(found) == {kernel.name for kernel in program.kernels}
+    limit = REGISTERS if program.schedule == "chain" else 255
+    assert all(registers <= limit and spilled == 0 for registers, spilled in found.values()), found
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
+@pytest.mark.parametrize(("build", "schedule"), [(odd, "chain"), (plain, "grid")], ids=["odd-chain", "plain-grid"])
+def test_every_template_and_schedule_compiles_without_a_spill(build: Any, schedule: Any, arch: str) -> None:
+    compiles(generate(build(), schedule), arch)
+
+
+@pytest.mark.parametrize("schedule", ["chain", "grid"])
+def test_bytes_compile(schedule: Any) -> None:
+    one = np.ones(3, np.float32)
+    compiles(generate(last_is_a_convolution(), schedule, input_dtype="uint8", pixels=(one, one)), "sm_90")
+
+
+@pytest.mark.parametrize("schedule", ["chain", "grid"])
+@pytest.mark.parametrize("name", ["student_a", "student_b"])
+def test_a_students_source_compiles_without_a_spill(name: str, schedule: Any) -> None:
+    compiles(generate(student(name), schedule), "sm_90")
+
+
+@pytest.mark.slow  # 35 s: the largest sources, each for three architectures
+@pytest.mark.parametrize("schedule", ["chain", "grid"])
+def test_shipped_models_compile_for_every_architecture(schedule: Any) -> None:
+    pytest.importorskip("torch")
+    from exporters.fused.shipped import MODELS, read
+
+    for name in MODELS:
+        for arch in ("sm_80", "sm_89", "sm_90"):
+            compiles(generate(read(name), schedule), arch)
