@@ -24,6 +24,7 @@ EXPORTERS: dict[str, str] = {
     "aoti": "accel.exporters.aoti:export",
     "tensorrt": "accel.exporters.tensorrt:export",
     "tensorrt-rtx": "accel.exporters.tensorrt:export_rtx",
+    "fused": "accel.exporters.fused.exporting:export",
 }
 """Format → what writes it: called with an ExportRequest, returns the EngineEntry without its parity."""
 

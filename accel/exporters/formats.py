@@ -18,6 +18,8 @@ class FormatInfo:
     extra: what installs the exporter's packages.
     per_device: compiled by this machine's compiler for the device that the export names; `all` does without it where that fails.
     source: format of the engine that it is built from; None where it is made from the module.
+    module_first: made from the module all the same, where there is one and torch is here; from the source elsewhere.
+    batch: the only batch size that it has; None where it may be chosen.
     options: fields of BuildOptions that it takes.
     flavors: `--flavor` → the format that it turns this one into.
     current: `module:function`, asked whether an engine that is there is what would be built now; None compares the opset alone.
@@ -30,6 +32,8 @@ class FormatInfo:
     extra: str
     per_device: bool = False
     source: str | None = None
+    module_first: bool = False
+    batch: int | None = None
     options: tuple[str, ...] = ()
     flavors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     current: str | None = None
@@ -63,6 +67,18 @@ FORMATS: dict[str, FormatInfo] = {
         source="onnx",
         options=("workspace", "optimization_level", "allow_mixed", "compute_capabilities", *_BATCHES),
         current="accel.exporters.tensorrt:is_current_rtx",
+    ),
+    "fused": FormatInfo(
+        "plan.json",
+        ("fp16",),
+        None,
+        None,
+        "fused",
+        source="onnx",
+        module_first=True,
+        batch=1,
+        options=("compute_capabilities",),
+        current="accel.exporters.fused.exporting:is_current",
     ),
 }
 
