@@ -36,6 +36,8 @@ class Fused(OpenState):
 
     Attributes:
         graph: what enqueue replays; None before open and without a graph.
+        buffers: this context's `arena` (activations) and `state`. launches: its kernels, in order.
+        engine: what it shares with other contexts; None before open.
     """
 
     def __init__(self, source: EngineSource) -> None:
@@ -43,10 +45,10 @@ class Fused(OpenState):
         self.enqueue: Enqueue = _closed
         self.graph: device.Graph | None = None
         self._held = contextlib.ExitStack()
-        self._engine: Engine | None = None
-        self._launches: tuple[kernels.Launch, ...] = ()
+        self.engine: Engine | None = None
+        self.launches: tuple[kernels.Launch, ...] = ()
         self._results: dict[str, DeviceArray] = {}
-        self._buffers: dict[str, DeviceArray] = {}
+        self.buffers: dict[str, DeviceArray] = {}
         self._said: PinnedArray | None = None
         self._tell: Callable[[], tuple[Any, ...]] | None = None
         self._stream = 0
@@ -59,7 +61,7 @@ class Fused(OpenState):
             IncompatibleArtifact, CorruptArtifact: the engine is for newer GPUs, or damaged. UsageError: a batch other than 1.
             MissingExtra: it has to be compiled for this GPU, and NVRTC is not installed.
         """
-        if self._engine is not None:
+        if self.engine is not None:
             raise UsageError(f"{self.source.variant} is open already", remedy="close it first, or make another runtime")
         plan = fused_plan.read(file_of(self.source))
         demand_named(self.source, plan)
@@ -79,18 +81,18 @@ class Fused(OpenState):
 
     def _open(self, plan: FusedPlan, schedule: Schedule, stream: int) -> None:
         source, self._stream = self.source, stream
-        self._engine = engine = self._held.enter_context(leased(source, plan, schedule, stream))
+        self.engine = engine = self._held.enter_context(leased(source, plan, schedule, stream))
         source.loaded()
         self._inputs = (TensorSpec(source.inputs[0].name, plan.input.shape, plan.input.dtype, plan.input.layout),)
         self._outputs = (TensorSpec(source.outputs[0].name, plan.output.shape, plan.output.dtype, plan.output.layout),)
         home = static_inputs(self._inputs, source.device, stream)
         self._results = {spec.name: device.empty(spec.fixed(1), spec.dtype, source.device) for spec in self._outputs}
         sizes = {"arena": engine.scheduled.arena_bytes, "state": max(engine.scheduled.state_bytes, WORD)}
-        self._buffers = {name: device.empty((max(size, 1),), "uint8", source.device) for name, size in sizes.items()}
-        for name in self._buffers:
+        self.buffers = {name: device.empty((max(size, 1),), "uint8", source.device) for name, size in sizes.items()}
+        for name in self.buffers:
             self._clear(name)
         instead = instead_of(plan, schedule)
-        self._launches = tuple(
+        self.launches = tuple(
             kernels.Launch(engine.module, kernel, self._arguments(engine, home), stream, instead) for kernel in engine.scheduled.kernels
         )
         if engine.scheduled.waits:
@@ -107,26 +109,26 @@ class Fused(OpenState):
         self._facts = self._read_back(engine, schedule)
 
     def _clear(self, name: str) -> None:
-        buffer = self._buffers[name]
+        buffer = self.buffers[name]
         driver.check(driver.bindings().cuMemsetD8Async(buffer.ptr, 0, buffer.nbytes, self._stream), f"clearing the {name}")
 
     def _arguments(self, engine: Engine, home: Mapping[str, DeviceArray]) -> list[int]:
         """Addresses in the order of fused_plan.PARAMETERS."""
         (image,), (logits,) = home.values(), self._results.values()
         places = {"image": image.ptr, "weights": engine.weights.ptr, "logits": logits.ptr}
-        places |= {name: buffer.ptr for name, buffer in self._buffers.items()}
+        places |= {name: buffer.ptr for name, buffer in self.buffers.items()}
         return [places[name] for name in fused_plan.PARAMETERS]
 
     def _watch(self, stream: int) -> None:
         cuda = driver.bindings()
         said = PinnedArray((1,), "int32", self.source.device)
         said.array[:] = 0
-        state = self._buffers["state"].ptr
+        state = self.buffers["state"].ptr
         self._said = said
         self._tell = functools.partial(cuda.cuMemcpyDtoHAsync, said.ptr, cuda.CUdeviceptr(state), said.nbytes, cuda.CUstream(stream))
 
     def _launch(self) -> None:
-        for launch in self._launches:
+        for launch in self.launches:
             launch()
 
     def _settle(self, stream: int) -> None:
@@ -156,7 +158,7 @@ class Fused(OpenState):
         facts: dict[str, Any] = {
             "provider": source.device,
             "options": list(source.variant.options),
-            "settings": {"schedule": schedule, "kernels": len(self._launches), "machine_code": engine.origin},
+            "settings": {"schedule": schedule, "kernels": len(self.launches), "machine_code": engine.origin},
         }
         if self.graph is not None:
             facts["graph_nodes"] = self.graph.nodes
@@ -191,19 +193,19 @@ class Fused(OpenState):
         self._said.array[:] = 0
         self._clear("state")
         what = "ran out" if word & fused_plan.ERROR_MASK == fused_plan.TIMED_OUT else f"failed with the error word {word}"
-        where = self._engine.scheduled.waited_for(word) if self._engine else ""
+        where = self.engine.scheduled.waited_for(word) if self.engine else ""
         raise AccelError(
             f"{self.source.variant} on {self.source.device}: a wait between CTAs {what}{where}; the answer is void",
             remedy="call it again; where other programs share the GPU run fused:fp16+chain, in which no CTA waits for another",
         )
 
     def close(self) -> None:
-        self.enqueue, self._home, self._results, self._launches = _closed, None, {}, ()
+        self.enqueue, self._home, self._results, self.launches = _closed, None, {}, ()
         self._tell, self._said = None, None
         if self.graph is not None:
             self.graph.close()
             self.graph = None
-        self._buffers, self._engine = {}, None
+        self.buffers, self.engine = {}, None
         self._held.close()
 
 

@@ -28,10 +28,11 @@ _ENGINES = Leases()
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """Attributes:
-    origin: where the machine code is from: `engine`, `cache`, or `compiled here`.
+    code: the machine code that the module was loaded from. origin: where it is from: `engine`, `cache`, or `compiled here`.
     """
 
     module: kernels.Module
+    code: bytes
     weights: DeviceArray
     scheduled: Scheduled
     origin: str
@@ -112,7 +113,7 @@ def _load(source: EngineSource, scheduled: Scheduled, folder: Path, stream: int)
     code, origin = machine_code(scheduled, folder, capability)
     module = kernels.Module(code, source.device, f"{source.variant} for {source.device}")
     packed = np.frombuffer((folder / scheduled.weights).read_bytes(), np.uint8)
-    return Engine(module, device.to_device(packed, "uint8", source.device, stream), scheduled, origin)
+    return Engine(module, code, device.to_device(packed, "uint8", source.device, stream), scheduled, origin)
 
 
 def _demand_code(code: bytes, where: Path) -> bytes:

@@ -32,11 +32,12 @@ def compile(program: Program, capability: str, name: str = "network") -> tuple[b
     try:
         compiled = nvrtc.compile(program.source, f"{name}-{program.schedule}.cu", capability)
     except nvrtc.NotCompiled as error:
-        names = culprits(program.source, error.log) or tuple(kernel.name for kernel in program.kernels)
+        names = culprits(program.source, error.log)
         layers = [layer for kernel in program.kernels if kernel.name in names for layer in kernel.layers]
         of = f" (layers {', '.join(layers)})" if layers else ""
+        what = f"the kernel {' and '.join(names)}{of}" if names else "what the kernels share"
         raise AccelError(
-            f"the kernel {' or '.join(names)}{of} of the schedule {program.schedule} is not compiled: {error.message}",
+            f"{what} in the schedule {program.schedule} is not compiled: {error.message}",
             remedy="report it with the model and this log; another format takes the model meanwhile",
         ) from error
     absent = [kernel.name for kernel in program.kernels if kernel.name not in compiled.kernels]

@@ -51,8 +51,13 @@ def export(request: ExportRequest) -> EngineEntry:
     Raises:
         UnsupportedOperator: the format, or every schedule of it, refuses a layer, which is named with the reason.
     """
-    started = time.monotonic()
     network, pixels = read(request)
+    return export_network(network, request, pixels)
+
+
+def export_network(network: Network, request: ExportRequest, pixels: Pixels | None = None) -> EngineEntry:
+    """As `export`, of a network that was read already; of `request` neither the module nor the ONNX file is looked into."""
+    started = time.monotonic()
     targets, stated = capabilities(request)
     sms = multiprocessors(request, targets)
     programs, left_out = generate(network, sms, pixels)
