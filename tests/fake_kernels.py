@@ -46,11 +46,11 @@ class KernelDriver(FakeDriver):
     """Attributes:
     kernels: name → what it does. launched: every launch, those into a graph too. allowed: what functions were allowed, by name.
     room: CTAs of a kernel that fit on one multiprocessor. clusters: how many fit at all. keeps: whether a graph keeps attributes.
-    loaded: machine code by handle; it lives until it is unloaded.
+    loaded: machine code by handle; it lives until it is unloaded. parameters: of a kernel that has not five.
     """
 
     CUlaunchConfig, CUlaunchAttribute, CUlaunchAttributeID = real.CUlaunchConfig, real.CUlaunchAttribute, real.CUlaunchAttributeID
-    CUfunction_attribute, CUdevice_attribute = real.CUfunction_attribute, real.CUdevice_attribute
+    CUfunction_attribute, CUdevice_attribute, CUkernelNodeAttrID = real.CUfunction_attribute, real.CUdevice_attribute, real.CUkernelNodeAttrID
 
     def __init__(self, kernels: dict[str, Emulated], capability: str = "9.0") -> None:
         super().__init__()
@@ -61,6 +61,7 @@ class KernelDriver(FakeDriver):
         self.allowed: dict[str, dict[str, int]] = {}
         self.room, self.clusters, self.keeps = 1, 8, True
         self.loaded: dict[int, bytes] = {}
+        self.parameters: dict[str, int] = {}
 
     def _cuDeviceGetAttribute(self, attribute: Any, handle: int) -> tuple[int]:  # noqa: N802
         return (self.capability[int(attribute)],)
@@ -89,7 +90,7 @@ class KernelDriver(FakeDriver):
         return (self.clusters,)
 
     def _cuLaunchKernelEx(self, config: Any, function: str, parameters: int, extra: int) -> tuple[()]:  # noqa: N802
-        pointers = (ctypes.c_void_p * 5).from_address(parameters)
+        pointers = (ctypes.c_void_p * self.parameters.get(function, 5)).from_address(parameters)
         arguments = tuple(ctypes.c_void_p.from_address(pointer).value or 0 for pointer in pointers)
         attributes, cluster = self._attributes(config)
         launched = Launched(

@@ -101,7 +101,7 @@ class Module:
             )
         (function,) = handle
         allow = cuda.CUfunction_attribute
-        given = [(allow.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.shared)]
+        given = [(allow.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, kernel.shared)] if kernel.shared else []
         if kernel.cluster > PORTABLE_CLUSTER:
             given.append((allow.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1))
         for attribute, value in given:
@@ -193,7 +193,7 @@ def count_cooperative(nodes: Sequence[Any]) -> tuple[int, int]:
         if getattr(driver.check(cuda.cuGraphNodeGetType(node), "reading a node's type"), "name", "") != KERNEL_NODE:
             continue
         kernels += 1
-        asked = cuda.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        asked = cuda.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
         value = driver.check(cuda.cuGraphKernelNodeGetAttribute(node, asked), "reading a kernel node's attribute")
         cooperative += bool(value.cooperative)
     return kernels, cooperative
