@@ -180,7 +180,10 @@ def installed(fake: Any = None) -> Iterator[Any]:
         patch.setattr(driver, "require", lambda module, extra: FakeCore)
         patch.setattr(stream, "_WAITS", {})
         driver._prepared.cache_clear()
+        # What was there before is not looked through at the end: with torch imported that would be most of a test's time.
+        gc.freeze()
         yield fake
         # What an exception's frames still hold is given back to this driver, and not to the next one.
         gc.collect()
+        gc.unfreeze()
         driver._prepared.cache_clear()

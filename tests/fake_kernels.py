@@ -50,7 +50,11 @@ class KernelDriver(FakeDriver):
     """
 
     CUlaunchConfig, CUlaunchAttribute, CUlaunchAttributeID = real.CUlaunchConfig, real.CUlaunchAttribute, real.CUlaunchAttributeID
-    CUfunction_attribute, CUdevice_attribute, CUkernelNodeAttrID = real.CUfunction_attribute, real.CUdevice_attribute, real.CUkernelNodeAttrID
+    CUfunction_attribute, CUdevice_attribute, CUkernelNodeAttrID = (
+        real.CUfunction_attribute,
+        real.CUdevice_attribute,
+        real.CUkernelNodeAttrID,
+    )
 
     def __init__(self, kernels: dict[str, Emulated], capability: str = "9.0") -> None:
         super().__init__()

@@ -107,7 +107,7 @@ def used(log: str) -> dict[str, Resources]:
 
 def _of(error: Exception) -> str:
     """The compiler's own log out of cuda-core's message, which begins with the code's name."""
-    return str(error).partition("compilation log:")[2].strip() or str(error)
+    return str(error).partition("compilation log:")[2].strip(" \n\0") or str(error)
 
 
 def _asked(function: str) -> tuple[Any, ...]:

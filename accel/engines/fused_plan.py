@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,12 +69,8 @@ class Scheduled:
 
     def waited_for(self, word: int) -> str:
         """Which layers the wait was for that State's error word speaks of, as the end of a phrase; empty where it does not say."""
-        steps = self.plan.get("steps", [])
-        number = (word & _WORD_MASK) >> STEP_SHIFT
-        if not number or not strict.is_list(steps) or number > len(steps):
-            return ""
-        layers = steps[number - 1].get("layers", []) if strict.is_object(steps[number - 1]) else []
-        return f" before the layer {' + '.join(map(str, layers))}" if layers else f" before step {number}"
+        steps, number = self.plan.get("steps", []), (word & _WORD_MASK) >> STEP_SHIFT
+        return f" before the layer {' + '.join(steps[number - 1]['layers'])}" if 0 < number <= len(steps) else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +127,39 @@ def read(path: Path) -> FusedPlan:
         raise CorruptArtifact(f"{path} chooses {data['chosen']!r} of the schedules {sorted(data['schedules'])}", remedy=REMEDY)
     input, output = (_spec(data[key], f"{path}: {key}") for key in ("input", "output"))
     return FusedPlan(data["chosen"], data["why"], data["sms"], input, output, schedules, data["left_out"])
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The plan as a table: a row a step of each schedule, with what its kernel uses for the first of the compute capabilities.
+
+    Raises:
+        CorruptArtifact: as `read`.
+    """
+    plan = read(path)
+    return [row for item in plan.schedules.values() for row in _rows(item, chosen=item.schedule == plan.chosen)]
+
+
+def _rows(item: Scheduled, chosen: bool) -> Iterator[dict[str, Any]]:
+    used = next(iter(item.resources.values()), {})
+    kernels = {layer: kernel for kernel in item.kernels for layer in kernel.layers}
+    steps = item.plan.get("steps") or [{"layers": list(kernel.layers)} for kernel in item.kernels]
+    for number, step in enumerate(steps):
+        layers = step["layers"]
+        kernel = next((kernels[layer] for layer in layers if layer in kernels), item.kernels[0])
+        of = used.get(kernel.name)
+        tile = step.get("tile")
+        yield {
+            "schedule": f"{item.schedule} (chosen)" if chosen else item.schedule,
+            "step": number + 1,
+            "layers": " + ".join(layers),
+            "shape": step.get("shape"),
+            "tile": " ".join(f"{key}{value}" for key, value in tile.items()) if isinstance(tile, dict) else None,
+            "ctas": step.get("ctas", kernel.grid),
+            "shared": step.get("shared_bytes", kernel.shared) + (of.shared if of else 0),
+            "registers": of.registers if of else None,
+            "spills": of.spills if of else None,
+            "predicted_us": step.get("predicted_us"),
+        }
 
 
 def _to_dict(item: Scheduled) -> dict[str, Any]:
@@ -192,6 +221,12 @@ def _is_outputs(value: Any) -> bool:
     )
 
 
+def _is_plan(value: Any) -> bool:
+    """The planner's own words, of which only the layers of its steps are looked at."""
+    steps = value.get("steps", []) if strict.is_object(value) else None
+    return isinstance(steps, list) and all(strict.is_object(step) and strict.is_texts(step.get("layers")) for step in steps)
+
+
 def _is_resources(value: Any) -> bool:
     names = {field.name for field in dataclasses.fields(Resources)}
     return strict.is_object(value) and all(
@@ -228,7 +263,7 @@ _SCHEDULED: dict[str, strict.Kind] = {
     "state_bytes": _is_bytes,
     "outputs": _is_outputs,
     "resources": _is_resources,
-    "plan": strict.is_object,
+    "plan": _is_plan,
 }
 _KERNEL: dict[str, strict.Kind] = {
     "name": _is_symbol,

@@ -22,6 +22,7 @@ class FormatInfo:
     batch: the only batch size that it has; None where it may be chosen.
     options: fields of BuildOptions that it takes.
     flavors: `--flavor` → the format that it turns this one into.
+    details: `module:function`, given the file, what `accel inspect` shows of it as a table; None has none.
     current: `module:function`, asked whether an engine that is there is what would be built now; None compares the opset alone.
     """
 
@@ -37,6 +38,7 @@ class FormatInfo:
     options: tuple[str, ...] = ()
     flavors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     current: str | None = None
+    details: str | None = None
 
 
 _BATCHES = ("min_batch", "opt_batch", "max_batch")
@@ -79,6 +81,7 @@ FORMATS: dict[str, FormatInfo] = {
         batch=1,
         options=("compute_capabilities",),
         current="accel.exporters.fused.exporting:is_current",
+        details="accel.engines.fused_plan:rows",
     ),
 }
 

@@ -11,7 +11,8 @@ from accel.errors import AccelError
 from accel.exporters.fused.program import Program
 from accel.types import Resources
 
-_DEFINED = re.compile(r'extern\s+"C"\s+__global__[^;{]*?\b(\w+)\s*\(', re.DOTALL)
+_BOUNDS = r"(?:__launch_bounds__\s*\([^)]*\)\s*)?"
+_DEFINED = re.compile(rf'extern\s+"C"\s+__global__\s+{_BOUNDS}void\s+{_BOUNDS}(\w+)\s*\(')
 _AT_LINE = re.compile(r"\((\d+)\)\s*: (?:error|catastrophic error)")
 _ENTRY = re.compile(r"[Ee]ntry function '(\w+)'(?! for)")
 

@@ -5,6 +5,7 @@ It stands for the generator in tests of what comes after it: real CUDA C++ for N
 
 from __future__ import annotations
 
+import collections
 import ctypes
 from collections.abc import Sequence
 from typing import Any
@@ -108,14 +109,14 @@ def network() -> Network:
 
 def generate(network: Network, schedule: Schedule, *, sms: int = 132, **_: Any) -> Program:
     """As accel.exporters.fused.generate; `cluster` is refused."""
-    fc = network.layers[-1]
+    pool, fc = network.layers
     assert isinstance(fc, Linear)
     if schedule == "cluster":
-        raise refused("mean", "pool", "a cluster of one CTA is none")
+        raise refused(pool.name, "pool", "a cluster of one CTA is none")
     chain = schedule == "chain"
-    kernels = (Kernel("mean", CHANNELS, 32, 128, layers=("mean",)), Kernel("fc", 1, 32, 0, dependent=True, layers=("fc",)))
-    whole = Kernel("whole", CHANNELS, 32, 128, cooperative=True, layers=("mean", "fc"))
-    steps = [{"name": name, "layers": [name], "predicted_us": 1.0} for name in ("mean", "fc")]
+    kernels = (Kernel("mean", CHANNELS, 32, 128, layers=(pool.name,)), Kernel("fc", 1, 32, 0, dependent=True, layers=(fc.name,)))
+    whole = Kernel("whole", CHANNELS, 32, 128, cooperative=True, layers=(pool.name, fc.name))
+    steps = [{"name": layer.name, "layers": [layer.name], "predicted_us": 1.0} for layer in network.layers]
     return Program(
         schedule=schedule,
         source=CHAIN if chain else GRID,
@@ -126,9 +127,21 @@ def generate(network: Network, schedule: Schedule, *, sms: int = 132, **_: Any) 
         input_shape=(1, CHANNELS, HEIGHT, WIDTH),
         input_dtype="float16",
         output_shape=(1, CLASSES),
-        outputs={"mean": (0, (1, 1, CHANNELS))},
+        outputs={pool.name: (0, (1, 1, CHANNELS))},
         plan={"sms": sms, "predicted_us": 2.0 if chain else 3.0, "steps": steps},
     )
+
+
+def build() -> Any:
+    """The same network as a user's factory would build it, with its weights."""
+    import torch
+
+    fc = network().layers[-1]
+    assert isinstance(fc, Linear)
+    layers = {"mean": torch.nn.AdaptiveAvgPool2d(1), "flat": torch.nn.Flatten(), "fc": torch.nn.Linear(CHANNELS, CLASSES)}
+    module = torch.nn.Sequential(collections.OrderedDict(layers))
+    module.fc.load_state_dict({"weight": torch.from_numpy(fc.weight), "bias": torch.from_numpy(fc.bias)})
+    return module.eval()
 
 
 def answer(image: np.ndarray) -> np.ndarray:
