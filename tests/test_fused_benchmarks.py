@@ -1,4 +1,7 @@
-"""benchmarks/fused_check.py on a driver of host memory: every check runs, a right engine passes them, and a wrong one does not."""
+"""benchmarks/fused_check.py on a driver of host memory: a right engine passes every check, a wrong one does not.
+
+fused_vs_tensorrt.py on a scripted set, and what it refuses to compare.
+."""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from fake_cuda import installed
 from fake_kernels import KernelDriver
 
 from accel import device
+from accel.bench import results
+from accel.errors import GateError
 from accel.exporters.fused import exporting
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,3 +106,52 @@ def test_without_a_gpu_it_compiles_and_prints_what_kernels_use(
     said = capsys.readouterr().out
     assert code == 0
     assert [line.split()[3] for line in said.splitlines() if line.startswith("hand")] == ["mean", "fc", "whole"]
+
+
+@pytest.fixture
+def versus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_vs_tensorrt
+
+    yield fused_vs_tensorrt
+    del sys.modules["fused_vs_tensorrt"]
+
+
+def test_the_ratio_is_tensorrts_time_over_fuseds_and_only_of_good_rows(versus: Any, tmp_path: Path) -> None:
+    from report.report_sets import write_set
+
+    times = {
+        "tensorrt:fp16": {"host_us": 60, "device_us": 45},
+        "fused:fp16": {"host_us": 30, "device_us": 15},
+        "fused:fp16+grid": {"host_us": 10, "device_us": 5, "verdict": "INVALID", "reason": "12 % of predictions changed"},
+    }
+    folder = write_set(tmp_path / "set", times)
+    rows = {row["variant"]: row for row in versus.compared(versus.ResultSet(folder, {}, list(results.read_rows(folder / results.JSONL))))}
+    assert rows["fused:fp16"]["device_us_ratio"]["ratio"] == pytest.approx(3.0, rel=1e-3)
+    assert rows["fused:fp16"]["host_us_ratio"]["ratio"] == pytest.approx(2.0, rel=1e-3)
+    assert rows["tensorrt:fp16"]["device_us_ratio"] is None
+    assert (rows["fused:fp16+grid"]["verdict"], rows["fused:fp16+grid"]["device_us_ratio"]) == ("INVALID", None)
+    said = versus.report({"model": "m", "gpu": "G", "tensorrt": "10.13", "tactic_sources": "JIT", "rows": list(rows.values())})
+    assert "TensorRT 10.13 (JIT)" in said
+    versus.demand_ratio(list(rows.values()), 2.9)
+    with pytest.raises(GateError, match=r"was to be 3\.5 times as fast"):
+        versus.demand_ratio(list(rows.values()), 3.5)
+
+
+def test_nothing_is_timed_without_a_gpu_or_without_tensorrt(
+    versus: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(versus.api, "bench", lambda *_, **__: pytest.fail("timed"))
+    monkeypatch.setattr(sys, "argv", ["fused_vs_tensorrt.py", "--device", "cpu"])
+    assert versus.main() == 4
+    monkeypatch.setattr(versus.device, "parse", lambda text: "cuda:0")
+    monkeypatch.setattr(versus.runtimes, "version", lambda name: None)
+    with installed(KernelDriver({})) as driver:
+        assert versus.main() == 4
+        driver.capability.update({75: 7, 76: 5})
+        assert versus.main() == 5
+    said = capsys.readouterr().err
+    assert "run on NVIDIA GPUs only" in said
+    assert "tensorrt is not installed, so there is nothing to compare with" in said
+    assert "pip install 'accel-engines[trt]'" in said
+    assert "has compute capability 7.5" in said
