@@ -194,6 +194,43 @@ class EngineEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One launch of a GPU kernel.
+
+    Attributes:
+        name: an `extern "C"` symbol of the source.
+        grid, block: CTAs and threads of a CTA, both one-dimensional.
+        shared: dynamic shared memory of a CTA in bytes.
+        cluster: CTAs of a cluster; above 8 it needs the attribute for sizes that are not portable.
+        cooperative: all CTAs must be resident at once (they wait for one another); such a kernel is never launched otherwise.
+        dependent: may begin before the kernel in front of it has ended (programmatic stream serialization); it waits itself.
+        layers: names of the layers that it computes, for tables and errors.
+    """
+
+    name: str
+    grid: int
+    block: int
+    shared: int = 0
+    cluster: int = 1
+    cooperative: bool = False
+    dependent: bool = False
+    layers: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What the assembler says of one GPU kernel.
+
+    Attributes:
+        registers: of a thread. spills: bytes of them that a thread stores to memory and reads back. shared: static shared memory in bytes.
+    """
+
+    registers: int
+    spills: int = 0
+    shared: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class DeviceArray:
     """A C-contiguous tensor in the memory of one device, whoever allocated it.
 

@@ -141,8 +141,8 @@ class FakeDriver:
         graph, self.capturing = self.capturing, None
         return (graph,)
 
-    def _cuGraphGetNodes(self, graph: list[Callable[[], None]]) -> tuple[list[Any], int]:  # noqa: N802
-        return ([], len(graph))
+    def _cuGraphGetNodes(self, graph: list[Callable[[], None]], count: int = 0) -> tuple[list[Any], int]:  # noqa: N802
+        return (graph[:count], len(graph))
 
     def _cuGraphInstantiate(self, graph: list[Callable[[], None]], flags: int) -> tuple[int]:  # noqa: N802
         self.graphs[id(graph)] = graph
@@ -172,15 +172,18 @@ class FakeCore:
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[FakeDriver]:
-    """A FakeDriver in the place of the real one."""
-    fake = FakeDriver()
+def installed(fake: Any = None) -> Iterator[Any]:
+    """`fake`, else a FakeDriver, in the place of the real one."""
+    fake = fake or FakeDriver()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "bindings", lambda: fake)
         patch.setattr(driver, "require", lambda module, extra: FakeCore)
         patch.setattr(stream, "_WAITS", {})
         driver._prepared.cache_clear()
+        # What was there before is not looked through at the end: with torch imported that would be most of a test's time.
+        gc.freeze()
         yield fake
         # What an exception's frames still hold is given back to this driver, and not to the next one.
         gc.collect()
+        gc.unfreeze()
         driver._prepared.cache_clear()

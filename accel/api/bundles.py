@@ -9,7 +9,7 @@ from pathlib import Path
 from accel import exporters, runtimes, trainers
 from accel.api.exporting import export
 from accel.engines import Bundle, trust
-from accel.errors import BundleMissing, MissingError
+from accel.errors import BundleMissing, MissingError, UnsupportedOperator
 from accel.progress import Progress, silent
 from accel.types import Variant
 
@@ -46,7 +46,8 @@ def open_or_export(
 ) -> Bundle:
     """Open the bundle; a model that accel ships and that was never exported is exported first, for the runtimes that are named.
 
-    For `all`, a format whose exporter this machine lacks is left out, and the log says so; a runtime that was named needs its own.
+    For `all`, a format whose exporter this machine lacks, or that cannot express the model, is left out, and the log says so; a runtime
+    that was named needs its own.
     """
     path = locate(bundle, engines_dir)
     if path.exists() or path.stem not in trainers.MODELS or path.parent != Path(engines_dir):
@@ -54,9 +55,11 @@ def open_or_export(
     precisions = ["fp32"] if device == "cpu" else ["fp32", "fp16"]
     for precision in precisions:
         for format, required in _formats(names, device).items():
+            if precision not in exporters.FORMATS[format].precisions:
+                continue
             try:
                 export(path.stem, format, precision=precision, out=engines_dir, device=device, progress=progress)
-            except MissingError as error:
+            except (MissingError, UnsupportedOperator) as error:
                 if required:
                     raise
                 logger.warning("%s was not exported to %s in %s: %s", path.stem, format, precision, error)

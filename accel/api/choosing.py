@@ -16,7 +16,7 @@ from accel.types import EngineEntry, EngineSource, Variant
 
 ORDER: dict[str, tuple[str, ...]] = {
     "cuda": (
-        *("tensorrt:fp16", "tensorrt-rtx:fp16", "onnxruntime:fp16", "torchscript:fp16"),
+        *("tensorrt:fp16", "tensorrt-rtx:fp16", "fused:fp16", "onnxruntime:fp16", "torchscript:fp16"),
         *("tensorrt:fp32", "tensorrt-rtx:fp32", "onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),
     ),
     "cpu": ("onnxruntime:fp32", "torchscript:fp32", "eager:fp32"),

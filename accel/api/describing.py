@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from accel import exporters
 from accel.api import bundles
 from accel.api.settings import resolve
 from accel.engines import Bundle, measured, signing, trust, tuned, verified
@@ -18,7 +19,8 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
     Returns:
         JSON-ready: `model`, `path`, `checkpoint`, `inputs`, `outputs`, `preprocess`, `labels`, `engines`, `golden`, `reference`,
         `verified`, `measured`, `tuned`, `trusted` (exported by this user), `vouched_by` (why its code may run), `signed_by` (the key's
-        name, unchecked). Sizes are in MB (10^6 bytes). A file that is missing or edited is said in its place, not raised.
+        name, unchecked). An engine of a format that has a plan has its rows under `details`. Sizes are in MB (10^6 bytes). A file that is
+        missing or edited is said in its place, not raised.
 
     Raises:
         BundleMissing: there is none. CorruptArtifact, IncompatibleArtifact: accel.json cannot be read.
@@ -67,7 +69,13 @@ def _checkpoint(bundle: Bundle) -> dict[str, Any] | str:
 def _engine(bundle: Bundle, entry: EngineEntry) -> dict[str, Any]:
     sizes = [(bundle.path / file).stat().st_size for file in entry.files if (bundle.path / file).is_file()]
     state = _or_error(lambda: "whole" if bundle.file(entry) else "")
-    return {**entry.to_dict(), "size_mb": sum(sizes) / 1e6, "state": state}
+    details: list[dict[str, Any]] = []
+    if state == "whole":
+        try:
+            details = exporters.details(entry, bundle.path / next(iter(entry.files)))
+        except CorruptArtifact as error:
+            state = error.message
+    return {**entry.to_dict(), "size_mb": sum(sizes) / 1e6, "state": state, **({"details": details} if details else {})}
 
 
 def _or_error(read: Any) -> str:

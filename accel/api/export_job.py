@@ -18,6 +18,7 @@ from accel.engines.onnx_file import OnnxFile
 from accel.errors import BundleMissing, CorruptArtifact, IncompatibleArtifact, MissingError, ParityError, UsageError
 from accel.exporters import ExportRequest
 from accel.files import scratch_folder
+from accel.optional import installed
 from accel.types import EngineEntry, EngineSource, Variant
 from accel.verify import parity
 
@@ -56,7 +57,7 @@ class ExportJob:
             UsageError: the model has no module. MissingExtra: torch is needed for it.
         """
         source = exporters.FORMATS[format].source
-        if source is not None:
+        if source is not None and not self._from_module(format):
             file = self._source_file(source, request)
             return dataclasses.replace(request, onnx=file or (self.origin.onnx.path if self.origin.onnx else None))
         if self._given(format) is not None:
@@ -76,7 +77,7 @@ class ExportJob:
                 raise UsageError(message, remedy=f"--precision {given.precision}, or convert the file")
             return self._adopt(given)
         source = exporters.FORMATS[format].source
-        if source is not None:
+        if source is not None and request.module is None:
             request = self._with_source(source, request, opset)
         kept = self._kept(format, request)
         if kept is not None:
@@ -123,6 +124,10 @@ class ExportJob:
         self.bundle = engines.add(self.path, entry, folder)
         if self.vouched:
             trust.record(self.bundle)
+
+    def _from_module(self, format: str) -> bool:
+        """Whether a format that could be built from another engine is made from the module."""
+        return exporters.FORMATS[format].module_first and self.origin.checkpoint is not None and installed("torch")
 
     def _given(self, format: str) -> OnnxFile | None:
         """The file that was named, if it is itself an engine of `format`."""

@@ -71,13 +71,15 @@ def export(
     Args:
         model: a shipped name, a checkpoint or bundle folder, an ONNX file, or `package.module:factory`. A bundle, or an ONNX file inside
             of one, is added to where it is, unless `out` or `name` moves it; of any other ONNX file a bundle is made.
-        to: `onnx`, `torchscript`, `aoti`, `tensorrt` (`trt`), `tensorrt-rtx`, or several. Plans are built from the bundle's ONNX engine,
-            which is exported first if it is missing; torch is needed only then.
+        to: `onnx`, `torchscript`, `aoti`, `tensorrt` (`trt`), `tensorrt-rtx`, `fused`, or several. Plans are built from the bundle's
+            ONNX engine, which is exported first if it is missing; torch is needed only then. `fused` is made from the model, or without
+            torch from that ONNX engine.
         precision: `fp32` or `fp16`; None takes the setting, as it does for opset, batch, out and device.
         batch: a fixed batch size or `dynamic`.
         weights, input: of a factory: its `.safetensors`, and the input as `1x3x224x224`.
         name: of the bundle, where the model's own is not wanted.
-        device: where the engine is run to be held against the golden samples; `aoti` is compiled for it, `tensorrt` built on it.
+        device: where the engine is run to be held against the golden samples; `aoti` and `fused` are compiled for it,
+            `tensorrt` built on it.
         flavor: `rtx` turns `tensorrt` into `tensorrt-rtx`.
         options: of formats that are built by an optimiser.
         embed_preprocess: put the bundle's preprocessing into the model: its public input is then uint8 N×H×W×C, pixels as they are, for

@@ -7,14 +7,14 @@ import json
 import logging
 from pathlib import Path
 
-from accel import datasets, device, runtimes
+from accel import datasets, device, exporters, runtimes
 from accel.api import outcome
 from accel.api.benching import TABLE, bench
 from accel.api.exporting import export
 from accel.api.settings import resolve
 from accel.bench import report
 from accel.bench.results import CSV, JSONL, ResultSet
-from accel.errors import AccelError, CorruptArtifact, DatasetMissing, MissingError, MissingExtra
+from accel.errors import AccelError, CorruptArtifact, DatasetMissing, MissingError, MissingExtra, UnsupportedOperator
 from accel.files import write_text
 from accel.progress import Progress, silent
 
@@ -78,11 +78,11 @@ def _fetch(progress: Progress) -> None:
 
 def _export(model: str, chosen: str, progress: Progress) -> None:
     for format in _formats(chosen):
-        for precision in PRECISIONS:
+        for precision in (item for item in PRECISIONS if item in exporters.FORMATS[format].precisions):
             try:
                 (done,) = export(model, format, precision=precision, device=chosen, progress=progress)
                 logger.info("%s: %s %s", model, done.plan.name, done.status)
-            except MissingError as error:
+            except (MissingError, UnsupportedOperator) as error:
                 # Its runtimes get a row that says MISSING; the others go on.
                 logger.warning("%s was not exported to %s in %s: %s", model, format, precision, error)
 

@@ -41,6 +41,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
         Step("layout", "onnxruntime:fp16+graph+nhwc"),
         Step("runtime", "aoti:fp16"),
         Step("graph", "aoti:fp16+graph"),
+        Step("runtime", "fused:fp16"),
         Step("runtime", "tensorrt:fp16"),
         Step("runtime", "tensorrt-rtx:fp16"),
     ),

@@ -19,7 +19,8 @@ COLUMNS = ("engine", "status", "opset", "size_mb", "parity", "max_rel_err", "lim
 def export(
     model: ModelArgument = DEFAULT_MODEL,
     to: Annotated[
-        list[str] | None, typer.Option("--to", metavar="FORMAT", help="onnx, torchscript, aoti, trt, repeatable; or best, which tunes.")
+        list[str] | None,
+        typer.Option("--to", metavar="FORMAT", help="onnx, torchscript, aoti, trt, fused, repeatable; or best, which tunes."),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or fp16.")] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="The same as --precision fp16.")] = False,
@@ -32,7 +33,7 @@ def export(
     device: DeviceOption = None,
     flavor: Annotated[str | None, typer.Option(metavar="rtx", help="Of TensorRT: rtx builds for GeForce and RTX cards.")] = None,
     compute_capability: Annotated[
-        str | None, typer.Option(metavar="X.Y,…", help="RTX: the GPUs that the plan is for, as 8.6,8.9,12.0; default the one here.")
+        str | None, typer.Option(metavar="X.Y,…", help="RTX, fused: the GPUs that it is built for, as 8.6,8.9; default the one here.")
     ] = None,
     workspace: Annotated[str | None, typer.Option(metavar="SIZE", help="TensorRT: scratch memory, as 4GiB; default the GPU's.")] = None,
     optimization_level: Annotated[int | None, typer.Option(metavar="0-5", help="TensorRT: how hard it searches; its default is 3.")] = None,

@@ -29,6 +29,10 @@ def inspect(bundle: BundleArgument = DEFAULT_MODEL, format: FormatOption = Forma
     if format is Format.table:
         print("\n".join(f"{name:<12}{text}" for name, text in _heading(found).items()), end="\n\n")
     print_rows(engines, ENGINE_COLUMNS, format)
+    for entry in found["engines"] if format is Format.table else ():
+        if "details" in entry:
+            print(f"\n{entry['name']}: {entry['toolchain'].get('chosen', '')}\n")
+            print_rows(entry["details"], [name for name in entry["details"][0] if name != "shape"])
     if format is Format.table and found["verified"]:
         print()
         print_rows(found["verified"], VERIFIED_COLUMNS)

@@ -7,7 +7,7 @@ from accel.device.graph import Graph, capture, copies, replay
 from accel.device.l2 import L2Flush
 from accel.device.memory import copy, empty, to_device, to_numpy
 from accel.device.select import Gpu, describe, name, parse, pci_bus_id, uuid
-from accel.device.staging import Staging
+from accel.device.staging import Staging, confirm
 from accel.device.stream import close_stream, open_stream, synchronize, synchronize_device
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Staging",
     "capture",
     "close_stream",
+    "confirm",
     "copies",
     "copy",
     "describe",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from accel.device import driver
@@ -63,7 +63,7 @@ def replay(binding: Binding) -> None:
             driver.check(result, "replaying a CUDA graph")
 
 
-def capture(device: str, stream: int, enqueue: Callable[[], None]) -> Graph:
+def capture(device: str, stream: int, enqueue: Callable[[], None], inspect: Callable[[Sequence[Any]], None] | None = None) -> Graph:
     """Capture what `enqueue` puts on `stream`, in thread-local mode, and upload it.
 
     Run `enqueue` once and wait for it beforehand: what a first call loads, allocates or chooses cannot be captured.
@@ -71,9 +71,10 @@ def capture(device: str, stream: int, enqueue: Callable[[], None]) -> Graph:
     Args:
         device: `cuda:N`, current on this thread.
         stream: not the default stream; nothing else may use it meanwhile.
+        inspect: shown the nodes before they are instantiated; what it raises ends the capture.
 
     Raises:
-        AccelError: something in it cannot be captured; the CUDA error is named. What `enqueue` raises goes through.
+        AccelError: something in it cannot be captured; the CUDA error is named. What `enqueue` or `inspect` raises goes through.
     """
     cuda = driver.bindings()
     mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -89,6 +90,8 @@ def capture(device: str, stream: int, enqueue: Callable[[], None]) -> Graph:
     graph = driver.check(cuda.cuStreamEndCapture(stream), "ending a capture")
     try:
         _, nodes = driver.check(cuda.cuGraphGetNodes(graph), "counting the nodes of a CUDA graph")
+        if inspect is not None:
+            inspect(driver.check(cuda.cuGraphGetNodes(graph, nodes), "listing the nodes of a CUDA graph")[0])
         executable = driver.check(cuda.cuGraphInstantiate(graph, 0), "instantiating a CUDA graph")
     finally:
         cuda.cuGraphDestroy(graph)

@@ -15,6 +15,17 @@ from accel.device.stream import synchronize
 from accel.types import Array, Binding, DeviceArray, Runtime
 
 
+def confirm(runtime: Runtime) -> None:
+    """Ask a runtime that has a `check` whether what it answered holds; call it when its stream was waited for.
+
+    Raises:
+        AccelError: it does not.
+    """
+    check = getattr(runtime, "check", None)
+    if check is not None:
+        check()
+
+
 class Staging:
     """Pinned buffers for one runtime on one stream; on a CPU the home arrays themselves.
 
@@ -32,10 +43,15 @@ class Staging:
         """One request: convert and upload `arrays`, run, and return owned results (floating ones as float32).
 
         The names and shapes of `arrays` are the runtime's inputs; they are not checked here.
+
+        Raises:
+            AccelError: the runtime says that its answer is void.
         """
         self.upload(arrays)
         runtime.enqueue(self._home)
-        return self.download(runtime.output(self._home))
+        results = self.download(runtime.output(self._home))
+        confirm(runtime)
+        return results
 
     def upload(self, arrays: Mapping[str, Array]) -> None:
         """Convert each array to its native dtype and enqueue the copy into home; call it again only after a download."""

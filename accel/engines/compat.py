@@ -182,6 +182,15 @@ def _compute_capability(entry: EngineEntry, wanted: str, place: _Place) -> None:
         )
 
 
+def _least_compute_capability(entry: EngineEntry, wanted: str, place: _Place) -> None:
+    found = place.machine.compute_capability
+    if not found or numbers(found) < numbers(wanted):
+        raise IncompatibleArtifact(
+            f"{entry.name} needs compute capability {wanted} or newer; {place.device} has {found or 'none'}",
+            remedy="run it on another GPU, or use another runtime of the bundle",
+        )
+
+
 def _compute_capabilities(entry: EngineEntry, wanted: list[str], place: _Place) -> None:
     found = place.machine.compute_capability
     if found not in wanted:
@@ -242,6 +251,7 @@ _KINDS: dict[str, strict.Kind] = {
     "gpu": strict.is_any_text,
     "compute_capability": _is_version,
     "compute_capabilities": strict.is_texts,
+    "least_compute_capability": _is_version,
 }
 """What an engine may be tied to → what its value must be."""
 
@@ -258,6 +268,7 @@ _CHECKS: dict[str, Callable[[EngineEntry, Any, _Place], None]] = {
     "gpu": _gpu,
     "compute_capability": _compute_capability,
     "compute_capabilities": _compute_capabilities,
+    "least_compute_capability": _least_compute_capability,
 }
 """What an engine may be tied to → how it is judged; `isa` is spelled as Linux does: x86_64, aarch64; `simd` are the names of
 instruction sets with spaces between them; `device` is `cpu` or `cuda`; `torch` a lowest version, `torch_minor` the only one."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from accel.errors import UnknownName
@@ -24,6 +25,7 @@ EXPORTERS: dict[str, str] = {
     "aoti": "accel.exporters.aoti:export",
     "tensorrt": "accel.exporters.tensorrt:export",
     "tensorrt-rtx": "accel.exporters.tensorrt:export_rtx",
+    "fused": "accel.exporters.fused.exporting:export",
 }
 """Format → what writes it: called with an ExportRequest, returns the EngineEntry without its parity."""
 
@@ -34,6 +36,7 @@ __all__ = [
     "ExportPlan",
     "ExportRequest",
     "FormatInfo",
+    "details",
     "export",
     "get",
     "is_current",
@@ -80,6 +83,17 @@ def is_current(entry: EngineEntry, request: ExportRequest) -> bool:
         return False
     asked = FORMATS[entry.format].current
     return True if asked is None else bool(_imported(asked)(entry, request))
+
+
+def details(entry: EngineEntry, file: Path) -> list[dict[str, Any]]:
+    """What the format can tell of the engine in `file` as rows of a table; none of a format that this accel does not know.
+
+    Raises:
+        CorruptArtifact: the file is not what the format writes.
+    """
+    info = FORMATS.get(entry.format)
+    found: list[dict[str, Any]] = [] if info is None or info.details is None else _imported(info.details)(file)
+    return found
 
 
 def _imported(name: str) -> Any:

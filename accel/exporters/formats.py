@@ -18,8 +18,11 @@ class FormatInfo:
     extra: what installs the exporter's packages.
     per_device: compiled by this machine's compiler for the device that the export names; `all` does without it where that fails.
     source: format of the engine that it is built from; None where it is made from the module.
+    module_first: made from the module all the same, where there is one and torch is here; from the source elsewhere.
+    batch: the only batch size that it has; None where it may be chosen.
     options: fields of BuildOptions that it takes.
     flavors: `--flavor` → the format that it turns this one into.
+    details: `module:function`, given the file, what `accel inspect` shows of it as a table; None has none.
     current: `module:function`, asked whether an engine that is there is what would be built now; None compares the opset alone.
     """
 
@@ -30,9 +33,12 @@ class FormatInfo:
     extra: str
     per_device: bool = False
     source: str | None = None
+    module_first: bool = False
+    batch: int | None = None
     options: tuple[str, ...] = ()
     flavors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     current: str | None = None
+    details: str | None = None
 
 
 _BATCHES = ("min_batch", "opt_batch", "max_batch")
@@ -63,6 +69,19 @@ FORMATS: dict[str, FormatInfo] = {
         source="onnx",
         options=("workspace", "optimization_level", "allow_mixed", "compute_capabilities", *_BATCHES),
         current="accel.exporters.tensorrt:is_current_rtx",
+    ),
+    "fused": FormatInfo(
+        "plan.json",
+        ("fp16",),
+        None,
+        None,
+        "fused",
+        source="onnx",
+        module_first=True,
+        batch=1,
+        options=("compute_capabilities",),
+        current="accel.exporters.fused.exporting:is_current",
+        details="accel.engines.fused_plan:rows",
     ),
 }
 

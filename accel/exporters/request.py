@@ -90,6 +90,10 @@ def plan(format: str, request: ExportRequest) -> ExportPlan:
         raise UsageError(
             f"the batch {batch!r} is neither a positive number nor 'dynamic'", remedy="--batch 1, --batch 8 or --batch dynamic"
         )
+    if info.batch is not None and batch != info.batch:
+        raise UsageError(
+            f"{format} has engines for a batch of {info.batch}; {batch} was asked for", remedy=f"--batch {info.batch}, or another format"
+        )
     _check_options(format, info, request)
     name = entry_name(format, request.precision, batch)
     return ExportPlan(

@@ -59,6 +59,7 @@ def run_tensors(torch: Any, session: Session, tensors: Mapping[str, Any], rows: 
             for public, native in session.results.items():
                 results[public][part].copy_(as_tensor(torch, outputs[native])[: part.stop - part.start])
     device.synchronize(session.stream)
+    device.confirm(runtime)
     return results
 
 
@@ -90,6 +91,7 @@ def run_arrays(session: Session, arrays: Mapping[str, Any], rows: int) -> dict[s
                 window = DeviceArray(target.ptr + step * source.nbytes, source.shape, source.dtype, source.device, target)
                 device.copy(window, source.ptr, session.stream)
     device.synchronize(session.stream)
+    device.confirm(runtime)
     return results
 
 

@@ -25,6 +25,7 @@ class RuntimeInfo:
         beyond: options that need a package which the extra does not install. `all` and the bare name show what is missing of them
             and fail nothing; typed in a variant, they are a request.
         gpu_only: why a CPU never runs it, not even to compare numbers; empty where it can.
+        built_in: options that an engine has only if its toolchain lists them under `schedules`; the others are not shown.
     """
 
     factory: str
@@ -37,6 +38,7 @@ class RuntimeInfo:
     showcase: dict[str, tuple[tuple[str, ...], ...]] = dataclasses.field(default_factory=lambda: {"cpu": ((),), "cuda": ((),)})
     beyond: tuple[str, ...] = ()
     gpu_only: str = ""
+    built_in: tuple[str, ...] = ()
 
 
 _TORCH_PRECISIONS = ("fp32", "tf32", "fp16", "fp16-autocast", "bf16")
@@ -113,6 +115,19 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         extra="rtx",
         showcase={"cpu": ((),), "cuda": ((), ("-graph",))},
         gpu_only="TensorRT-RTX runs on NVIDIA GPUs only",
+    ),
+    "fused": RuntimeInfo(
+        factory="accel.runtimes.fused:Fused",
+        format="fused",
+        precisions=("fp16",),
+        options=("-graph", "chain", "cluster", "grid"),
+        # What launches it; NVRTC is needed only where an engine has no machine code for the GPU.
+        distributions=("cuda-bindings",),
+        extra="fused",
+        exclusive=(("chain", "grid", "cluster"),),
+        showcase={"cpu": ((),), "cuda": ((), ("chain",), ("grid",))},
+        gpu_only="a fused engine runs on NVIDIA GPUs only",
+        built_in=("chain", "grid", "cluster"),
     ),
 }
 

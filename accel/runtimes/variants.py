@@ -44,13 +44,14 @@ def _of_runtime(bundle: Bundle, runtime: str, device: str) -> Iterator[Variant]:
     row = info(runtime)
     kind = device.partition(":")[0]
     for precision in _SHOWN:
-        if row.format is None:
-            # The checkpoint runs in any precision; FP16 of it is not an artifact that a CPU row could speak about.
-            present = bundle.has_checkpoint and (kind != "cpu" or precision == "fp32")
-        else:
-            present = any((entry.format, entry.precision) == (row.format, precision) for entry in bundle.entries)
-        if present:
-            yield from (Variant(runtime, precision, tuple(sorted(options))) for options in row.showcase[kind])
+        entries = [entry for entry in bundle.entries if (entry.format, entry.precision) == (row.format, precision)]
+        # The checkpoint runs in any precision; FP16 of it is not an artifact that a CPU row could speak about.
+        from_module = row.format is None and bundle.has_checkpoint and (kind != "cpu" or precision == "fp32")
+        if entries or from_module:
+            built = {word for entry in entries for word in entry.toolchain.get("schedules", "").split(", ")}
+            absent = set(row.built_in) - built
+            shown = (options for options in row.showcase[kind] if not absent & set(options))
+            yield from (Variant(runtime, precision, tuple(sorted(options))) for options in shown)
 
 
 def _explain_absence(bundle: Bundle, runtime: str) -> None:

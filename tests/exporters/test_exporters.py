@@ -211,7 +211,7 @@ def test_a_plan_says_what_would_be_written_and_writes_nothing(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("format", "fields", "error", "said"),
     [
-        ("gguf", {}, UnknownName, r"no export format called 'gguf'\n.*onnx, tensorrt, tensorrt-rtx, torchscript"),
+        ("gguf", {}, UnknownName, r"no export format called 'gguf'\n.*fused, onnx, tensorrt, tensorrt-rtx, torchscript"),
         ("onnx", {"precision": "bf16"}, UnknownName, r"no onnx export precision called 'bf16'\n.*fp16, fp32"),
         ("onnx", {"opset": 9}, UsageError, r"in the opsets 11 to 23; 9 was asked for\n.*--opset 17"),
         ("torchscript", {"opset": 17}, UsageError, "torchscript has no opset"),

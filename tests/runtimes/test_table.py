@@ -16,7 +16,7 @@ def test_ort_is_onnxruntime() -> None:
 
 
 def test_an_unknown_runtime_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="aoti, compile, eager, onnxruntime, tensorrt, tensorrt-rtx, torchscript"):
+    with pytest.raises(UnknownName, match="aoti, compile, eager, fused, onnxruntime, tensorrt, tensorrt-rtx, torchscript"):
         runtimes.info("caffe")
 
 
@@ -36,6 +36,8 @@ def test_what_the_table_has_passes(spelling: str) -> None:
     [
         ("onnxruntime:bf16", UsageError, "fp32, tf32, fp16"),
         ("tensorrt:tf32", UsageError, "fp32, fp16"),
+        ("fused:fp32", UsageError, "fp16"),
+        ("fused:fp16+chain+grid", UsageError, "chain and grid at once"),
         ("tensorrt:fp16+graph", UnknownName, "-graph"),
         ("torchscript:fp16-autocast", UsageError, "torchscript cannot run fp16-autocast"),
         ("torchscript:fp32+graph", UnknownName, "option of torchscript"),
@@ -68,6 +70,7 @@ def test_what_it_has_not_is_refused_with_what_there_is(spelling: str, error: typ
         ("onnxruntime:tf32+trt-ep", "TF32 exists on NVIDIA GPUs only"),
         ("tensorrt:fp32", "TensorRT runs on NVIDIA GPUs only"),
         ("tensorrt-rtx:fp16-graph", "TensorRT-RTX runs on NVIDIA GPUs only"),
+        ("fused:fp16+grid", "a fused engine runs on NVIDIA GPUs only"),
     ],
 )
 def test_a_cpu_refuses_what_it_has_no_kernels_for(spelling: str, on_cpu: str | None) -> None:

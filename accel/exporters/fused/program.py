@@ -4,47 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from accel.types import Shape
+from accel.engines.fused_plan import ARENA_ALIGNMENT, PARAMETERS, SCHEDULES, TIMED_OUT, Schedule
+from accel.types import Kernel, Shape
 
-Schedule = Literal["chain", "grid", "cluster"]
-"""A kernel a layer, one after another; one persistent kernel over the whole GPU; one cluster of CTAs."""
-
-SCHEDULES: tuple[Schedule, ...] = ("chain", "grid", "cluster")
-
-PARAMETERS = ("image", "weights", "arena", "logits", "state")
-"""What every kernel takes, in this order, all of them addresses: the input, the packed weights, the activations (ARENA_ALIGNMENT), the
-answer, and `State`, which is zeroed once, when a context is made."""
-
-ARENA_ALIGNMENT = 256
-
-TIMED_OUT = 1
-"""The error word of a spin that its bound ended."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """One launch.
-
-    Attributes:
-        name: an `extern "C"` symbol of the source.
-        grid, block: CTAs and threads of a CTA, both one-dimensional.
-        shared: dynamic shared memory of a CTA in bytes.
-        cluster: CTAs of a cluster; above 8 it needs the attribute for sizes that are not portable.
-        cooperative: all CTAs must be resident at once (they wait for one another); such a kernel is never launched otherwise.
-        dependent: may begin before the kernel in front of it has ended (programmatic stream serialization); it waits itself.
-        layers: names of the layers that it computes, for tables and errors.
-    """
-
-    name: str
-    grid: int
-    block: int
-    shared: int = 0
-    cluster: int = 1
-    cooperative: bool = False
-    dependent: bool = False
-    layers: tuple[str, ...] = ()
+__all__ = ["ARENA_ALIGNMENT", "PARAMETERS", "SCHEDULES", "TIMED_OUT", "Kernel", "Program", "Schedule"]
 
 
 @dataclasses.dataclass(frozen=True)

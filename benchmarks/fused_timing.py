@@ -1,0 +1,97 @@
+"""Times of an open fused runtime: behind a gate, back to back, as a caller waits, and what each kernel of the chain adds."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from accel import device
+from accel.bench.clock import EventTimer, HostClock
+from accel.runtimes.fused import Fused
+
+WARM_S, LENGTH, ROUNDS = 0.3, 200, 15
+
+
+def times(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any]:
+    """Medians in µs: `device_us`, `chain_us`, `host_us`, `floor_us` of two events around nothing; for several kernels `kernels_us`."""
+    assert stream is not None
+    now, timer, gate = HostClock().now_ns, EventTimer(stream), device.Gate(stream)
+    try:
+        begin = now()
+        while now() - begin < WARM_S * 1e9:
+            runtime.enqueue(runtime.home)
+            device.synchronize(stream)
+        found: dict[str, Any] = {
+            "ok": True,
+            "floor_us": _gated(lambda: None, stream, timer, gate, samples),
+            "device_us": _gated(lambda: runtime.enqueue(runtime.home), stream, timer, gate, samples),
+            "chain_us": _chained(runtime.graph, stream, timer),
+            "host_us": _host(runtime, stream, samples),
+            "gate_blocked": gate.blocked,
+        }
+        if len(runtime.launches) > 1:
+            found["kernels_us"] = _kernels(runtime, stream, timer)
+    finally:
+        timer.close()
+    runtime.check()
+    return found
+
+
+def _gated(call: Any, stream: int, timer: EventTimer, gate: device.Gate, samples: int) -> float:
+    taken = []
+    for _ in range(samples):
+        with gate:
+            timer.start()
+            call()
+            timer.stop()
+        device.synchronize(stream)
+        taken.append(timer.elapsed_ns())
+    return round(statistics.median(taken) / 1000, 2)
+
+
+def _host(runtime: Fused, stream: int, samples: int) -> float:
+    now, taken = HostClock().now_ns, []
+    for _ in range(samples):
+        begin = now()
+        runtime.enqueue(runtime.home)
+        device.synchronize(stream)
+        taken.append(now() - begin)
+    return round(statistics.median(taken) / 1000, 2)
+
+
+def _chained(graph: device.Graph | None, stream: int, timer: EventTimer) -> float | None:
+    """Per call, of LENGTH and 2 · LENGTH calls between two events: the difference, so that the pair's own cost is out of it."""
+    if graph is None:
+        return None
+
+    def run(calls: int) -> int:
+        timer.start()
+        for _ in range(calls):
+            graph.launch()
+        timer.stop()
+        device.synchronize(stream)
+        return timer.elapsed_ns()
+
+    return round(statistics.median([(run(2 * LENGTH) - run(LENGTH)) / LENGTH for _ in range(ROUNDS)]) / 1000, 3)
+
+
+def _kernels(runtime: Fused, stream: int, timer: EventTimer) -> dict[str, float]:
+    """What each kernel adds to a graph of those before it, in back-to-back replays: the first has the graph's own cost in it."""
+    found: dict[str, float] = {}
+    before = 0.0
+    for count, launch in enumerate(runtime.launches, start=1):
+        part = runtime.launches[:count]
+
+        def enqueue(part: Any = part) -> None:
+            for item in part:
+                item()
+
+        graph = device.capture(runtime.source.device, stream, enqueue)
+        try:
+            _chained(graph, stream, timer)
+            whole = _chained(graph, stream, timer) or 0.0
+        finally:
+            graph.close()
+        found[launch.kernel.name] = round(whole - before, 3)
+        before = whole
+    return found

@@ -1,0 +1,231 @@
+"""From a model or an ONNX file to a fused engine in a bundle, without a GPU; the generator is `handmade`, the compiler is real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+
+from exporters.fused import handmade
+
+from accel import runtimes
+from accel.api import export, export_job, load
+from accel.engines import Bundle, fused_plan, trust
+from accel.errors import PrecisionError, UnknownName, UnsupportedOperator, UntrustedArtifact, UsageError
+from accel.exporters import BuildOptions
+from accel.exporters.fused import exporting
+from accel.exporters.fused.network import refused
+from accel.exporters.fused.program import Program
+
+INPUT = f"1x{handmade.CHANNELS}x{handmade.HEIGHT}x{handmade.WIDTH}"
+
+
+@pytest.fixture(autouse=True)
+def by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(exporting, "GENERATOR", "exporters.fused.handmade:generate")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file(handmade.build().state_dict(), str(path))
+    return path
+
+
+@pytest.fixture
+def fused(weights: Path) -> Callable[..., Any]:
+    """fused(precision="fp16", batch=1, …) → what became of the export."""
+
+    def run(to: str = "fused", precision: str = "fp16", **how: Any) -> Any:
+        where = {"weights": weights, "input": INPUT, "name": "hand", "device": "cpu"}
+        (done,) = export("exporters.fused.handmade:build", to, precision=precision, **where, **how)
+        return done
+
+    return run
+
+
+def test_the_folder_has_a_plan_weights_and_for_each_schedule_source_and_machine_code(fused: Callable[..., Any]) -> None:
+    done = fused()
+    folder = done.bundle / "fused-fp16"
+    assert (done.status, done.entry.name) == ("added", "fused-fp16")
+    names = {"plan.json", "weights.bin", "chain.cu", "grid.cu", "chain-sm90.cubin", "grid-sm90.cubin"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert next(iter(done.entry.files)) == "fused-fp16/plan.json"
+    assert set(done.entry.files) == {f"fused-fp16/{name}" for name in names}
+    assert (folder / "chain.cu").read_text() == handmade.CHAIN
+    assert all((folder / name).read_bytes().startswith(b"\x7fELF") for name in names if name.endswith(".cubin"))
+
+
+def test_the_entry_says_what_it_is_and_what_it_is_tied_to(fused: Callable[..., Any]) -> None:
+    entry = fused().entry
+    assert (entry.inputs[0].dtype, entry.inputs[0].shape, entry.inputs[0].layout) == ("float16", (1, 6, 4, 4), "NCHW")
+    assert (entry.outputs[0].dtype, entry.outputs[0].shape) == ("float32", (1, 5))
+    assert dict(entry.target) == {"device": "cuda", "least_compute_capability": "8.0"}
+    assert entry.toolchain["schedules"] == "chain, grid"
+    assert entry.toolchain["compiled_for"] == "9.0 (no GPU was named: the default)"
+    assert entry.toolchain["chosen"] == "chain: chain 2.0 µs, grid 3.0 µs predicted, not measured"
+    assert entry.toolchain["read_from"] == "the module"
+    assert entry.precision_proof == {"weights": {"float16": 1}, "macs": {"float16": 30}, "accumulate": "float32", "share": 1.0}
+    assert entry.parity["status"] == "not run"
+    assert "runs on NVIDIA GPUs only" in entry.parity["reason"]
+
+
+def test_the_plan_has_kernels_resources_and_why_a_schedule_is_absent(fused: Callable[..., Any]) -> None:
+    plan = fused_plan.read(fused().bundle / "fused-fp16" / "plan.json")
+    assert (plan.chosen, list(plan.schedules), plan.sms) == ("chain", ["chain", "grid"], 132)
+    assert [kernel.name for kernel in plan.schedules["chain"].kernels] == ["mean", "fc"]
+    (whole,) = plan.schedules["grid"].kernels
+    assert (whole.cooperative, whole.layers) == (True, ("mean", "fc"))
+    used = plan.schedules["grid"].resources["9.0"]["whole"]
+    assert 0 < used.registers <= 255
+    assert used.spills == 0
+    assert list(plan.left_out) == ["cluster"]
+    assert "layer 'mean' (pool) cannot be exported to fused: a cluster of one CTA is none" in plan.left_out["cluster"]
+
+
+def test_gpus_that_are_named_get_machine_code_each_and_the_plan_counts_on_the_smallest(fused: Callable[..., Any]) -> None:
+    done = fused(options=BuildOptions(compute_capabilities=("8.0", "8.9")))
+    folder = done.bundle / "fused-fp16"
+    plan = fused_plan.read(folder / "plan.json")
+    assert plan.schedules["chain"].cubins == {"8.0": "chain-sm80.cubin", "8.9": "chain-sm89.cubin"}
+    assert set(plan.schedules["grid"].resources) == {"8.0", "8.9"}
+    assert plan.sms == 108
+    assert done.entry.toolchain["compiled_for"] == "8.0, 8.9 (asked for)"
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "said"),
+    [
+        ({"precision": "fp32"}, UnknownName, "no fused export precision called 'fp32'"),
+        ({"batch": 8}, UsageError, "fused has engines for a batch of 1; 8 was asked for"),
+        ({"batch": "dynamic"}, UsageError, "a batch of 1; dynamic was asked for"),
+        ({"options": BuildOptions(compute_capabilities=("7.5",))}, UsageError, "begin with compute capability 8.0; 7.5 was asked for"),
+        ({"options": BuildOptions(builds=2)}, UsageError, "--builds does not apply to fused"),
+        ({"opset": 17}, UsageError, "fused has no opset"),
+    ],
+)
+def test_what_it_cannot_be_is_refused_before_anything_is_written(
+    fused: Callable[..., Any], how: dict[str, Any], kind: type[UsageError], said: str
+) -> None:
+    with pytest.raises(kind) as refusal:
+        fused(**how)
+    assert said in str(refusal.value)
+    assert refusal.value.exit_code == 2
+    assert not Path("engines/hand.accel").exists()
+
+
+def test_the_command_line_refuses_fp32_and_a_layer_by_name_with_exit_code_2(
+    accel_cli: Callable[..., Any], tiny_weights: Path, weights: Path
+) -> None:
+    where = ("--weights", tiny_weights, "--input", "1x3x8x8", "--device", "cpu")
+    ran = accel_cli("export", "nets:build", *where, "--to", "fused", "--fp16")
+    assert ran.code == 2
+    assert "layer '3' (aten.adaptive_avg_pool2d) cannot be exported to fused: it is not among the operators" in ran.err
+    hand = ("--weights", weights, "--input", INPUT, "--device", "cpu")
+    ran = accel_cli("export", "exporters.fused.handmade:build", *hand, "--to", "fused", "--precision", "fp32")
+    assert (ran.code, "choose one of: fp16" in ran.err) == (2, True)
+
+
+def test_a_model_that_no_schedule_takes_is_refused_with_the_first_reason(
+    fused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(network: Any, schedule: str, **_: Any) -> Program:
+        raise refused("fc", "linear", f"not in {schedule}")
+
+    monkeypatch.setattr(exporting, "_generator", lambda: generate)
+    with pytest.raises(UnsupportedOperator, match=r"layer 'fc' \(linear\) cannot be exported to fused: not in chain"):
+        fused()
+    assert not Path("engines/hand.accel").exists()
+
+
+def changed(**fields: Any) -> Callable[..., Program]:
+    return lambda network, schedule, **how: dataclasses.replace(handmade.generate(network, schedule, **how), **fields)
+
+
+def test_a_layer_that_no_kernel_names_or_another_type_is_no_fp16(fused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = handmade.generate(handmade.network(), "chain").kernels
+    monkeypatch.setattr(exporting, "_generator", lambda: changed(kernels=kernels[:1]))
+    with pytest.raises(PrecisionError, match="no kernel of the schedule chain says that it computes fc"):
+        fused()
+    monkeypatch.setattr(exporting, "_generator", lambda: changed(plan={"steps": [{"layers": ["fc"], "dtype": "float32"}]}))
+    with pytest.raises(PrecisionError, match="fp16 was asked for; the plan of the schedule chain has float32"):
+        fused()
+
+
+def test_the_least_predicted_time_is_chosen_only_where_all_are_predicted() -> None:
+    made = {name: handmade.generate(handmade.network(), name) for name in ("chain", "grid")}
+    assert exporting.choose(made) == ("chain", "chain 2.0 µs, grid 3.0 µs predicted, not measured")
+    made["grid"] = dataclasses.replace(made["grid"], plan={"predicted_us": 1.5})
+    assert exporting.choose(made)[0] == "grid"
+    made["grid"] = dataclasses.replace(made["grid"], plan={})
+    assert exporting.choose(made) == ("chain", "the first that takes the network; times were not predicted for all")
+
+
+def test_an_engine_that_is_there_is_kept_until_what_makes_it_changes(fused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [fused().status for _ in range(2)] == ["added", "kept"]
+    assert fused(options=BuildOptions(compute_capabilities=("9.0",))).status == "added"
+    assert fused(options=BuildOptions(compute_capabilities=("9.0",))).status == "kept"
+    monkeypatch.setattr(exporting, "_generator_sha256", lambda: "another")
+    assert fused(options=BuildOptions(compute_capabilities=("9.0",))).status == "added"
+
+
+def test_without_torch_it_is_made_from_the_onnx_engine(fused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fused("onnx", precision="fp32")
+    fused("onnx")
+    monkeypatch.setattr(export_job, "installed", lambda name: False)
+    monkeypatch.setattr(export_job.Origin, "module", property(lambda self: pytest.fail("torch was asked for")))
+    (done,) = export("engines/hand.accel", "fused", precision="fp16", device="cpu")
+    bundle = Bundle.open(done.bundle)
+    assert done.entry is not None
+    assert done.entry.toolchain["read_from"] == f"ONNX {bundle.entry('onnx', 'fp16').files['onnx-fp16/model.onnx']}"
+
+
+def test_any_onnx_file_will_do(fused: Callable[..., Any]) -> None:
+    made = fused("onnx", precision="fp32")
+    shutil.copy(made.bundle / "onnx-fp32" / "model.onnx", "mine.onnx")
+    (done,) = export("mine.onnx", "fused", precision="fp16", device="cpu")
+    assert [entry.name for entry in Bundle.open(done.bundle).entries] == ["onnx-fp32", "fused-fp16"]
+    assert json.loads((done.bundle / "fused-fp16" / "plan.json").read_text())["chosen"] == "chain"
+
+
+def test_it_is_code_and_needs_trust(fused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundle = Bundle.open(fused().bundle)
+    trust.demand_engine(bundle, bundle.entry("fused", "fp16"))
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
+    with pytest.raises(UntrustedArtifact, match="fused-fp16 is code"):
+        load(bundle.path, "fused:fp16", device="cpu")
+
+
+def test_all_shows_the_schedules_that_the_engine_has(fused: Callable[..., Any], rewritten: Callable[..., None]) -> None:
+    bundle = Bundle.open(fused().bundle)
+    shown = ["fused:fp16", "fused:fp16+chain", "fused:fp16+grid"]
+    assert [str(item) for item in runtimes.variants(bundle, ["all"], "cuda:0") if item.runtime == "fused"] == shown
+    (entry,) = bundle.entries
+    rewritten(bundle.path, engines=(dataclasses.replace(entry, toolchain={**entry.toolchain, "schedules": "chain"}),))
+    assert [str(item) for item in runtimes.variants(Bundle.open(bundle.path), ["fused"], "cuda:0")] == shown[:2]
+
+
+def test_inspect_shows_layers_ctas_registers_and_shared_memory(fused: Callable[..., Any], accel_cli: Callable[..., Any]) -> None:
+    fused()
+    ran = accel_cli("inspect", "hand")
+    lines = ran.out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("fused-fp16: chain: chain 2.0 µs"))
+    head, first, grid = lines[start + 2].split(), lines[start + 4].split(), lines[-1].split()
+    assert head == ["schedule", "step", "layers", "tile", "ctas", "shared", "registers", "spills", "predicted_us"]
+    assert first[:7] == ["chain", "(chosen)", "1", "mean", "–", "6", "128"]
+    assert grid[:3] == ["grid", "2", "fc"]
+    found = json.loads(accel_cli("inspect", "hand", "--format", "json").out)
+    assert [row["layers"] for row in found["engines"][0]["details"]] == ["mean", "fc"] * 2

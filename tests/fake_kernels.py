@@ -1,0 +1,131 @@
+"""The CUDA driver of `fake_cuda`, with machine code: its kernels are functions of numpy on the same host memory.
+
+Launch configurations are those of the real cuda-bindings, whose structures need no driver, so that attributes are read from where the real
+driver would read them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from fake_cuda import Code, FakeDriver
+
+real = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+
+CAPABILITY, SMS, SHARED, COOPERATIVE, L2 = (75, 76), 16, 97, 95, 38
+"""CUdevice_attribute's numbers."""
+
+Emulated = Callable[[Sequence[int]], None]
+"""A kernel: called with the addresses that it was launched with."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Launched:
+    """What the driver was told of one launch; `attributes` in the order in which they stood."""
+
+    kernel: str
+    grid: int
+    block: int
+    shared: int
+    stream: int
+    attributes: tuple[str, ...]
+    cluster: int
+    arguments: tuple[int, ...]
+
+    @property
+    def cooperative(self) -> bool:
+        return "COOPERATIVE" in self.attributes
+
+
+class KernelDriver(FakeDriver):
+    """Attributes:
+    kernels: name → what it does. launched: every launch, those into a graph too. allowed: what functions were allowed, by name.
+    room: CTAs of a kernel that fit on one multiprocessor. clusters: how many fit at all. keeps: whether a graph keeps attributes.
+    loaded: machine code by handle; it lives until it is unloaded. parameters: of a kernel that has not five.
+    """
+
+    CUlaunchConfig, CUlaunchAttribute, CUlaunchAttributeID = real.CUlaunchConfig, real.CUlaunchAttribute, real.CUlaunchAttributeID
+    CUfunction_attribute, CUdevice_attribute, CUkernelNodeAttrID = (
+        real.CUfunction_attribute,
+        real.CUdevice_attribute,
+        real.CUkernelNodeAttrID,
+    )
+
+    def __init__(self, kernels: dict[str, Emulated], capability: str = "9.0") -> None:
+        super().__init__()
+        major, minor = map(int, capability.split("."))
+        self.capability = {75: major, 76: minor, SMS: 132, SHARED: 232448, COOPERATIVE: 1, L2: 1024}
+        self.kernels = kernels
+        self.launched: list[Launched] = []
+        self.allowed: dict[str, dict[str, int]] = {}
+        self.room, self.clusters, self.keeps = 1, 8, True
+        self.loaded: dict[int, bytes] = {}
+        self.parameters: dict[str, int] = {}
+
+    def _cuDeviceGetAttribute(self, attribute: Any, handle: int) -> tuple[int]:  # noqa: N802
+        return (self.capability[int(attribute)],)
+
+    def _cuModuleLoadData(self, address: int) -> tuple[int]:  # noqa: N802
+        self.loaded[len(self.loaded) + 1] = ctypes.string_at(address, 4)
+        return (len(self.loaded),)
+
+    def _cuModuleUnload(self, handle: int) -> tuple[()]:  # noqa: N802
+        del self.loaded[handle]
+        return ()
+
+    def cuModuleGetFunction(self, handle: int, name: bytes) -> tuple[Any, ...]:  # noqa: N802
+        assert handle in self.loaded
+        return (Code.CUDA_SUCCESS, name.decode()) if name.decode() in self.kernels else (500,)
+
+    def _cuFuncSetAttribute(self, function: str, attribute: Any, value: int) -> tuple[()]:  # noqa: N802
+        self.allowed.setdefault(function, {})[attribute.name.removeprefix("CU_FUNC_ATTRIBUTE_")] = value
+        return ()
+
+    def _cuOccupancyMaxActiveBlocksPerMultiprocessor(self, function: str, block: int, shared: int) -> tuple[int]:  # noqa: N802
+        return (self.room,)
+
+    def _cuOccupancyMaxActiveClusters(self, function: str, config: Any) -> tuple[int]:  # noqa: N802
+        assert self._attributes(config)[0] == ("CLUSTER_DIMENSION",)
+        return (self.clusters,)
+
+    def _cuLaunchKernelEx(self, config: Any, function: str, parameters: int, extra: int) -> tuple[()]:  # noqa: N802
+        pointers = (ctypes.c_void_p * self.parameters.get(function, 5)).from_address(parameters)
+        arguments = tuple(ctypes.c_void_p.from_address(pointer).value or 0 for pointer in pointers)
+        attributes, cluster = self._attributes(config)
+        launched = Launched(
+            function, config.gridDimX, config.blockDimX, config.sharedMemBytes, int(config.hStream), attributes, cluster, arguments
+        )
+        self.launched.append(launched)
+        self.enqueue(_Work(launched, lambda: self.kernels[function](arguments)))
+        return ()
+
+    def _attributes(self, config: Any) -> tuple[tuple[str, ...], int]:
+        found = {attribute.id.name.removeprefix("CU_LAUNCH_ATTRIBUTE_"): attribute.value for attribute in config.attrs[: config.numAttrs]}
+        values = {"COOPERATIVE": "cooperative", "PROGRAMMATIC_STREAM_SERIALIZATION": "programmaticStreamSerializationAllowed"}
+        assert all(getattr(found[name], field) == 1 for name, field in values.items() if name in found)
+        size = found["CLUSTER_DIMENSION"].clusterDim.x if "CLUSTER_DIMENSION" in found else 1
+        return tuple(found), size
+
+    def _cuGraphNodeGetType(self, node: Any) -> tuple[Any]:  # noqa: N802
+        kind = "KERNEL" if isinstance(node, _Work) else "MEMCPY"
+        return (types.SimpleNamespace(name=f"CU_GRAPH_NODE_TYPE_{kind}"),)
+
+    def _cuGraphKernelNodeGetAttribute(self, node: _Work, attribute: Any) -> tuple[Any]:  # noqa: N802
+        assert attribute.name == "CU_LAUNCH_ATTRIBUTE_COOPERATIVE"
+        return (types.SimpleNamespace(cooperative=int(node.launched.cooperative and self.keeps)),)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """A node of a captured graph, or work on a stream."""
+
+    launched: Launched
+    run: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.run()

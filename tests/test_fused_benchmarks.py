@@ -1,0 +1,157 @@
+"""benchmarks/fused_check.py on a driver of host memory: a right engine passes every check, a wrong one does not.
+
+fused_vs_tensorrt.py on a scripted set, and what it refuses to compare.
+."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+
+from exporters.fused import handmade
+from fake_cuda import installed
+from fake_kernels import KernelDriver
+
+from accel import device
+from accel.bench import results
+from accel.errors import GateError
+from accel.exporters.fused import exporting
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKS = ("layers", "times", "refused", "repeat", "threads", "crowded")
+
+
+class TimedDriver(KernelDriver):
+    """With events, a microsecond apart from each other."""
+
+    def _cuEventCreate(self, flags: int) -> tuple[int]:  # noqa: N802
+        return (1,)
+
+    def _cuEventElapsedTime(self, begin: int, end: int) -> tuple[float]:  # noqa: N802
+        return (0.001,)
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, dict[str, Any]]]]:
+    """check(kernels) → exit code and record of a run with the handmade network."""
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_check
+
+    monkeypatch.setattr(exporting, "GENERATOR", "exporters.fused.handmade:generate")
+    monkeypatch.setattr(fused_check, "NETWORKS", {"hand": handmade.network})
+    monkeypatch.setattr(fused_check, "SHIPPED", ("hand",))
+    monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
+    for name, value in {"WARM_S": 0.0, "LENGTH": 2, "ROUNDS": 2}.items():
+        monkeypatch.setattr(fused_check.fused_timing, name, value)
+
+    def run(kernels: dict[str, Any], *arguments: str) -> tuple[int, dict[str, Any]]:
+        out = tmp_path / "check.json"
+        words = ["--launches", "5", "--samples", "3", "--images", "2", "--seed", "1", "--out", str(out), *arguments]
+        monkeypatch.setattr(sys, "argv", ["fused_check.py", *words])
+        with installed(TimedDriver({"crowd": lambda arguments: None, **kernels})) as driver:
+            driver.parameters["crowd"] = 1
+            code = fused_check.main()
+        return code, json.loads(out.read_text())
+
+    yield run
+    sys.modules.pop("fused_check", None)
+
+
+def test_a_right_engine_passes_every_check_of_every_schedule(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:
+    code, record = check(handmade.EMULATED)
+    assert [(row["schedule"], row["check"]) for row in record["rows"]] == [(name, what) for what in CHECKS for name in ("chain", "grid")]
+    assert {row["ok"] for row in record["rows"]} == {True}, record
+    assert code == 0
+    by = {(row["schedule"], row["check"]): row for row in record["rows"]}
+    assert set(by["grid", "layers"]["of"]) == {"mean", "fc"}
+    assert "1 of them cooperative; the graph has 1 and 0" in by["grid", "refused"]["not cooperative"]
+    assert "resident at once" in by["grid", "refused"]["does not fit"]
+    assert list(by["chain", "times"]["kernels_us"]) == ["mean", "fc"]
+    assert "cluster of one CTA" in record["left_out"]["hand"]["cluster"]
+
+
+def test_an_engine_that_leaves_a_layer_out_or_wavers_fails(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:
+    draw = np.random.default_rng(0)
+
+    def wavering(arguments: Any) -> None:
+        handmade.fc(arguments)
+        logits = handmade._array(arguments[3], (handmade.CLASSES,), np.float32)
+        logits += draw.standard_normal(handmade.CLASSES).astype(np.float32) * np.float32(1e-4)
+
+    code, record = check({"mean": lambda arguments: None, "fc": wavering, "whole": lambda arguments: None})
+    failed = {(row["schedule"], row["check"]) for row in record["rows"] if row["ok"] is False}
+    assert code == 1
+    assert failed >= {("chain", "layers"), ("grid", "layers"), ("chain", "repeat"), ("grid", "repeat"), ("chain", "threads")}
+
+
+def test_what_the_time_does_not_suffice_for_is_said(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:
+    code, record = check(handmade.EMULATED, "--seconds", "-1")
+    assert code == 0
+    assert {(row["ok"], row["reason"]) for row in record["rows"]} == {(None, "not run: no time left")}
+
+
+def test_without_a_gpu_it_compiles_and_prints_what_kernels_use(
+    check: Callable[..., tuple[int, dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = check(handmade.EMULATED, "--compile-only")
+    said = capsys.readouterr().out
+    assert code == 0
+    assert [line.split()[3] for line in said.splitlines() if line.startswith("hand")] == ["mean", "fc", "whole"]
+
+
+@pytest.fixture
+def versus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_vs_tensorrt
+
+    yield fused_vs_tensorrt
+    del sys.modules["fused_vs_tensorrt"]
+
+
+def test_the_ratio_is_tensorrts_time_over_fuseds_and_only_of_good_rows(versus: Any, tmp_path: Path) -> None:
+    from report.report_sets import write_set
+
+    times = {
+        "tensorrt:fp16": {"host_us": 60, "device_us": 45},
+        "fused:fp16": {"host_us": 30, "device_us": 15},
+        "fused:fp16+grid": {"host_us": 10, "device_us": 5, "verdict": "INVALID", "reason": "12 % of predictions changed"},
+    }
+    folder = write_set(tmp_path / "set", times)
+    rows = {row["variant"]: row for row in versus.compared(versus.ResultSet(folder, {}, list(results.read_rows(folder / results.JSONL))))}
+    assert rows["fused:fp16"]["device_us_ratio"]["ratio"] == pytest.approx(3.0, rel=1e-3)
+    assert rows["fused:fp16"]["host_us_ratio"]["ratio"] == pytest.approx(2.0, rel=1e-3)
+    assert rows["tensorrt:fp16"]["device_us_ratio"] is None
+    assert (rows["fused:fp16+grid"]["verdict"], rows["fused:fp16+grid"]["device_us_ratio"]) == ("INVALID", None)
+    said = versus.report({"model": "m", "gpu": "G", "tensorrt": "10.13", "tactic_sources": "JIT", "rows": list(rows.values())})
+    assert "TensorRT 10.13 (JIT)" in said
+    versus.demand_ratio(list(rows.values()), 2.9)
+    with pytest.raises(GateError, match=r"was to be 3\.5 times as fast"):
+        versus.demand_ratio(list(rows.values()), 3.5)
+
+
+def test_nothing_is_timed_without_a_gpu_or_without_tensorrt(
+    versus: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(versus.api, "bench", lambda *_, **__: pytest.fail("timed"))
+    monkeypatch.setattr(sys, "argv", ["fused_vs_tensorrt.py", "--device", "cpu"])
+    assert versus.main() == 4
+    monkeypatch.setattr(versus.device, "parse", lambda text: "cuda:0")
+    monkeypatch.setattr(versus.runtimes, "version", lambda name: None)
+    with installed(KernelDriver({})) as driver:
+        assert versus.main() == 4
+        driver.capability.update({75: 7, 76: 5})
+        assert versus.main() == 5
+    said = capsys.readouterr().err
+    assert "run on NVIDIA GPUs only" in said
+    assert "tensorrt is not installed, so there is nothing to compare with" in said
+    assert "pip install 'accel-engines[trt]'" in said
+    assert "has compute capability 7.5" in said
