@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from accel.errors import UsageError
 from accel.exporters.fused.network import INPUT, Array, Network, Pool
@@ -20,6 +20,11 @@ STATE_BYTES = 256
 """Of a chain, which waits for nothing itself."""
 COUNTER_WORDS = 8
 """From a counter of the grid to the next: a sector of the L2 each."""
+FURTHEST_AHEAD = 3
+"""Steps that the grid fetches weights ahead, where they fit."""
+GRID_SHARED = 227 * 1024
+"""Bytes a CTA of sm_90, of which the grid has one an SM."""
+Waiting = Literal["data", "counters"]
 PRELUDE = ("primitives", "common")
 TEMPLATES = {"convolution": ("image", "convolution"), "windows": ("windows",), "head": ("head",)}
 CHAIN_NODE_US, BARRIER_US = 0.54, 0.92
@@ -34,12 +39,14 @@ def generate(
     input_dtype: str = "float16",
     pixels: tuple[Array, Array] | None = None,
     tuning: Tuning | None = None,
+    waiting: Waiting = "data",
 ) -> Program:
     """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; the chain runs on any).
 
     Args:
         input_dtype: `float16` (NCHW) or `uint8` (NHWC). pixels: of uint8: scale and offset a channel, byte · scale - offset.
         tuning: layer → fields of tiles.Tile that are fixed.
+        waiting: of the grid: for each word of data to arrive (flow.cuh), or for counters of stored tiles (grid.cuh).
 
     Raises:
         UnsupportedOperator: a layer or schedule that cannot be generated, named with the reason. UsageError: an argument that is not one.
@@ -48,12 +55,14 @@ def generate(
         known = "it is not written yet" if schedule in SCHEDULES else "there is no such schedule"
         raise UsageError(f"cannot generate the schedule {schedule!r}: {known}", remedy=f"choose one of: {', '.join(WRITERS)}")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
-    written = WRITERS[schedule](plan)
+    written = _flow(plan) if (schedule, waiting) == ("grid", "data") else WRITERS[schedule](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
         schedule=schedule,
-        source="\n".join([_table(plan, schedule), *_templates(plan, written.template), *map(_struct(plan), plan.steps), written.source]),
+        source="\n".join(
+            [_table(plan, schedule), *_templates(plan, written.template), *map(_struct(plan, written.slots), plan.steps), written.source]
+        ),
         kernels=written.kernels,
         weights=pack(plan, pixels),
         arena_bytes=plan.arena_bytes,
@@ -125,14 +134,20 @@ def _table(plan: Plan, schedule: Schedule) -> str:
 
 
 def _templates(plan: Plan, last: str) -> Iterator[str]:
+    yield f"constexpr bool POLLS = {'true' if last == 'flow' else 'false'};  // whether data carries its own arrival from step to step\n"
     names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
     folder = resources.files("accel.exporters.fused") / "templates"
-    return ((folder / f"{name}.cuh").read_text(encoding="utf-8") for name in names)
+    for name in names:
+        yield (folder / f"{name}.cuh").read_text(encoding="utf-8")
 
 
-def _struct(plan: Plan) -> Callable[[Step], str]:
+def _struct(plan: Plan, slots: Mapping[str, int]) -> Callable[[Step], str]:
+    numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
+
     def written(step: Step) -> str:
-        constants = dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
+        constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
+        if step.cut:
+            constants["SLOT"] = slots.get(step.name, -1)
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
         base = _window(step, plan) if step.kind == "windows" else ""
         title = f"// {' + '.join(step.layer_names)}: {_shape(step)}"
@@ -169,12 +184,13 @@ def _template(step: Step) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A schedule: its template's name, the source of its kernels, the kernels, the bytes of State."""
+    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory."""
 
     template: str
     source: str
     kernels: tuple[Kernel, ...]
     state_bytes: int
+    slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _chain(plan: Plan) -> Written:
@@ -206,6 +222,52 @@ def _grid(plan: Plan) -> Written:
     kernel = Kernel("grid", ctas, THREADS, max(step.shared for step in plan.steps), cooperative=True, layers=layers)
     words = 32 + -(-ctas // 32) * 32 + COUNTER_WORDS * sum(map(_counters, plan.steps))
     return Written("grid", "\n".join(lines), (kernel,), 4 * words)
+
+
+def _flow(plan: Plan) -> Written:
+    ctas = min(plan.sms, max(step.tiles for step in plan.steps))
+    slots, distance, shared = hold_weights(plan.steps)
+    lines = [
+        f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
+        f"    Flow<{ctas}, {plan.arena_bytes}, {distance}> all;",
+        "    if (!all.begin(Run{image, weights, arena, logits, state})) return;",
+    ]
+    ahead = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
+    lines += [f"    {fetch}" for fetch in ahead[:distance]]
+    for step, fetch in zip(plan.steps, ahead[distance:] if distance else [""] * len(plan.steps), strict=True):
+        then = f"[&] {{ {fetch} }}" if fetch else "Nothing{}"
+        lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
+    lines += ["    all.end();", "}", ""]
+    layers = tuple(name for step in plan.steps for name in step.layer_names)
+    words = -(-(32 + ctas) // 64) * 64
+    kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
+    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots)
+
+
+def hold_weights(steps: Sequence[Step]) -> tuple[dict[str, int], int, int]:
+    """Where in shared memory the weights of steps wait: step → offset, how many steps ahead they are fetched, and bytes of a CTA in all.
+
+    A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
+    """
+    work = -(-max(step.shared for step in steps) // 128) * 128
+    sizes = [step.cut.loads * THREADS * 16 if step.cut and step.cut.tile.chunks == 1 else 0 for step in steps]
+    for distance in range(min(FURTHEST_AHEAD, len(steps)), 0, -1):
+        places, next_place = [], work
+        for size in sizes:
+            place = next_place if next_place + size <= GRID_SHARED else work
+            places.append(place)
+            next_place = place + size
+        spans = [range(place, place + size) for place, size in zip(places, sizes, strict=True)]
+        # While step s computes, the weights of s + 1 … s + distance are there or under way.
+        apart = all(
+            not (spans[a] and spans[b]) or spans[a].stop <= spans[b].start or spans[b].stop <= spans[a].start
+            for a in range(len(steps))
+            for b in range(a + 1, min(a + distance, len(steps)))
+        )
+        if apart and all(span.stop <= GRID_SHARED for span in spans):
+            held = {step.name: place for step, place, size in zip(steps, places, sizes, strict=True) if size}
+            return held, distance, max(span.stop for span in spans)
+    return {}, 0, work
 
 
 def _counters(step: Step) -> int:
