@@ -27,8 +27,9 @@ GRID_SHARED = 227 * 1024
 Waiting = Literal["data", "counters"]
 PRELUDE = ("primitives", "common")
 TEMPLATES = {"convolution": ("image", "convolution"), "windows": ("windows",), "head": ("head",)}
-CHAIN_NODE_US, BARRIER_US = 0.54, 0.92
-"""Of a graph node with programmatic dependent launch, and a barrier over 132 CTAs (measured on an H200)."""
+BETWEEN_US = {"chain": 0.54, "counters": 0.92, "data": 0.45}
+"""From a step to the next: a graph node with programmatic dependent launch and a barrier over 132 CTAs (both measured on an H200; counters
+of tiles should cost less than the barrier), and a store that is read until it is there (assumed, not measured)."""
 
 
 def generate(
@@ -54,14 +55,22 @@ def generate(
     if schedule not in WRITERS:
         known = "it is not written yet" if schedule in SCHEDULES else "there is no such schedule"
         raise UsageError(f"cannot generate the schedule {schedule!r}: {known}", remedy=f"choose one of: {', '.join(WRITERS)}")
+    way = waiting if schedule == "grid" else schedule
+    if way not in WRITERS[schedule]:
+        raise UsageError(f"the grid cannot wait for {waiting!r}", remedy=f"choose one of: {', '.join(WRITERS['grid'])}")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
-    written = _flow(plan) if (schedule, waiting) == ("grid", "data") else WRITERS[schedule](plan)
+    written = WRITERS[schedule][way](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
         schedule=schedule,
         source="\n".join(
-            [_table(plan, schedule), *_templates(plan, written.template), *map(_struct(plan, written.slots), plan.steps), written.source]
+            [
+                _table(plan, schedule, way),
+                *_templates(plan, written.template),
+                *map(_struct(plan, written.slots), plan.steps),
+                written.source,
+            ]
         ),
         kernels=written.kernels,
         weights=pack(plan, pixels),
@@ -71,18 +80,17 @@ def generate(
         input_dtype=input_dtype,
         output_shape=(1, network.layers[-1].output.channels),
         outputs=plan.outputs,
-        plan=described(plan, schedule),
+        plan=described(plan, schedule, way),
     )
 
 
-def predicted_us(step: Step, schedule: Schedule, sms: int) -> float:
-    """A step's time by the model of tiles.py: its launch or barrier, and its body or what the L2 hands out, whichever is longer."""
+def predicted_us(step: Step, way: str, sms: int) -> float:
+    """A step's time by the model of tiles.py, `way` a key of BETWEEN_US: what lies between, and its body or what the L2 hands out."""
     rounds = -(-step.tiles // sms)
-    between = CHAIN_NODE_US if schedule == "chain" else BARRIER_US
-    return between + max(step.body_us * rounds, step.bandwidth_us - between)
+    return BETWEEN_US[way] + max(step.body_us * rounds, step.bandwidth_us - BETWEEN_US[way])
 
 
-def described(plan: Plan, schedule: Schedule) -> dict[str, Any]:
+def described(plan: Plan, schedule: Schedule, way: str) -> dict[str, Any]:
     """What the planner chose, as JSON takes it."""
     steps = [
         {
@@ -96,12 +104,12 @@ def described(plan: Plan, schedule: Schedule) -> dict[str, Any]:
             "shared_bytes": step.shared,
             "fetched_weight_bytes": step.cut.weight_bytes if step.cut else sum(step.parts.values()),
             "fetched_patch_bytes": step.cut.patch_bytes if step.cut else None,
-            "predicted_us": round(predicted_us(step, schedule, plan.sms), 2),
+            "predicted_us": round(predicted_us(step, way, plan.sms), 2),
         }
         for step in plan.steps
     ]
-    total = round(sum(predicted_us(step, schedule, plan.sms) for step in plan.steps), 1)
-    return {"schedule": schedule, "sms": plan.sms, "input_dtype": plan.input_dtype, "predicted_us": total, "steps": steps}
+    total = round(sum(predicted_us(step, way, plan.sms) for step in plan.steps), 1)
+    return {"schedule": schedule, "waits_for": way, "sms": plan.sms, "input_dtype": plan.input_dtype, "predicted_us": total, "steps": steps}
 
 
 def _shape(step: Step) -> str:
@@ -109,7 +117,7 @@ def _shape(step: Step) -> str:
     return f"{source.channels}×{source.height}×{source.width} → {target.channels}×{target.height}×{target.width}"
 
 
-def _table(plan: Plan, schedule: Schedule) -> str:
+def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     """The plan as a comment."""
     titles = ("step", "layers", "shape", "tile y×x×n, warps m·n·k", "CTAs", "shared", "weights", "patch", "predicted µs")
     rows = [
@@ -122,13 +130,13 @@ def _table(plan: Plan, schedule: Schedule) -> str:
             str(step.shared),
             str(step.cut.weight_bytes) if step.cut else "",
             str(step.cut.patch_bytes) if step.cut else "",
-            f"{predicted_us(step, schedule, plan.sms):.2f}",
+            f"{predicted_us(step, way, plan.sms):.2f}",
         )
         for step in plan.steps
     ]
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in (titles, *rows)]
-    total = described(plan, schedule)["predicted_us"]
+    total = described(plan, schedule, way)["predicted_us"]
     head = f"Generated by accel: schedule {schedule}, {plan.sms} SMs, image {plan.input_dtype}; {total} µs predicted, a model's estimate."
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
@@ -289,4 +297,5 @@ def _waits(plan: Plan, step: Step, firsts: Mapping[str, int]) -> Iterator[str]:
             yield f"Whole<{_class(maker)}, {firsts[maker.name]}>"
 
 
-WRITERS: dict[str, Callable[[Plan], Written]] = {"chain": _chain, "grid": _grid}
+WRITERS: dict[str, dict[str, Callable[[Plan], Written]]] = {"chain": {"chain": _chain}, "grid": {"data": _flow, "counters": _grid}}
+"""Schedule → what its steps wait for → what writes it."""
