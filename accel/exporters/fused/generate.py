@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from accel.errors import UsageError
 from accel.exporters.fused.network import INPUT, Array, Network, Pool
@@ -20,10 +20,16 @@ STATE_BYTES = 256
 """Of a chain, which waits for nothing itself."""
 COUNTER_WORDS = 8
 """From a counter of the grid to the next: a sector of the L2 each."""
+FURTHEST_AHEAD = 3
+"""Steps that the grid fetches weights ahead, where they fit."""
+GRID_SHARED = 227 * 1024
+"""Bytes a CTA of sm_90, of which the grid has one an SM."""
+Waiting = Literal["data", "counters"]
 PRELUDE = ("primitives", "common")
 TEMPLATES = {"convolution": ("image", "convolution"), "windows": ("windows",), "head": ("head",)}
-CHAIN_NODE_US, BARRIER_US = 0.54, 0.92
-"""Of a graph node with programmatic dependent launch, and a barrier over 132 CTAs (measured on an H200)."""
+BETWEEN_US = {"chain": 0.54, "counters": 0.92, "data": 0.45}
+"""From a step to the next: a graph node with programmatic dependent launch and a barrier over 132 CTAs (both measured on an H200; counters
+of tiles should cost less than the barrier), and a store that is read until it is there (assumed, not measured)."""
 
 
 def generate(
@@ -34,12 +40,14 @@ def generate(
     input_dtype: str = "float16",
     pixels: tuple[Array, Array] | None = None,
     tuning: Tuning | None = None,
+    waiting: Waiting = "data",
 ) -> Program:
     """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; the chain runs on any).
 
     Args:
         input_dtype: `float16` (NCHW) or `uint8` (NHWC). pixels: of uint8: scale and offset a channel, byte · scale - offset.
         tuning: layer → fields of tiles.Tile that are fixed.
+        waiting: of the grid: for each word of data to arrive (flow.cuh), or for counters of stored tiles (grid.cuh).
 
     Raises:
         UnsupportedOperator: a layer or schedule that cannot be generated, named with the reason. UsageError: an argument that is not one.
@@ -47,13 +55,23 @@ def generate(
     if schedule not in WRITERS:
         known = "it is not written yet" if schedule in SCHEDULES else "there is no such schedule"
         raise UsageError(f"cannot generate the schedule {schedule!r}: {known}", remedy=f"choose one of: {', '.join(WRITERS)}")
+    way = waiting if schedule == "grid" else schedule
+    if way not in WRITERS[schedule]:
+        raise UsageError(f"the grid cannot wait for {waiting!r}", remedy=f"choose one of: {', '.join(WRITERS['grid'])}")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
-    written = WRITERS[schedule](plan)
+    written = WRITERS[schedule][way](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
         schedule=schedule,
-        source="\n".join([_table(plan, schedule), *_templates(plan, written.template), *map(_struct(plan), plan.steps), written.source]),
+        source="\n".join(
+            [
+                _table(plan, schedule, way),
+                *_templates(plan, written.template),
+                *map(_struct(plan, written.slots), plan.steps),
+                written.source,
+            ]
+        ),
         kernels=written.kernels,
         weights=pack(plan, pixels),
         arena_bytes=plan.arena_bytes,
@@ -62,18 +80,17 @@ def generate(
         input_dtype=input_dtype,
         output_shape=(1, network.layers[-1].output.channels),
         outputs=plan.outputs,
-        plan=described(plan, schedule),
+        plan=described(plan, schedule, way),
     )
 
 
-def predicted_us(step: Step, schedule: Schedule, sms: int) -> float:
-    """A step's time by the model of tiles.py: its launch or barrier, and its body or what the L2 hands out, whichever is longer."""
+def predicted_us(step: Step, way: str, sms: int) -> float:
+    """A step's time by the model of tiles.py, `way` a key of BETWEEN_US: what lies between, and its body or what the L2 hands out."""
     rounds = -(-step.tiles // sms)
-    between = CHAIN_NODE_US if schedule == "chain" else BARRIER_US
-    return between + max(step.body_us * rounds, step.bandwidth_us - between)
+    return BETWEEN_US[way] + max(step.body_us * rounds, step.bandwidth_us - BETWEEN_US[way])
 
 
-def described(plan: Plan, schedule: Schedule) -> dict[str, Any]:
+def described(plan: Plan, schedule: Schedule, way: str) -> dict[str, Any]:
     """What the planner chose, as JSON takes it."""
     steps = [
         {
@@ -87,12 +104,12 @@ def described(plan: Plan, schedule: Schedule) -> dict[str, Any]:
             "shared_bytes": step.shared,
             "fetched_weight_bytes": step.cut.weight_bytes if step.cut else sum(step.parts.values()),
             "fetched_patch_bytes": step.cut.patch_bytes if step.cut else None,
-            "predicted_us": round(predicted_us(step, schedule, plan.sms), 2),
+            "predicted_us": round(predicted_us(step, way, plan.sms), 2),
         }
         for step in plan.steps
     ]
-    total = round(sum(predicted_us(step, schedule, plan.sms) for step in plan.steps), 1)
-    return {"schedule": schedule, "sms": plan.sms, "input_dtype": plan.input_dtype, "predicted_us": total, "steps": steps}
+    total = round(sum(predicted_us(step, way, plan.sms) for step in plan.steps), 1)
+    return {"schedule": schedule, "waits_for": way, "sms": plan.sms, "input_dtype": plan.input_dtype, "predicted_us": total, "steps": steps}
 
 
 def _shape(step: Step) -> str:
@@ -100,7 +117,7 @@ def _shape(step: Step) -> str:
     return f"{source.channels}×{source.height}×{source.width} → {target.channels}×{target.height}×{target.width}"
 
 
-def _table(plan: Plan, schedule: Schedule) -> str:
+def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     """The plan as a comment."""
     titles = ("step", "layers", "shape", "tile y×x×n, warps m·n·k", "CTAs", "shared", "weights", "patch", "predicted µs")
     rows = [
@@ -113,26 +130,32 @@ def _table(plan: Plan, schedule: Schedule) -> str:
             str(step.shared),
             str(step.cut.weight_bytes) if step.cut else "",
             str(step.cut.patch_bytes) if step.cut else "",
-            f"{predicted_us(step, schedule, plan.sms):.2f}",
+            f"{predicted_us(step, way, plan.sms):.2f}",
         )
         for step in plan.steps
     ]
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in (titles, *rows)]
-    total = described(plan, schedule)["predicted_us"]
+    total = described(plan, schedule, way)["predicted_us"]
     head = f"Generated by accel: schedule {schedule}, {plan.sms} SMs, image {plan.input_dtype}; {total} µs predicted, a model's estimate."
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
 
 def _templates(plan: Plan, last: str) -> Iterator[str]:
+    yield f"constexpr bool POLLS = {'true' if last == 'flow' else 'false'};  // whether data carries its own arrival from step to step\n"
     names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
     folder = resources.files("accel.exporters.fused") / "templates"
-    return ((folder / f"{name}.cuh").read_text(encoding="utf-8") for name in names)
+    for name in names:
+        yield (folder / f"{name}.cuh").read_text(encoding="utf-8")
 
 
-def _struct(plan: Plan) -> Callable[[Step], str]:
+def _struct(plan: Plan, slots: Mapping[str, int]) -> Callable[[Step], str]:
+    numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
+
     def written(step: Step) -> str:
-        constants = dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
+        constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
+        if step.cut:
+            constants["SLOT"] = slots.get(step.name, -1)
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
         base = _window(step, plan) if step.kind == "windows" else ""
         title = f"// {' + '.join(step.layer_names)}: {_shape(step)}"
@@ -169,12 +192,13 @@ def _template(step: Step) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A schedule: its template's name, the source of its kernels, the kernels, the bytes of State."""
+    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory."""
 
     template: str
     source: str
     kernels: tuple[Kernel, ...]
     state_bytes: int
+    slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _chain(plan: Plan) -> Written:
@@ -208,6 +232,52 @@ def _grid(plan: Plan) -> Written:
     return Written("grid", "\n".join(lines), (kernel,), 4 * words)
 
 
+def _flow(plan: Plan) -> Written:
+    ctas = min(plan.sms, max(step.tiles for step in plan.steps))
+    slots, distance, shared = hold_weights(plan.steps)
+    lines = [
+        f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
+        f"    Flow<{ctas}, {plan.arena_bytes}, {distance}> all;",
+        "    if (!all.begin(Run{image, weights, arena, logits, state})) return;",
+    ]
+    ahead = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
+    lines += [f"    {fetch}" for fetch in ahead[:distance]]
+    for step, fetch in zip(plan.steps, ahead[distance:] if distance else [""] * len(plan.steps), strict=True):
+        then = f"[&] {{ {fetch} }}" if fetch else "Nothing{}"
+        lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
+    lines += ["    all.end();", "}", ""]
+    layers = tuple(name for step in plan.steps for name in step.layer_names)
+    words = -(-(32 + ctas) // 64) * 64
+    kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
+    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots)
+
+
+def hold_weights(steps: Sequence[Step]) -> tuple[dict[str, int], int, int]:
+    """Where in shared memory the weights of steps wait: step → offset, how many steps ahead they are fetched, and bytes of a CTA in all.
+
+    A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
+    """
+    work = -(-max(step.shared for step in steps) // 128) * 128
+    sizes = [step.cut.loads * THREADS * 16 if step.cut and step.cut.tile.chunks == 1 else 0 for step in steps]
+    for distance in range(min(FURTHEST_AHEAD, len(steps)), 0, -1):
+        places, next_place = [], work
+        for size in sizes:
+            place = next_place if next_place + size <= GRID_SHARED else work
+            places.append(place)
+            next_place = place + size
+        spans = [range(place, place + size) for place, size in zip(places, sizes, strict=True)]
+        # While step s computes, the weights of s + 1 … s + distance are there or under way.
+        apart = all(
+            not (spans[a] and spans[b]) or spans[a].stop <= spans[b].start or spans[b].stop <= spans[a].start
+            for a in range(len(steps))
+            for b in range(a + 1, min(a + distance, len(steps)))
+        )
+        if apart and all(span.stop <= GRID_SHARED for span in spans):
+            held = {step.name: place for step, place, size in zip(steps, places, sizes, strict=True) if size}
+            return held, distance, max(span.stop for span in spans)
+    return {}, 0, work
+
+
 def _counters(step: Step) -> int:
     """Of a step: one a pixel tile of a convolution, else one."""
     return step.cut.pixel_tiles if step.cut else 1
@@ -227,4 +297,5 @@ def _waits(plan: Plan, step: Step, firsts: Mapping[str, int]) -> Iterator[str]:
             yield f"Whole<{_class(maker)}, {firsts[maker.name]}>"
 
 
-WRITERS: dict[str, Callable[[Plan], Written]] = {"chain": _chain, "grid": _grid}
+WRITERS: dict[str, dict[str, Callable[[Plan], Written]]] = {"chain": {"chain": _chain}, "grid": {"data": _flow, "counters": _grid}}
+"""Schedule → what its steps wait for → what writes it."""

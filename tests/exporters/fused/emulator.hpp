@@ -65,7 +65,8 @@ struct Fiber {
     jmp_buf place;
     ucontext_t context;
     struct Copy { Address to; const unsigned char* from; bool inside; };
-    std::vector<Copy> copies;
+    std::vector<Copy> copies;             // of no group yet
+    std::vector<std::vector<Copy>> groups;
 };
 
 struct Slot { int kind; Word words[6]; };
@@ -119,6 +120,8 @@ inline void enter() {
     machine.function(machine.image.data, machine.weights.data, machine.arena.data, reinterpret_cast<float*>(machine.logits.data), machine.state.data);
     Fiber* f = machine.current;
     if (!f->copies.empty()) fail("the thread ends with copies under way");
+    for (const auto& group : f->groups)
+        if (!group.empty()) fail("the thread ends with copies under way");
     f->finished = true;
     _longjmp(machine.scheduler, 1);
 }
@@ -158,6 +161,7 @@ inline void run_together(int first, int count, size_t shared, bool backwards) {
     size_t left = static_cast<size_t>(count) * THREADS;
     while (left > 0) {
         bool moved = false;
+        machine.clock += 500000;
         for (int i = 0; i < count; i++)
             for (int j = 0; j < THREADS; j++) {
                 const int c = backwards ? count - 1 - i : i, t = backwards ? THREADS - 1 - j : j;
@@ -265,6 +269,7 @@ inline float to_float(unsigned short bits) {
     return table[bits];
 }
 inline unsigned short to_half(float f) {
+    if (f != f) return 0x7fff;  // the only NaN that cvt.rn.f16.f32 gives
     const _Float16 h = static_cast<_Float16>(f);
     unsigned short bits;
     std::memcpy(&bits, &h, 2);
@@ -319,7 +324,6 @@ inline uint4 load_activation16(const void* from) { return emulator::activation<u
 inline Word load_activation4(const void* from) { return emulator::activation<Word>(from); }
 inline void store_activation16(void* to, uint4 v) { emulator::store_arena(to, v); }
 inline void store_activation4(void* to, Word v) { emulator::store_arena(to, v); }
-inline void store_activation2(void* to, unsigned short v) { emulator::store_arena(to, v); }
 inline void store_logit(float* to, float v) {
     if (!emulator::machine.logits.holds(to, 4)) emulator::fail("a logit outside the answer");
     *to = v;
@@ -327,6 +331,7 @@ inline void store_logit(float* to, float v) {
 
 inline Address shared_memory() { return 0; }
 inline void store_shared16(Address to, float4 v) { emulator::shared_store(to, v); }
+inline void store_shared16(Address to, uint4 v) { emulator::shared_store(to, v); }
 inline void store_shared4(Address to, Word v) { emulator::shared_store(to, v); }
 inline void store_shared4(Address to, float v) { emulator::shared_store(to, v); }
 inline void store_shared2(Address to, unsigned short v) { emulator::shared_store(to, v); }
@@ -339,13 +344,34 @@ inline void copy16(Address to, const void* from, bool inside) {
     if (inside) emulator::check_arena(from, 16, false);
     emulator::machine.current->copies.push_back({to, static_cast<const unsigned char*>(from), inside});
 }
-inline void copies_arrived() {
-    for (const auto& copy : emulator::machine.current->copies) {
+namespace emulator {
+inline void carry_out(std::vector<Fiber::Copy>& copies) {
+    for (const auto& copy : copies) {
         uint4 v = {0, 0, 0, 0};
         if (copy.inside) std::memcpy(&v, copy.from, 16);
-        emulator::shared_store(copy.to, v);
+        shared_store(copy.to, v);
     }
-    emulator::machine.current->copies.clear();
+    copies.clear();
+}
+}  // namespace emulator
+inline void copy_weights16(Address to, const void* from) {
+    emulator::aligned(from, 16);
+    if (!emulator::machine.weights.holds(from, 16)) emulator::fail("copies weights from outside them");
+    emulator::machine.current->copies.push_back({to, static_cast<const unsigned char*>(from), true});
+}
+inline void copies_committed() {
+    auto* f = emulator::machine.current;
+    f->groups.push_back(std::move(f->copies));
+    f->copies.clear();
+}
+template <int LEFT>
+void copies_left() {
+    auto& groups = emulator::machine.current->groups;
+    for (size_t i = 0; i + LEFT < groups.size(); i++) emulator::carry_out(groups[i]);
+}
+inline void copies_arrived() {
+    for (auto& group : emulator::machine.current->groups) emulator::carry_out(group);
+    emulator::carry_out(emulator::machine.current->copies);
 }
 
 inline void sync() { emulator::barrier(); }
@@ -406,15 +432,44 @@ inline void add_release(Word* counter, Word v) {
     cta.seen[cta.index]++;
     *counter += v;
 }
-// A spin lets the others run; its clock moves by a tenth of a second a look.
+// A spin lets the others run; the clock moves by 0.5 ms whenever all have.
 inline Word load_acquire(const Word* counter) {
     emulator::yield();
     emulator::join(emulator::machine.current->cta->seen, emulator::machine.released[counter]);
     return *counter;
 }
+// A look lets the others run, too. The exchange lies in State.
+namespace emulator {
+inline void check_state(const void* at, size_t bytes) {
+    aligned(at, bytes);
+    if (!machine.state.holds(at, bytes)) fail("an address outside State");
+}
+}  // namespace emulator
+inline uint4 peek16(const void* from) {
+    emulator::check_state(from, 16);
+    emulator::yield();
+    uint4 v;
+    std::memcpy(&v, from, 16);
+    return v;
+}
+inline Word peek4(const void* from) {
+    emulator::check_state(from, 4);
+    emulator::yield();
+    Word v;
+    std::memcpy(&v, from, 4);
+    return v;
+}
+inline void hand_on16(void* to, uint4 v) {
+    emulator::check_state(to, 16);
+    std::memcpy(to, &v, 16);
+}
+inline void hand_on4(void* to, Word v) {
+    emulator::check_state(to, 4);
+    std::memcpy(to, &v, 4);
+}
 inline Word load_relaxed(const Word* word) { return *word; }
 inline void store_relaxed(Word* word, Word v) { *word = v; }
-inline unsigned long long nanoseconds() { return emulator::machine.clock += 100000000ull; }
+inline unsigned long long nanoseconds() { return emulator::machine.clock; }
 
 // Runs one launch; `ctas` of the grid at once, or one after another where they do not wait for one another. Returns 0, or 1 with a message.
 extern "C" int emulate(emulator::Function function, int grid, size_t shared, int together, int dependent, int backwards, void* const* buffers,

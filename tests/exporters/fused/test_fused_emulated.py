@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exporters.fused.emulation import Emulator, available
-from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, student
+from exporters.fused.networks import Build, convolutional, last_is_a_convolution, odd, plain, student
 from exporters.fused.reference import layer_of
 
 from accel.exporters.fused.generate import generate
@@ -43,11 +43,16 @@ def check(network: Network, results: Any, logits: Any, image: Any) -> None:
         found[layer.name] = given
 
 
-@pytest.mark.parametrize("schedule", ["chain", "grid"])
-@pytest.mark.parametrize("build", NETWORKS, ids=names(NETWORKS))
-def test_every_layer_computes_what_the_reference_does(build: Any, schedule: Any, tmp_path: Path) -> None:
+CASES = [
+    *[(build, schedule, "data") for build in NETWORKS for schedule in ("chain", "grid")],
+    *[(build, "grid", "counters") for build in (plain, odd)],
+]
+
+
+@pytest.mark.parametrize(("build", "schedule", "waiting"), CASES, ids=["-".join((build.__name__, *way)) for build, *way in CASES])
+def test_every_layer_computes_what_the_reference_does(build: Any, schedule: Any, waiting: Any, tmp_path: Path) -> None:
     network = build()
-    emulator = Emulator(generate(network, schedule, sms=SMS), tmp_path)
+    emulator = Emulator(generate(network, schedule, sms=SMS, waiting=waiting), tmp_path)
     image = image_of(network)
     logits = emulator.run(image)
     check(network, emulator.results(), logits, image)
@@ -109,16 +114,20 @@ class TestWhatTheEmulatorFinds:
         )
 
     @pytest.mark.parametrize(
-        ("schedule", "old", "new", "message"),
+        ("schedule", "waiting", "old", "new", "message"),
         [
-            ("chain", "wait_for_previous();\n    Layer", "Layer", "step_01_second: touches the arena before it has waited"),
-            ("chain", "copies_arrived();\n        sync();", "copies_arrived();", "shared memory"),
-            ("chain", "const int block = ((tile", "const int block = 1 + ((tile", "outside weights and image|second: |stem: "),
-            ("grid", "y + SPAN_Y, P::OUT_HEIGHT", "y + SPAN_Y - 2, P::OUT_HEIGHT", "without having waited|second: nan"),
+            ("chain", "data", "wait_for_previous();\n    Layer", "Layer", "step_01_second: touches the arena before it has waited"),
+            ("chain", "data", "if constexpr (!POLLS) copies_arrived();", "", "nobody wrote"),
+            ("chain", "data", "sync();\n        then();", "then();", "shared memory"),
+            ("grid", "data", "missing = missing || !arrived(values[i]);", "missing = false;", "second: nan"),
+            ("grid", "data", "sync();  // before", "// before", "a race in shared memory"),
+            ("grid", "counters", "y + SPAN_Y, P::OUT_HEIGHT", "y + SPAN_Y - 2, P::OUT_HEIGHT", "without having waited|second: nan"),
         ],
     )
-    def test_a_broken_kernel_is_found(self, network: Network, schedule: Any, old: str, new: str, message: str, tmp_path: Path) -> None:
-        program = generate(network, schedule, sms=4)
+    def test_a_broken_kernel_is_found(
+        self, network: Network, schedule: Any, waiting: Any, old: str, new: str, message: str, tmp_path: Path
+    ) -> None:
+        program = generate(network, schedule, sms=4, waiting=waiting)
         assert old in program.source
         broken = dataclasses.replace(program, source=program.source.replace(old, new))
         emulator = Emulator(broken, tmp_path)
@@ -126,8 +135,9 @@ class TestWhatTheEmulatorFinds:
         with pytest.raises(AssertionError, match=message):
             check(*ran(network, emulator, image))
 
-    def test_a_barrier_that_is_never_complete_ends_with_the_error_word(self, network: Network, tmp_path: Path) -> None:
-        emulator = Emulator(generate(network, "grid", sms=4), tmp_path)
+    @pytest.mark.parametrize("waiting", ["data", "counters"])
+    def test_a_wait_that_is_never_over_ends_with_the_error_word(self, network: Network, waiting: Any, tmp_path: Path) -> None:
+        emulator = Emulator(generate(network, "grid", sms=4, waiting=waiting), tmp_path)
         image = image_of(network)
         complete = emulator.run(image)
         assert np.isfinite(complete).all()
@@ -135,5 +145,5 @@ class TestWhatTheEmulatorFinds:
         assert np.isnan(emulator.run(image, ctas=3)).all()
         assert emulator.error_word & 0xFF == TIMED_OUT
         assert emulator.error_word >> 8 in (2, 3), "the step that was waited for"
-        # Its counters are out of step now: a failed context stays failed.
+        # What it left behind is out of step now: a failed context stays failed.
         assert np.isnan(emulator.run(image)).all()

@@ -11,7 +11,7 @@ import pytest
 from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, student
 
 from accel.errors import UnsupportedOperator, UsageError
-from accel.exporters.fused.generate import generate
+from accel.exporters.fused.generate import GRID_SHARED, generate, hold_weights
 from accel.exporters.fused.network import INPUT, Convolution, Network
 from accel.exporters.fused.pack import fragments
 from accel.exporters.fused.plan import make
@@ -153,6 +153,7 @@ def test_what_no_template_computes_is_refused_with_its_name(network: Any, named:
     [
         ("cluster", {}, "'cluster'.*not written yet"),
         ("queue", {}, "'queue'.*no such schedule"),
+        ("grid", {"waiting": "luck"}, "cannot wait for 'luck'"),
         ("chain", {"input_dtype": "float32"}, "cannot take float32"),
         ("chain", {"input_dtype": "uint8"}, "scale and an offset"),
         ("chain", {"tuning": {"nobody": {"n": 8}}}, "nobody"),
@@ -171,6 +172,21 @@ def test_a_weight_that_fp16_cannot_hold_is_refused() -> None:
     assert isinstance(middle, Convolution)
     with pytest.raises(UsageError, match=r"'middle' has a weight of 70000"):
         generate(changed(network, "middle", weight=middle.weight * 0 + 70000), "chain")
+
+
+# The weights' ring of the grid.
+
+
+def test_weights_that_wait_together_do_not_overlap() -> None:
+    steps = make(student("student_b"), sms=132).steps
+    places, distance, shared = hold_weights(steps)
+    assert distance == 3
+    assert max(step.shared for step in steps) <= min(places.values())
+    assert max(places.values()) < shared <= GRID_SHARED
+    spans = [(places[step.name], places[step.name] + step.cut.loads * 4096) for step in steps if step.cut]
+    for first, (start, end) in enumerate(spans):
+        for begin, stop in spans[first + 1 : first + distance]:
+            assert end <= begin or stop <= start
 
 
 # Compiling.
@@ -195,21 +211,23 @@ def compiles(program: Any, arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
-@pytest.mark.parametrize(("build", "schedule"), [(odd, "chain"), (plain, "grid")], ids=["odd-chain", "plain-grid"])
+@pytest.mark.parametrize(("build", "schedule"), [(odd, "chain"), (plain, "grid")], ids=["chain", "grid"])
 def test_every_template_and_schedule_compiles_without_a_spill(build: Any, schedule: Any, arch: str) -> None:
     compiles(generate(build(), schedule), arch)
 
 
-@pytest.mark.parametrize("schedule", ["chain", "grid"])
-def test_bytes_compile(schedule: Any) -> None:
+def test_bytes_compile() -> None:
     one = np.ones(3, np.float32)
-    compiles(generate(last_is_a_convolution(), schedule, input_dtype="uint8", pixels=(one, one)), "sm_90")
+    compiles(generate(last_is_a_convolution(), "chain", input_dtype="uint8", pixels=(one, one)), "sm_90")
+
+
+def test_a_grid_that_waits_for_counters_compiles() -> None:
+    compiles(generate(plain(), "grid", waiting="counters"), "sm_90")
 
 
 @pytest.mark.parametrize("schedule", ["chain", "grid"])
-@pytest.mark.parametrize("name", ["student_a", "student_b"])
-def test_a_students_source_compiles_without_a_spill(name: str, schedule: Any) -> None:
-    compiles(generate(student(name), schedule), "sm_90")
+def test_a_students_source_compiles_without_a_spill(schedule: Any) -> None:
+    compiles(generate(student("student_b"), schedule), "sm_90")
 
 
 @pytest.mark.slow  # 35 s: the largest sources, each for three architectures

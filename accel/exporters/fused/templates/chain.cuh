@@ -4,7 +4,7 @@ template <class Layer>
 INLINE void run_alone(const Run& run) {
     dependents_may_start();
     typename Layer::Prepared ready;
-    Layer::prepare(run, cta(), ready);
+    Layer::template prepare<false>(run, cta(), ready);
     wait_for_previous();
     Layer::finish(run, cta(), ready);
 }

@@ -5,7 +5,50 @@ struct Run {
     const unsigned char* weights;
     unsigned char* arena;
     float* logits;
-    Word* state;  // first the error word: 0, or what happened and, from bit 8, the number of the step
+    Word* state;              // first the error word: 0, or what happened and, from bit 8, the number of the step
+    unsigned char* exchange;  // POLLS: the activations once more, with a bit pattern for "not there yet"
+};
+
+constexpr Word TIMED_OUT = 1;
+constexpr unsigned long long SPIN_NANOSECONDS = 1000000000ull;
+
+// The bound of a wait: over after SPIN_NANOSECONDS, which it writes to the error word, or when somebody else's was over.
+struct Patience {
+    int turn = 0;
+    unsigned long long start = 0;
+
+    INLINE bool over(const Run& run, Word number) {
+        if (++turn % 256) return false;
+        if (start == 0) start = nanoseconds();
+        if (load_relaxed(run.state) != 0) return true;
+        if (nanoseconds() - start < SPIN_NANOSECONDS) return false;
+        store_relaxed(run.state, TIMED_OUT | number << 8);
+        return true;
+    }
+};
+
+// Activations, by their offset in the arena. Where POLLS, they go from step to step through `exchange`, every bit inverted: it is zero
+// before, and no value is: packing gives the NaN 0x7fff only, never 0xffff. So a word that is not zero has arrived, and needs no counter.
+INLINE bool arrived(uint4 v) { return v.x != 0 && v.y != 0 && v.z != 0 && v.w != 0; }
+INLINE uint4 inverted(uint4 v) { return make_uint4(~v.x, ~v.y, ~v.z, ~v.w); }
+
+INLINE uint4 read16(const Run& run, int offset, Word number) {
+    if constexpr (!POLLS) return load_activation16(run.arena + offset);
+    uint4 v = peek16(run.exchange + offset);
+    for (Patience patience; !arrived(v) && !patience.over(run, number);) v = peek16(run.exchange + offset);
+    return inverted(v);
+}
+INLINE void write16(const Run& run, int offset, uint4 v) {
+    if constexpr (POLLS) hand_on16(run.exchange + offset, inverted(v));
+    store_activation16(run.arena + offset, v);
+}
+INLINE void write4(const Run& run, int offset, Word v) {
+    if constexpr (POLLS) hand_on4(run.exchange + offset, ~v);
+    store_activation4(run.arena + offset, v);
+}
+
+struct Nothing {
+    INLINE void operator()() const {}
 };
 
 enum Activation { NONE, RELU, HARDSWISH, SILU };

@@ -51,16 +51,35 @@ struct Convolution {
     }
     MEMBER int column_of(int x) { return x % L::STRIDE_X * ceil_div(PATCH_X, L::STRIDE_X) + x / L::STRIDE_X; }
 
-    MEMBER void load_weights(const Run& run, int tile, int chunk, uint4 (&weights)[LOADS]) {
+    MEMBER const unsigned char* weights_of(const Run& run, int tile, int chunk) {
         const int along_n = warp() / L::WARPS_K % L::WARPS_N, along_k = warp() % L::WARPS_K;
         const int block = ((tile / PIXEL_TILES * L::WARPS_N + along_n) * L::WARPS_K + along_k) * L::CHUNKS + chunk;
-        const unsigned char* from = run.weights + L::WEIGHTS + (block * LOADS * 32 + lane()) * 16;
+        return run.weights + L::WEIGHTS + (block * LOADS * 32 + lane()) * 16;
+    }
+
+    MEMBER void load_weights(const Run& run, int tile, int chunk, uint4 (&weights)[LOADS]) {
+        const unsigned char* from = weights_of(run, tile, chunk);
 #pragma unroll
         for (int i = 0; i < LOADS; i++) weights[i] = load_constant16(from + i * 512);
     }
 
+    // Weights of a tile on their way to shared memory, where each thread finds its own.
+    MEMBER void fetch_ahead(const Run& run, int tile) {
+        if constexpr (L::SLOT < 0) return;
+        const unsigned char* from = weights_of(run, tile, 0);
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) copy_weights16(shared_memory() + L::SLOT + (i * THREADS + thread()) * 16, from + i * 512);
+    }
+
+    // AHEAD: the weights are in shared memory, by fetch_ahead.
+    template <bool AHEAD>
     MEMBER void prepare(const Run& run, int tile, Prepared& ready) {
-        load_weights(run, tile, 0, ready.weights);
+        if constexpr (AHEAD && L::SLOT >= 0) {
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) ready.weights[i] = load_shared16(shared_memory() + L::SLOT + (i * THREADS + thread()) * 16);
+        } else {
+            load_weights(run, tile, 0, ready.weights);
+        }
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
             const int pair = thread() + i * THREADS;
@@ -76,13 +95,12 @@ struct Convolution {
         }
     }
 
-    MEMBER void finish(const Run& run, int tile, Prepared& ready) {
+    // `then` runs when the input is there, and nothing is waited for any more.
+    template <class Then = Nothing>
+    MEMBER void finish(const Run& run, int tile, Prepared& ready, Then then = {}) {
         const Address shared = shared_memory();
         const int pixel_tile = tile % PIXEL_TILES, first_channel = tile / PIXEL_TILES * L::TILE_N;
         const int out_y = pixel_tile / TILES_X * L::TILE_Y, out_x = pixel_tile % TILES_X * L::TILE_X;
-        if constexpr (L::SOURCE == ARENA) fetch_patch(run, shared + PATCH, out_y, out_x);
-        else gather_image<L>(run, shared + PATCH, out_y, out_x);
-
         int places[MINE_PAIRS];  // of outputs, in halves from the layer's place in the arena; -1: none
         Word residual[MINE_PAIRS];
 #pragma unroll
@@ -92,10 +110,21 @@ struct Convolution {
             const bool inside = (PAIRS % THREADS == 0 || pair < PAIRS) && y < L::OUT_HEIGHT && x < L::OUT_WIDTH && channel < L::OUT_CHANNELS;
             places[i] = inside ? (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel : -1;
             residual[i] = 0;
-            if (L::RESIDUAL >= 0 && inside) residual[i] = load_activation4(run.arena + L::RESIDUAL + places[i] * 2);
+            if (L::RESIDUAL >= 0 && inside) residual[i] = POLLS ? peek4(run.exchange + L::RESIDUAL + places[i] * 2)
+                                                                : load_activation4(run.arena + L::RESIDUAL + places[i] * 2);
         }
-        if constexpr (L::SOURCE == ARENA) copies_arrived();
+        if constexpr (L::SOURCE != ARENA) gather_image<L>(run, shared + PATCH, out_y, out_x);
+        else fetch_patch(run, shared + PATCH, out_y, out_x);
+        if constexpr (L::RESIDUAL >= 0 && POLLS) {
+#pragma unroll
+            for (int i = 0; i < MINE_PAIRS; i++) {
+                for (Patience patience; places[i] >= 0 && residual[i] == 0 && !patience.over(run, L::NUMBER);)
+                    residual[i] = peek4(run.exchange + L::RESIDUAL + places[i] * 2);
+                residual[i] = ~residual[i];
+            }
+        }
         sync();
+        then();
 
         float4 sums[MINE_M][MINE_N];
         multiply_all(run, tile, shared, ready, sums);
@@ -129,23 +158,60 @@ struct Convolution {
                 if (place < L::OUT_REAL) store_logit(run.logits + place, low);
                 if (place + 1 < L::OUT_REAL) store_logit(run.logits + place + 1, high);
             } else {
-                store_activation4(run.arena + L::OUTPUT + places[i] * 2, pack(low, high));
+                write4(run, L::OUTPUT + places[i] * 2, pack(low, high));
             }
         }
     }
 
+    // The patch in shared memory, 16 bytes a copy; behind the next barrier everybody's is there.
     MEMBER void fetch_patch(const Run& run, Address patch, int out_y, int out_x) {
-        constexpr int PIECES = L::CHANNELS / 8, COPIES = PATCH_Y * PATCH_X * PIECES;
+        constexpr int PIECES = L::CHANNELS / 8, COPIES = PATCH_Y * PATCH_X * PIECES, MINE = ceil_div(COPIES, THREADS);
+        constexpr int TOGETHER = POLLS ? smaller(MINE, 8) : MINE;  // looked at together, in 4 registers each
 #pragma unroll
-        for (int i = 0; i < ceil_div(COPIES, THREADS); i++) {
-            const int copy = thread() + i * THREADS, pixel = copy / PIECES, piece = copy % PIECES;
-            const int y = pixel / PATCH_X, x = pixel % PATCH_X;
-            const int from_y = out_y * L::STRIDE_Y - L::PAD_Y + y, from_x = out_x * L::STRIDE_X - L::PAD_X + x;
-            const bool inside = from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
-            const int place = inside ? ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : 0;
-            if (COPIES % THREADS == 0 || copy < COPIES)
-                copy16(patch + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + piece * 16, run.arena + L::INPUT + place, inside);
+        for (int first = 0; first < MINE; first += TOGETHER) {
+            Address to[TOGETHER];
+            int from[TOGETHER];  // offsets in the arena; -1: outside the image, -2: no copy
+#pragma unroll
+            for (int i = 0; i < TOGETHER; i++) {
+                const int copy = thread() + (first + i) * THREADS, pixel = copy / PIECES, piece = copy % PIECES;
+                const int y = pixel / PATCH_X, x = pixel % PATCH_X;
+                const int from_y = out_y * L::STRIDE_Y - L::PAD_Y + y, from_x = out_x * L::STRIDE_X - L::PAD_X + x;
+                const bool inside = from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
+                to[i] = patch + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + piece * 16;
+                from[i] = copy >= COPIES ? -2 : inside ? L::INPUT + ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : -1;
+            }
+            if constexpr (POLLS) {
+                poll(run, to, from);
+            } else {
+#pragma unroll
+                for (int i = 0; i < TOGETHER; i++)
+                    if (from[i] != -2) copy16(to[i], run.arena + larger(from[i], 0), from[i] >= 0);
+            }
         }
+        if constexpr (!POLLS) copies_arrived();
+    }
+
+    // All that is missing is looked at again together, so that a round costs the latency of one read.
+    template <int N>
+    MEMBER void poll(const Run& run, const Address (&to)[N], const int (&from)[N]) {
+        uint4 values[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            values[i] = make_uint4(~0u, ~0u, ~0u, ~0u);
+            if (from[i] >= 0) values[i] = peek16(run.exchange + from[i]);
+        }
+        for (Patience patience;;) {
+            bool missing = false;
+#pragma unroll
+            for (int i = 0; i < N; i++) missing = missing || !arrived(values[i]);
+            if (!missing || patience.over(run, L::NUMBER)) break;
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                if (!arrived(values[i])) values[i] = peek16(run.exchange + from[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (from[i] != -2) store_shared16(to[i], inverted(values[i]));
     }
 
     MEMBER void multiply_all(const Run& run, int tile, Address shared, Prepared& ready, float4 (&total)[MINE_M][MINE_N]) {

@@ -37,8 +37,6 @@ struct Near {
 
 template <int CTAS>
 struct Persistent {
-    static constexpr unsigned long long SPIN_NANOSECONDS = 1000000000ull;
-    static constexpr Word TIMED_OUT = 1;
     static constexpr int LAUNCHES = 32, COUNTERS = LAUNCHES + ceil_div(CTAS, 32) * 32, SPACING = 8;  // words of State; counters in sectors of their own
     static constexpr int WAITING = THREADS / 2;                                                      // threads that wait for one producer
 
@@ -63,7 +61,7 @@ struct Persistent {
 #pragma unroll 1
         for (int tile = cta(); tile < TILES; tile += CTAS) {
             typename Layer::Prepared ready;
-            Layer::prepare(run, tile, ready);
+            Layer::template prepare<false>(run, tile, ready);
             if constexpr (sizeof...(Waits) > 0) {
                 int group = 0;
                 bool late = false;
@@ -93,14 +91,8 @@ struct Persistent {
     INLINE Word* counter(int index) { return run.state + COUNTERS + index * SPACING; }
 
     INLINE bool spin(const Word* counter, Word target, Word number) {
-        unsigned long long start = 0;
-        for (int turn = 1; static_cast<int>(load_acquire(counter) - target) < 0; turn++) {
-            if (turn % 256) continue;
-            if (start == 0) start = nanoseconds();
-            if (nanoseconds() - start < SPIN_NANOSECONDS) continue;
-            if (load_relaxed(run.state) == 0) store_relaxed(run.state, TIMED_OUT | number << 8);
-            return false;
-        }
+        for (Patience patience; static_cast<int>(load_acquire(counter) - target) < 0;)
+            if (patience.over(run, number)) return false;
         return true;
     }
 };

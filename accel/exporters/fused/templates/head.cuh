@@ -21,6 +21,9 @@ struct Head {
         return load_constant16(run.weights + L::WEIGHTS + (output * L::CHANNELS + piece * 8) * 2);
     }
 
+    MEMBER void fetch_ahead(const Run&, int) {}
+
+    template <bool AHEAD>
     MEMBER void prepare(const Run& run, int tile, Prepared& ready) {
 #pragma unroll
         for (int i = 0; i < OUTPUTS; i++) {
@@ -34,14 +37,16 @@ struct Head {
         }
     }
 
-    MEMBER void finish(const Run& run, int tile, Prepared& ready) {
+    template <class Then = Nothing>
+    MEMBER void finish(const Run& run, int tile, Prepared& ready, Then then = {}) {
+        then();
         const Address shared = shared_memory();
         for (int item = thread(); item < GROUPS * PIECES; item += THREADS) {
             const int piece = item % PIECES, group = item / PIECES;
             float sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
 #pragma unroll 8
             for (int pixel = group; pixel < L::PIXELS; pixel += GROUPS) {
-                const uint4 values = load_activation16(run.arena + L::INPUT + (pixel * L::CHANNELS + piece * 8) * 2);
+                const uint4 values = read16(run, L::INPUT + (pixel * L::CHANNELS + piece * 8) * 2, L::NUMBER);
                 add(sums, 0, values.x), add(sums, 2, values.y), add(sums, 4, values.z), add(sums, 6, values.w);
             }
             const Address to = shared + SUMS + (group * L::CHANNELS + piece * 8) * 4;
@@ -56,6 +61,7 @@ struct Head {
             store_shared4(shared + MEANS + channel * 4, sum * (1.0f / L::PIXELS));
         }
         sync();
+        float results[OUTPUTS];
 #pragma unroll
         for (int i = 0; i < OUTPUTS; i++) {
             float sum = 0;
@@ -68,14 +74,18 @@ struct Head {
             }
 #pragma unroll
             for (int distance = 16; distance > 0; distance /= 2) sum += shuffle_xor(sum, distance);
-            const int output = output_of(tile, i);
-            const float result = activated<L::ACTIVATION>(sum + ready.bias[i]);
-            if (lane() != 0) continue;
-            if constexpr (L::TO_LOGITS) {
-                if (output < L::OUT_REAL) store_logit(run.logits + output, result);
-            } else {
-                if (output < L::OUT_CHANNELS) store_activation2(run.arena + L::OUTPUT + output * 2, half_bits(result));
-            }
+            results[i] = activated<L::ACTIVATION>(sum + ready.bias[i]);
+        }
+        if (lane() != 0) return;
+        const int output = output_of(tile, 0);
+        if constexpr (L::TO_LOGITS) {
+#pragma unroll
+            for (int i = 0; i < OUTPUTS; i++)
+                if (output + i < L::OUT_REAL) store_logit(run.logits + output + i, results[i]);
+        } else {
+#pragma unroll
+            for (int i = 0; i < OUTPUTS; i += 2)
+                if (output + i < L::OUT_CHANNELS) write4(run, L::OUTPUT + (output + i) * 2, pack(results[i], results[i + 1]));
         }
     }
 

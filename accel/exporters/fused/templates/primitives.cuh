@@ -59,7 +59,6 @@ INLINE void store_activation16(void* to, uint4 v) {
     asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 INLINE void store_activation4(void* to, Word v) { asm volatile("st.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory"); }
-INLINE void store_activation2(void* to, unsigned short v) { asm volatile("st.global.u16 [%0], %1;" ::"l"(to), "h"(v) : "memory"); }
 INLINE void store_logit(float* to, float v) { asm volatile("st.global.f32 [%0], %1;" ::"l"(to), "f"(v) : "memory"); }
 
 // Shared memory, by address.
@@ -69,6 +68,9 @@ INLINE Address shared_memory() {
 }
 INLINE void store_shared16(Address to, float4 v) {
     asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(to), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+}
+INLINE void store_shared16(Address to, uint4 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 INLINE void store_shared4(Address to, Word v) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(v) : "memory"); }
 INLINE void store_shared4(Address to, float v) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory"); }
@@ -98,6 +100,13 @@ INLINE float load_shared4(Address from) {
 INLINE void copy16(Address to, const void* from, bool inside) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0) : "memory");
 }
+// The same of weights, in groups: at most LEFT of this thread's last groups are still under way after copies_left.
+INLINE void copy_weights16(Address to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+INLINE void copies_committed() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT>
+INLINE void copies_left() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 INLINE void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 INLINE void sync() { __syncthreads(); }
@@ -157,6 +166,21 @@ INLINE Word load_relaxed(const Word* word) {
     return v;
 }
 INLINE void store_relaxed(Word* word, Word v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(word), "r"(v) : "memory"); }
+// Words that carry their own arrival: whoever reads them looks again until they are there.
+INLINE uint4 peek16(const void* from) {
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
+    return v;
+}
+INLINE Word peek4(const void* from) {
+    Word v;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+    return v;
+}
+INLINE void hand_on16(void* to, uint4 v) {
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+INLINE void hand_on4(void* to, Word v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory"); }
 INLINE unsigned long long nanoseconds() {
     unsigned long long t;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));

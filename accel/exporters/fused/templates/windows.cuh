@@ -9,9 +9,14 @@ struct Windows {
 
     struct Prepared {};
 
+    MEMBER void fetch_ahead(const Run&, int) {}
+
+    template <bool AHEAD>
     MEMBER void prepare(const Run&, int, Prepared&) {}
 
-    MEMBER void finish(const Run& run, int tile, Prepared&) {
+    template <class Then = Nothing>
+    MEMBER void finish(const Run& run, int tile, Prepared&, Then then = {}) {
+        then();
         const int item = tile * THREADS + thread();
         if (item >= ITEMS) return;
         const int pixel = item / PIECES, piece = item % PIECES, out_y = pixel / L::OUT_WIDTH, out_x = pixel % L::OUT_WIDTH;
@@ -23,7 +28,7 @@ struct Windows {
         for (int tap = 0; tap < L::KERNEL_Y * L::KERNEL_X; tap++) {
             const int y = out_y * L::STRIDE_Y - L::PAD_Y + tap / L::KERNEL_X, x = out_x * L::STRIDE_X - L::PAD_X + tap % L::KERNEL_X;
             if (y < 0 || y >= L::HEIGHT || x < 0 || x >= L::WIDTH) continue;
-            const uint4 values = load_activation16(run.arena + L::INPUT + ((y * L::WIDTH + x) * L::CHANNELS + piece * 8) * 2);
+            const uint4 values = read16(run, L::INPUT + ((y * L::WIDTH + x) * L::CHANNELS + piece * 8) * 2, L::NUMBER);
             take(run, sums, 0, values.x, tap, piece);
             take(run, sums, 2, values.y, tap, piece);
             take(run, sums, 4, values.z, tap, piece);
@@ -31,7 +36,7 @@ struct Windows {
         }
         const int place = pixel * L::CHANNELS + piece * 8;
         if constexpr (L::RESIDUAL >= 0) {
-            const uint4 more = load_activation16(run.arena + L::RESIDUAL + place * 2);
+            const uint4 more = read16(run, L::RESIDUAL + place * 2, L::NUMBER);
             add(sums, 0, more.x), add(sums, 2, more.y), add(sums, 4, more.z), add(sums, 6, more.w);
         }
 #pragma unroll
@@ -41,8 +46,8 @@ struct Windows {
             for (int c = 0; c < 8; c++)
                 if (place + c < L::OUT_REAL) store_logit(run.logits + place + c, sums[c]);
         } else {
-            store_activation16(run.arena + L::OUTPUT + place * 2,
-                               make_uint4(pack(sums[0], sums[1]), pack(sums[2], sums[3]), pack(sums[4], sums[5]), pack(sums[6], sums[7])));
+            write16(run, L::OUTPUT + place * 2,
+                    make_uint4(pack(sums[0], sums[1]), pack(sums[2], sums[3]), pack(sums[4], sums[5]), pack(sums[6], sums[7])));
         }
     }
 

@@ -1,0 +1,63 @@
+// Schedule `grid`, the faster way: one kernel for all layers, of CTAS CTAs that are all resident, without a barrier and without a counter.
+//
+// A tile reads its input until every word of it is there (POLLS, in common.cuh): one trip to the L2 behind the store, where a counter
+// needs a fence, an addition, a look at it, and then the read. Words that are "not there" have to be cleared: launches take turns between
+// two exchanges, each clearing the other's. They lie in State, which is zeros when a context is made.
+//
+// Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read.
+//
+// No CTA can wait for itself or in a circle: all of them take steps in order, and a step reads what earlier ones wrote.
+
+template <int CTAS, int ARENA_BYTES, int DISTANCE>
+struct Flow {
+    static constexpr int LAUNCHES = 32, EXCHANGE = ceil_div(LAUNCHES + CTAS, 64) * 64;  // words of State
+
+    Run run;
+    Word launch;  // of this CTA, from 0
+
+    // False: an earlier launch has failed.
+    INLINE bool begin(const Run& given) {
+        run = given;
+        launch = load_relaxed(run.state + LAUNCHES + cta());
+        unsigned char* exchanges = reinterpret_cast<unsigned char*>(run.state + EXCHANGE);
+        run.exchange = exchanges + launch % 2 * ARENA_BYTES;
+        unsigned char* next = exchanges + (launch + 1) % 2 * ARENA_BYTES;
+        for (int i = cta() * THREADS + thread(); i < ARENA_BYTES / 16; i += CTAS * THREADS) hand_on16(next + i * 16, make_uint4(0, 0, 0, 0));
+        return load_relaxed(run.state) == 0;
+    }
+
+    INLINE void end() {
+        sync();
+        if (thread() == 0) store_relaxed(run.state + LAUNCHES + cta(), launch + 1);
+    }
+
+    template <class Layer, int TILES>
+    INLINE void fetch_ahead() {
+        if (cta() < TILES) Layer::fetch_ahead(run, cta());
+        copies_committed();
+    }
+
+    // The tiles of one step that are this CTA's; `then` fetches weights of a later one.
+    template <class Layer, int TILES, class Then>
+    INLINE void step(Then then) {
+        if (cta() < TILES) {
+            typename Layer::Prepared ready;
+            if constexpr (DISTANCE > 0) copies_left<DISTANCE - 1>();
+            Layer::template prepare<(DISTANCE > 0)>(run, cta(), ready);
+            Layer::finish(run, cta(), ready, then);
+            if constexpr (TILES > CTAS) more<Layer, TILES>(ready);
+            sync();  // before the next step writes over this one's shared memory
+        } else {
+            then();
+        }
+    }
+
+    template <class Layer, int TILES>
+    INLINE void more(typename Layer::Prepared& ready) {
+#pragma unroll 1
+        for (int tile = cta() + CTAS; tile < TILES; tile += CTAS) {
+            Layer::template prepare<false>(run, tile, ready);
+            Layer::finish(run, tile, ready);
+        }
+    }
+};
