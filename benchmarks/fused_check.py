@@ -12,7 +12,7 @@ threads    two contexts of one engine on two threads, 10,000 launches each, each
 crowded    the same in one context, while a kernel that fills every multiprocessor runs again and again on another stream.
 refused    a graph whose kernels would not be launched cooperatively, and a grid that does not fit: both must be refused.
 times      medians of µs: `device` between two events behind a gate, `chain` of back-to-back replays per call, `host` call and wait;
-           of the schedule chain also what each kernel adds to a graph of those before it.
+           of the schedule chain also what each kernel adds to those before it.
 
 What the time did not suffice for is said as `not run`; exit code 1 if anything failed.
 """
