@@ -12,7 +12,7 @@ threads    two contexts of one engine on two threads, 10,000 launches each, each
 crowded    the same in one context, while a kernel that fills every multiprocessor runs again and again on another stream.
 refused    a graph whose kernels would not be launched cooperatively, and a grid that does not fit: both must be refused.
 times      medians of µs: `device` between two events behind a gate, `chain` of back-to-back replays per call, `host` call and wait;
-           of the schedule chain also what each kernel adds to a graph of those before it.
+           of the schedule chain also what each kernel adds to those before it.
 
 What the time did not suffice for is said as `not run`; exit code 1 if anything failed.
 """
@@ -22,12 +22,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fused_timing
 import reference
+from fused_context import Built, Context, build, fresh, opened
 from fused_networks import NETWORKS, SHIPPED
 
-from accel import device, runtimes
+from accel import device
 from accel.device import driver, kernels, nvrtc
-from accel.engines import fused_plan
 from accel.errors import AccelError
-from accel.exporters.fused import exporting, from_onnx
+from accel.exporters.fused import from_onnx
 from accel.exporters.fused.network import INPUT, Network
-from accel.exporters.request import ExportRequest
-from accel.runtimes.fused import Fused
-from accel.types import Array, EngineEntry, EngineSource, Kernel, TensorSpec, Variant
+from accel.types import Array, Kernel
 
 LIMIT = 2e-3
 """Of the largest value of a layer: rounding to FP16 is 4.9e-4 of a value, sums in FP32 are far below."""
 LAUNCHES = 10_000
-NAN = 0xFF
 SPIN = r"""
 extern "C" __global__ void crowd(const unsigned long long* for_ns) {
     unsigned long long begin, now;
@@ -62,80 +60,6 @@ extern "C" __global__ void crowd(const unsigned long long* for_ns) {
 }
 """
 CROWD_NS, CROWD_CTAS, CROWD_THREADS = 30_000, 8, 256
-
-
-class Built:
-    """A network exported for one device into a folder of its own."""
-
-    def __init__(self, name: str, network: Network, folder: Path, on: str) -> None:
-        self.name, self.network, self.on = name, network, on
-        image, classes = network.input, network.layers[-1].output.channels
-        self.inputs = (TensorSpec("image", ("batch", image.channels, image.height, image.width), "float32", "NCHW"),)
-        self.outputs = (TensorSpec("logits", ("batch", classes), "float32", "NC"),)
-        folder.mkdir(parents=True)
-        request = ExportRequest(None, self.inputs, self.outputs, "fp16", folder, device=on)
-        self.entry: EngineEntry = exporting.export_network(network, request)
-        self.file = folder / fused_plan.PLAN_FILE
-        self.plan = fused_plan.read(self.file)
-
-    def source(self, schedule: str) -> EngineSource:
-        variant = Variant("fused", "fp16", (schedule,))
-        return EngineSource(variant, self.on, self.inputs, self.outputs, 1, entry=self.entry, file=self.file)
-
-
-class Context:
-    """One open runtime with a stream of its own."""
-
-    def __init__(self, built: Built, schedule: str) -> None:
-        self.built = built
-        self.stream = device.open_stream(built.on)
-        runtime = runtimes.create(built.source(schedule))
-        assert isinstance(runtime, Fused)
-        self.runtime = runtime
-        runtime.open(self.stream)
-        self.scheduled = built.plan.schedules[schedule]  # type: ignore[index]
-        self.staging = device.Staging(runtime.home, self.stream)
-
-    def poison(self, name: str = "") -> None:
-        """Fill the logits, and the arena where it is named, with NaN."""
-        (logits,) = self.runtime.output(self.runtime.home).values()
-        for buffer in (logits, *([self.runtime.buffers["arena"]] if name == "arena" else [])):
-            driver.check(driver.bindings().cuMemsetD8Async(buffer.ptr, NAN, buffer.nbytes, self.stream), "filling with NaN")
-
-    def set(self, image: Array) -> None:
-        """Put an image to its place, once."""
-        (home,) = self.runtime.home.inputs.values()
-        driver.check(driver.bindings().cuMemcpyHtoDAsync(home.ptr, image.ctypes.data, image.nbytes, self.stream), "copying to the GPU")
-        device.synchronize(self.stream)
-
-    def again(self) -> Array:
-        """The logits of one more launch, float32."""
-        self.poison()
-        self.runtime.enqueue(self.runtime.home)
-        (logits,) = self.staging.download(self.runtime.output(self.runtime.home)).values()
-        self.runtime.check()
-        return logits
-
-    def close(self) -> None:
-        self.runtime.close()
-        device.close_stream(self.stream)
-
-
-@contextmanager
-def opened(built: Built, schedule: str, count: int = 1) -> Iterator[list[Context]]:
-    found: list[Context] = []
-    try:
-        for _ in range(count):
-            found.append(Context(built, schedule))
-        yield found
-    finally:
-        for context in found:
-            context.close()
-
-
-def fresh(built: Built, draw: np.random.Generator) -> Array:
-    image = built.network.input
-    return draw.standard_normal((1, image.channels, image.height, image.width)).astype(np.float16)
 
 
 def layers(context: Context, draw: np.random.Generator, images: int) -> dict[str, Any]:
@@ -286,21 +210,26 @@ def _says(call: Callable[[], Any]) -> str:
     return ""
 
 
-def check(built: Built, options: argparse.Namespace, until: float, draw: np.random.Generator, thorough: bool) -> Iterator[dict[str, Any]]:
-    """One row a check, as they end; layers of all schedules first, since nothing else counts where they are wrong."""
-    steps: list[tuple[str, Callable[[str], Any]]] = [
-        ("layers", lambda schedule: _in(built, schedule, lambda c: layers(c, draw, options.images)))
-    ]
-    if thorough:
-        image = fresh(built, draw)
-        steps += [
-            ("times", lambda schedule: _in(built, schedule, lambda c: fused_timing.times(c.runtime, c.stream, options.samples))),
-            ("refused", lambda schedule: _in(built, schedule, refused)),
-            ("repeat", lambda schedule: _in(built, schedule, lambda c: repeat(c, image, options.launches, until))),
-            ("threads", lambda schedule: threads(built, schedule, draw, options.launches, until)),
-            ("crowded", lambda schedule: _in(built, schedule, lambda c: crowded(c, image, options.launches, until))),
-        ]
-    for what, run in steps:
+def first_checks(options: argparse.Namespace, draw: np.random.Generator) -> dict[str, Callable[..., dict[str, Any]]]:
+    """What every network goes through: nothing else counts where a layer is wrong."""
+    return {"layers": lambda built, schedule, until: _in(built, schedule, lambda context: layers(context, draw, options.images))}
+
+
+def further_checks(options: argparse.Namespace, draw: np.random.Generator) -> dict[str, Callable[..., dict[str, Any]]]:
+    """What the shipped networks, and those that were named, go through beside that."""
+    count = options.launches
+    return {
+        "times": lambda built, schedule, until: _in(built, schedule, lambda c: fused_timing.times(c.runtime, c.stream, options.samples)),
+        "refused": lambda built, schedule, until: _in(built, schedule, refused),
+        "repeat": lambda built, schedule, until: _in(built, schedule, lambda c: repeat(c, fresh(built, draw), count, until)),
+        "threads": lambda built, schedule, until: threads(built, schedule, draw, count, until),
+        "crowded": lambda built, schedule, until: _in(built, schedule, lambda c: crowded(c, fresh(built, draw), count, until)),
+    }
+
+
+def check(built: Built, steps: dict[str, Callable[..., dict[str, Any]]], until: float) -> Iterator[dict[str, Any]]:
+    """One row a check and schedule, as they end."""
+    for what, run in steps.items():
         for schedule in built.plan.schedules:
             row: dict[str, Any] = {"network": built.name, "schedule": schedule, "check": what}
             if time.monotonic() > until:
@@ -308,7 +237,7 @@ def check(built: Built, options: argparse.Namespace, until: float, draw: np.rand
                 continue
             began = time.monotonic()
             try:
-                row |= run(schedule)
+                row |= run(built, schedule, until)
             except Exception as error:  # one check that fails must not hide the others
                 row |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
             yield {**row, "took_s": round(time.monotonic() - began, 2)}
@@ -337,13 +266,10 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['network']:<10} {row['schedule']:<8} {row['check']:<8} {status:<7} {said}"
 
 
-def networks(options: argparse.Namespace) -> Iterator[tuple[str, Network, bool]]:
-    """Name, network, and whether all checks are made of it."""
+def networks(options: argparse.Namespace) -> dict[str, Callable[[], Network]]:
     if options.onnx:
-        yield options.onnx.stem, from_onnx.read(options.onnx), True
-        return
-    for name in options.networks or NETWORKS:
-        yield name, NETWORKS[name](), name in SHIPPED or bool(options.networks)
+        return {options.onnx.stem: lambda: from_onnx.read(options.onnx)}
+    return {name: NETWORKS[name] for name in options.networks or NETWORKS}
 
 
 def main() -> int:
@@ -357,22 +283,30 @@ def main() -> int:
         record |= {"gpu": found.name, "compute_capability": found.compute_capability, "driver_cuda": found.driver_cuda}
     print(f"{record.get('gpu', 'no GPU')}, NVRTC {record['nvrtc']}, seed {seed}", flush=True)
     draw = np.random.default_rng(seed)
-    with tempfile.TemporaryDirectory(prefix="accel-fused-check-") as scratch:
-        for name, network, thorough in networks(options):
+
+    def keep(rows: Iterable[dict[str, Any]]) -> None:
+        for row in rows:
+            record["rows"].append(row)
+            print(line(row), flush=True)
+            _write(options.out, record)
+
+    # Compiled side by side, which is most of what is done before the GPU has something to do; taken in order.
+    with tempfile.TemporaryDirectory(prefix="accel-fused-check-") as scratch, ThreadPoolExecutor(options.compilers) as pool:
+        made = {name: pool.submit(build, name, make, Path(scratch) / name, on) for name, make in networks(options).items()}
+        whole: list[Built] = []
+        for name, future in made.items():
             try:
-                built = Built(name, network, Path(scratch) / name, on)
+                built = future.result()
             except AccelError as error:
-                record["rows"].append({"network": name, "schedule": "", "check": "export", "ok": False, "error": error.message})
-                print(line(record["rows"][-1]), flush=True)
+                keep([{"network": name, "schedule": "", "check": "export", "ok": False, "error": error.message}])
                 continue
             record["left_out"][name] = dict(built.plan.left_out)
             print("\n".join(used(built)) if options.compile_only else f"{name}: {built.plan.why}", flush=True)
-            if options.compile_only:
-                continue
-            for row in check(built, options, until, draw, thorough):
-                record["rows"].append(row)
-                print(line(row), flush=True)
-                _write(options.out, record)
+            if not options.compile_only:
+                keep(check(built, first_checks(options, draw), until))
+                whole += [built] if name in SHIPPED or options.networks or options.onnx else []
+        for built in whole:
+            keep(check(built, further_checks(options, draw), until))
     _write(options.out, record)
     failed = [row for row in record["rows"] if row["ok"] is False]
     print(f"{len(record['rows'])} checks, {len(failed)} failed, {sum(row['ok'] is None for row in record['rows'])} not run")
@@ -396,6 +330,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--launches", type=int, default=LAUNCHES)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--seed", type=int, help="of the images; a new one where none is given")
+    parser.add_argument("--compilers", type=int, default=min(os.cpu_count() or 1, 8), help="threads that generate and compile")
     parser.add_argument("--out", type=Path, help="JSON")
     parser.add_argument("--compile-only", action="store_true", help="no GPU: generate and compile alone")
     return parser.parse_args()

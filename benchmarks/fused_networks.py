@@ -141,8 +141,8 @@ def wide() -> Network:
 
 
 NETWORKS: dict[str, Callable[[], Network]] = {
-    "student_a": lambda: student(student_a.LAYERS),
     "student_b": lambda: student(student_b.LAYERS),
+    "student_a": lambda: student(student_a.LAYERS),
     "resnet18": resnet18,
     "kernels": kernels,
     "functions": functions,

@@ -10,6 +10,7 @@ from accel.bench.clock import EventTimer, HostClock
 from accel.runtimes.fused import Fused
 
 WARM_S, LENGTH, ROUNDS = 0.3, 200, 15
+REPEATS, PART_LENGTH, PART_ROUNDS = 20, 10, 5
 
 
 def times(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def times(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any]:
             "ok": True,
             "floor_us": _gated(lambda: None, stream, timer, gate, samples),
             "device_us": _gated(lambda: runtime.enqueue(runtime.home), stream, timer, gate, samples),
-            "chain_us": _chained(runtime.graph, stream, timer),
+            "chain_us": _chained(runtime.graph, stream, timer, ROUNDS, LENGTH),
             "host_us": _host(runtime, stream, samples),
             "gate_blocked": gate.blocked,
         }
@@ -59,8 +60,8 @@ def _host(runtime: Fused, stream: int, samples: int) -> float:
     return round(statistics.median(taken) / 1000, 2)
 
 
-def _chained(graph: device.Graph | None, stream: int, timer: EventTimer) -> float | None:
-    """Per call, of LENGTH and 2 · LENGTH calls between two events: the difference, so that the pair's own cost is out of it."""
+def _chained(graph: device.Graph | None, stream: int, timer: EventTimer, rounds: int, length: int) -> float | None:
+    """Per call, of `length` and 2 · `length` calls between two events: the difference, so that the pair's own cost is out of it."""
     if graph is None:
         return None
 
@@ -72,24 +73,25 @@ def _chained(graph: device.Graph | None, stream: int, timer: EventTimer) -> floa
         device.synchronize(stream)
         return timer.elapsed_ns()
 
-    return round(statistics.median([(run(2 * LENGTH) - run(LENGTH)) / LENGTH for _ in range(ROUNDS)]) / 1000, 3)
+    return round(statistics.median([(run(2 * length) - run(length)) / length for _ in range(rounds)]) / 1000, 3)
 
 
 def _kernels(runtime: Fused, stream: int, timer: EventTimer) -> dict[str, float]:
-    """What each kernel adds to a graph of those before it, in back-to-back replays: the first has the graph's own cost in it."""
+    """What each kernel adds to those before it, in graphs that have them REPEATS times: else the host could not launch the short ones as
+    fast as they run."""
     found: dict[str, float] = {}
     before = 0.0
     for count, launch in enumerate(runtime.launches, start=1):
         part = runtime.launches[:count]
 
         def enqueue(part: Any = part) -> None:
-            for item in part:
-                item()
+            for _ in range(REPEATS):
+                for item in part:
+                    item()
 
         graph = device.capture(runtime.source.device, stream, enqueue)
         try:
-            _chained(graph, stream, timer)
-            whole = _chained(graph, stream, timer) or 0.0
+            whole = (_chained(graph, stream, timer, PART_ROUNDS, PART_LENGTH) or 0.0) / REPEATS
         finally:
             graph.close()
         found[launch.kernel.name] = round(whole - before, 3)

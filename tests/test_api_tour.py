@@ -74,6 +74,30 @@ def test_a_shipped_model_that_was_never_exported_is_exported_for_what_is_named(s
         bundles.open_or_export("other", ["onnxruntime"], engines_dir="engines", device="cpu")
 
 
+def test_a_format_is_exported_in_the_precisions_that_it_has_and_left_out_where_it_cannot_express_the_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from accel.api import bundles
+    from accel.errors import BundleMissing, UnsupportedOperator
+
+    asked: list[tuple[str, str]] = []
+
+    def export(model: str, format: str, *, precision: str, **_: object) -> None:
+        asked.append((format, precision))
+        if format == "fused":
+            raise UnsupportedOperator("layer 'x' cannot be exported to fused")
+
+    monkeypatch.setattr(bundles, "export", export)
+    monkeypatch.setattr(runtimes, "version", lambda name: "13" if name == "fused" else None)
+    where = {"engines_dir": tmp_path, "device": "cuda:0"}
+    with pytest.raises(BundleMissing):  # nothing was written
+        bundles.open_or_export("resnet18", ["all"], **where)
+    assert [precision for format, precision in asked if format == "fused"] == ["fp16"]
+    assert [precision for format, precision in asked if format == "onnx"] == ["fp32", "fp16"]
+    with pytest.raises(UnsupportedOperator):
+        bundles.open_or_export("resnet18", ["fused"], **where)
+
+
 def test_what_is_optional_and_missing_becomes_a_row(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*given: object, **named: object) -> None:
         raise MissingExtra("onnx", "onnx")

@@ -50,7 +50,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setattr(fused_check, "NETWORKS", {"hand": handmade.network})
     monkeypatch.setattr(fused_check, "SHIPPED", ("hand",))
     monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
-    for name, value in {"WARM_S": 0.0, "LENGTH": 2, "ROUNDS": 2}.items():
+    for name, value in {"WARM_S": 0.0, "LENGTH": 2, "ROUNDS": 2, "REPEATS": 2, "PART_LENGTH": 1}.items():
         monkeypatch.setattr(fused_check.fused_timing, name, value)
 
     def run(kernels: dict[str, Any], *arguments: str) -> tuple[int, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from accel.types import Resources
 
 EXTRA = "fused"
 STANDARD = "c++17"
+
+_IMPORT = threading.Lock()
+"""cuda-core puts another module in its place while it is imported: a second thread that imports it meanwhile sees half of it."""
 
 _ENTRY = re.compile(r"Compiling entry function '(\w+)' for")
 _SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
@@ -75,7 +79,8 @@ def compile(source: str, name: str, capability: str) -> Compiled:
             f"NVRTC {version()} compiles for no GPU of compute capability {capability}",
             remedy=f"choose one of {', '.join(known)}, or install a newer nvidia-cuda-nvrtc",
         )
-    core = require("cuda.core", EXTRA)
+    with _IMPORT:
+        core = require("cuda.core", EXTRA)
     said = io.StringIO()
     options = core.ProgramOptions(name=name, arch=f"sm_{capability.replace('.', '')}", std=STANDARD, ptxas_options=["-v"])
     try:

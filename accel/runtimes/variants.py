@@ -56,8 +56,8 @@ def _of_runtime(bundle: Bundle, runtime: str, device: str) -> Iterator[Variant]:
 
 def _explain_absence(bundle: Bundle, runtime: str) -> None:
     """Let the bundle raise its own BundleMissing, which names the command that mends it."""
-    format = info(runtime).format
-    if format is None:
+    row = info(runtime)
+    if row.format is None:
         _ = bundle.checkpoint
     else:
-        bundle.entry(format, "fp32")
+        bundle.entry(row.format, row.precisions[0])

@@ -179,6 +179,15 @@ def test_a_plan_that_fits(tmp_path: Path, target: dict[str, Any], machine: compa
     assert compat.fits(entry, "cuda:0", lambda: machine)
 
 
+def test_what_needs_a_newer_gpu_is_refused_and_a_newer_one_takes_it(tmp_path: Path) -> None:
+    entry = entry_of(tmp_path / "x", name="tensorrt-fp16", target={"device": "cuda", "least_compute_capability": "9.0"})
+    for capability in ("9.0", "10.0", "12.0"):
+        compat.check(entry, "cuda:0", lambda capability=capability: compat.Machine("GPU", capability))
+    for capability, found in (("8.9", "8.9"), ("", "none")):
+        with pytest.raises(IncompatibleArtifact, match=rf"needs compute capability 9\.0 or newer; cuda:0 has {found}"):
+            compat.check(entry, "cuda:0", lambda capability=capability: compat.Machine("GPU", capability))
+
+
 @pytest.mark.parametrize(
     ("target", "machine", "said"),
     [

@@ -273,7 +273,7 @@ from accel.types import EngineSource, TensorSpec, Variant
 spec = (TensorSpec("x", ("batch", 3)),)
 for name in runtimes.RUNTIMES:
     where = "cuda:0" if runtimes.info(name).gpu_only else "cpu"
-    runtime = runtimes.create(EngineSource(Variant(name, "fp32"), where, spec, spec, file=Path("absent")))
+    runtime = runtimes.create(EngineSource(Variant(name, runtimes.info(name).precisions[0]), where, spec, spec, file=Path("absent")))
     runtime.close()
 heavy = [name for name in ("torch", "onnx", "onnxruntime", "cuda", "tensorrt", "tensorrt_rtx") if name in sys.modules]
 assert not heavy, heavy

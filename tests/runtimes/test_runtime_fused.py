@@ -23,7 +23,7 @@ from accel.device import nvrtc
 from accel.engines import fused_plan
 from accel.engines.fused_plan import FusedPlan, Scheduled
 from accel.errors import AccelError, CorruptArtifact, IncompatibleArtifact, RuntimeUnavailable, UsageError
-from accel.runtimes import fused_engine
+from accel.runtimes import fused_engine, gpu_call
 from accel.runtimes.fused import Fused
 from accel.runtimes.session import Session
 from accel.types import EngineEntry, EngineSource, Kernel, TensorSpec, Variant
@@ -305,6 +305,17 @@ def test_the_error_word_is_read_with_the_answer_and_never_in_the_timed_call(worl
     runtime.output(runtime.home)
     assert world.driver.calls == []
     runtime.close()
+
+
+def test_an_answer_that_stays_on_the_gpu_is_held_against_the_error_word_too(world: World) -> None:
+    session = Session(world.source("fused:fp16+grid"))
+    given = device.to_device(some_image(), "float16", "cuda:0", 77)
+    found = gpu_call.run_arrays(session, {"image": given}, 1)["logits"]
+    np.testing.assert_allclose(device.to_numpy(found, 77), handmade.answer(some_image()), rtol=1e-2, atol=1e-3)
+    world.driver.kernels["whole"] = handmade.late
+    with pytest.raises(AccelError, match="the answer is void"):
+        gpu_call.run_arrays(session, {"image": given}, 1)
+    session.close()
 
 
 def test_a_wait_that_runs_out_at_once_is_told_by_open(world: World) -> None:

@@ -159,3 +159,9 @@ def test_a_plan_on_a_cpu_is_refused_as_such_before_its_target_is_looked_at() -> 
     with pytest.raises(RuntimeUnavailable, match="TensorRT runs on NVIDIA GPUs only") as caught:
         runtimes.engine_source(Shelf(("tensorrt-fp16",)), Variant.parse("trt:fp16"), "cpu", parity_only=True)  # type: ignore[arg-type]
     assert caught.value.exit_code == 4
+
+
+def test_what_a_runtime_that_was_named_lacks_is_asked_for_in_a_precision_that_it_has() -> None:
+    with pytest.raises(BundleMissing) as caught:
+        runtimes.variants(Shelf(("onnx-fp16",)), ["fused"], "cuda:0")  # type: ignore[arg-type]
+    assert caught.value.remedy == "accel export net --to fused --fp16"

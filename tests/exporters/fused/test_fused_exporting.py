@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -21,11 +22,14 @@ from exporters.fused import handmade
 from accel import runtimes
 from accel.api import export, export_job, load
 from accel.engines import Bundle, fused_plan, trust
+from accel.engines.embedding import with_pixels
 from accel.errors import PrecisionError, UnknownName, UnsupportedOperator, UntrustedArtifact, UsageError
-from accel.exporters import BuildOptions
+from accel.exporters import BuildOptions, ExportRequest
 from accel.exporters.fused import exporting
-from accel.exporters.fused.network import refused
+from accel.exporters.fused.network import Shape, refused
 from accel.exporters.fused.program import Program
+from accel.preprocess import Preprocess
+from accel.types import TensorSpec
 
 INPUT = f"1x{handmade.CHANNELS}x{handmade.HEIGHT}x{handmade.WIDTH}"
 
@@ -57,8 +61,18 @@ def fused(weights: Path) -> Callable[..., Any]:
     return run
 
 
-def test_the_folder_has_a_plan_weights_and_for_each_schedule_source_and_machine_code(fused: Callable[..., Any]) -> None:
-    done = fused()
+@pytest.fixture(scope="module")
+def looked_at(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One export, for tests that change nothing of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "GENERATOR", "exporters.fused.handmade:generate")
+        where = {"weights": weights, "input": INPUT, "name": "hand", "device": "cpu", "out": tmp_path_factory.mktemp("engines")}
+        (done,) = export("exporters.fused.handmade:build", "fused", precision="fp16", **where)
+    return done
+
+
+def test_the_folder_has_a_plan_weights_and_for_each_schedule_source_and_machine_code(looked_at: Any) -> None:
+    done = looked_at
     folder = done.bundle / "fused-fp16"
     assert (done.status, done.entry.name) == ("added", "fused-fp16")
     names = {"plan.json", "weights.bin", "chain.cu", "grid.cu", "chain-sm90.cubin", "grid-sm90.cubin"}
@@ -69,8 +83,8 @@ def test_the_folder_has_a_plan_weights_and_for_each_schedule_source_and_machine_
     assert all((folder / name).read_bytes().startswith(b"\x7fELF") for name in names if name.endswith(".cubin"))
 
 
-def test_the_entry_says_what_it_is_and_what_it_is_tied_to(fused: Callable[..., Any]) -> None:
-    entry = fused().entry
+def test_the_entry_says_what_it_is_and_what_it_is_tied_to(looked_at: Any) -> None:
+    entry = looked_at.entry
     assert (entry.inputs[0].dtype, entry.inputs[0].shape, entry.inputs[0].layout) == ("float16", (1, 6, 4, 4), "NCHW")
     assert (entry.outputs[0].dtype, entry.outputs[0].shape) == ("float32", (1, 5))
     assert dict(entry.target) == {"device": "cuda", "least_compute_capability": "8.0"}
@@ -83,8 +97,8 @@ def test_the_entry_says_what_it_is_and_what_it_is_tied_to(fused: Callable[..., A
     assert "runs on NVIDIA GPUs only" in entry.parity["reason"]
 
 
-def test_the_plan_has_kernels_resources_and_why_a_schedule_is_absent(fused: Callable[..., Any]) -> None:
-    plan = fused_plan.read(fused().bundle / "fused-fp16" / "plan.json")
+def test_the_plan_has_kernels_resources_and_why_a_schedule_is_absent(looked_at: Any) -> None:
+    plan = fused_plan.read(looked_at.bundle / "fused-fp16" / "plan.json")
     assert (plan.chosen, list(plan.schedules), plan.sms) == ("chain", ["chain", "grid"], 132)
     assert [kernel.name for kernel in plan.schedules["chain"].kernels] == ["mean", "fc"]
     (whole,) = plan.schedules["grid"].kernels
@@ -201,8 +215,8 @@ def test_any_onnx_file_will_do(fused: Callable[..., Any]) -> None:
     assert json.loads((done.bundle / "fused-fp16" / "plan.json").read_text())["chosen"] == "chain"
 
 
-def test_it_is_code_and_needs_trust(fused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bundle = Bundle.open(fused().bundle)
+def test_it_is_code_and_needs_trust(looked_at: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bundle = Bundle.open(looked_at.bundle)
     trust.demand_engine(bundle, bundle.entry("fused", "fp16"))
     monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
     with pytest.raises(UntrustedArtifact, match="fused-fp16 is code"):
@@ -218,14 +232,34 @@ def test_all_shows_the_schedules_that_the_engine_has(fused: Callable[..., Any], 
     assert [str(item) for item in runtimes.variants(Bundle.open(bundle.path), ["fused"], "cuda:0")] == shown[:2]
 
 
-def test_inspect_shows_layers_ctas_registers_and_shared_memory(fused: Callable[..., Any], accel_cli: Callable[..., Any]) -> None:
-    fused()
-    ran = accel_cli("inspect", "hand")
+def test_inspect_shows_layers_ctas_registers_and_shared_memory(looked_at: Any, accel_cli: Callable[..., Any]) -> None:
+    ran = accel_cli("inspect", looked_at.bundle)
     lines = ran.out.splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("fused-fp16: chain: chain 2.0 µs"))
     head, first, grid = lines[start + 2].split(), lines[start + 4].split(), lines[-1].split()
     assert head == ["schedule", "step", "layers", "tile", "ctas", "shared", "registers", "spills", "predicted_us"]
     assert first[:7] == ["chain", "(chosen)", "1", "mean", "–", "6", "128"]
     assert grid[:3] == ["grid", "2", "fc"]
-    found = json.loads(accel_cli("inspect", "hand", "--format", "json").out)
+    found = json.loads(accel_cli("inspect", looked_at.bundle, "--format", "json").out)
     assert [row["layers"] for row in found["engines"][0]["details"]] == ["mean", "fc"] * 2
+
+
+def test_of_a_model_that_takes_pixels_the_network_is_read_behind_its_normalisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    ready = Preprocess((0.1,) * 3, (0.5,) * 3, 8, 8)
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 5)).eval()
+    pixels, logits = TensorSpec("pixels", ("batch", 8, 8, 3), "uint8", "NHWC"), TensorSpec("logits", ("batch", 5), "float32", "NC")
+    request = ExportRequest(with_pixels(module, ready), (pixels,), (logits,), "fp16", tmp_path)
+    network, found = exporting.read(request)
+    assert (network.input, [type(layer).__name__ for layer in network.layers]) == (Shape(3, 8, 8), ["Convolution", "Pool", "Linear"])
+    assert found is not None
+    np.testing.assert_array_equal(found[0], ready.scale.reshape(-1))
+    np.testing.assert_array_equal(found[1], ready.offset.reshape(-1))
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(exporting, "_generator", lambda: lambda network, schedule, **how: asked.append(how))
+    exporting.generate(network, 132, found)
+    assert [(how["sms"], how["input_dtype"]) for how in asked] == [(132, "uint8")] * 3
+    with pytest.raises(UnsupportedOperator, match="read from the PyTorch model only"):
+        exporting.read(dataclasses.replace(request, module=None, onnx=tmp_path / "x.onnx"))
