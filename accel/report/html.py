@@ -159,9 +159,11 @@ def _figure(section: Section, name: str, order: Sequence[str], part: str, draw: 
 def _raw(section: Section) -> str:
     """What all rows share, then what those of a variant share, of a run, and each latency's own; deeper lines are indented.
 
-    What was not measured is left out, and quotes need no escape in text: written out in full, the rows were two thirds of a page.
+    What was not measured is left out, and so is the place of the samples, which are no part of a page; quotes need no escape in text:
+    written out in full, the rows were two thirds of a page.
     """
-    lines = _nested([{key: value for key, value in row.items() if value is not None} for row in section.rows], ("variant", "round"))
+    rows = [{key: value for key, value in row.items() if value is not None and key != "raw_path"} for row in section.rows]
+    lines = _nested(rows, ("variant", "round"))
     return html.escape("\n".join(lines), quote=False)
 
 
@@ -169,17 +171,21 @@ def _nested(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], indent: str 
     """A line of what `rows` share, then their groups by the first of `keys`, and within those by the next; at last row by row."""
     first, *others = rows
     shared = {key: value for key, value in first.items() if all(key in row and row[key] == value for row in others)}
-    lines = [indent + json.dumps(shared, ensure_ascii=False)]
+    lines = [indent + _compact(shared)]
     if not others:
         return lines
     left = [{key: value for key, value in row.items() if key not in shared} for row in rows]
     keys = [key for key in keys if key not in shared]
     if not keys:
-        return lines + [f"{indent} {json.dumps(row, ensure_ascii=False)}" for row in left]
+        return lines + [f"{indent} {_compact(row)}" for row in left]
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for row in left:
         groups.setdefault(row.get(keys[0]), []).append(row)
     return lines + [line for group in groups.values() for line in _nested(group, keys[1:], indent + " ")]
+
+
+def _compact(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
 
 def _markup(safe: str) -> Any:
