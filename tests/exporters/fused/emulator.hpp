@@ -4,6 +4,8 @@
 // run is deterministic. What a kernel must not do ends the run with a message: reading shared memory that nobody wrote, or that another
 // thread wrote since the last barrier; reading the arena before griddepcontrol.wait, or what another CTA wrote and
 // no counter was waited for; an address outside its buffer or badly aligned; a warp instruction that not all lanes execute alike; a deadlock.
+// Of a cluster: reading what another CTA pushed, or pushing over what a CTA may still read or write, without a cluster barrier between;
+// pushing to a CTA that may not have begun or has ended; reading a block of weights that was not waited for.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +15,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,7 +54,10 @@ struct Buffer {
     }
 };
 
-struct Shadow { int writer = -1, written = -1, reader = -1, read = -1; };  // of two bytes of shared memory; -1: nobody, -2: several
+// Of two bytes of shared memory: threads (of all CTAs; NOBODY, SEVERAL, or a BLOCK whose barrier stands in `arrived`), the CTA's generation
+// then (none, if another CTA wrote), and at how many cluster barriers the thread had arrived: what it did lies in front of the next.
+constexpr int NOBODY = -1, SEVERAL = -2, BLOCK = -3;
+struct Shadow { int writer = NOBODY, written = -1, arrived = 0, reader = NOBODY, read = -1, read_arrived = -1; };
 struct Owner { int cta = -1; long time = 0; };                             // of two bytes of the arena, written in this launch
 
 struct Cta;
@@ -62,6 +68,8 @@ struct Fiber {
     const long* word = nullptr;  // blocked while *word == value
     long value = 0;
     long operations = 0;         // of the warp
+    long arrivals = 0, passed = 0;        // cluster barriers arrived at, and waited for
+    std::set<Address> blocks;             // whose barriers were waited for
     jmp_buf place;
     ucontext_t context;
     struct Copy { Address to; const unsigned char* from; bool inside; };
@@ -81,6 +89,8 @@ struct Cta {
     int arrived = 0;
     long generation = 0;
     bool any[2] = {false, false};
+    std::map<Address, long> blocks;  // barrier → whether its copy was begun
+    std::set<Address> waited;        // barriers that some thread has waited for
     std::vector<long> seen;  // vector clock: up to which time of each CTA its writes are visible here
 };
 
@@ -97,6 +107,8 @@ struct Machine {
     jmp_buf scheduler;
     std::string error;
     unsigned long long clock = 0;
+    std::vector<Cta>* ctas = nullptr;  // of this launch, or of what runs of it
+    long cluster_arrived = 0, cluster_generation = 0;
 };
 inline Machine machine;
 
@@ -149,6 +161,8 @@ inline void resume(Fiber& f, size_t number) {
 // CTAs [first, first + count) until all have ended.
 inline void run_together(int first, int count, size_t shared, bool backwards) {
     std::vector<Cta> ctas(count);
+    machine.ctas = &ctas;
+    machine.cluster_arrived = machine.cluster_generation = 0;
     for (int c = 0; c < count; c++) {
         ctas[c].index = first + c;
         ctas[c].shared.assign(shared, 0xff);
@@ -184,24 +198,47 @@ inline void join(std::vector<long>& mine, const std::vector<long>& other) {
     for (size_t i = 0; i < other.size(); i++) mine[i] = std::max(mine[i], other[i]);
 }
 
-// Shared memory.
-inline unsigned char* shared_at(Address at, unsigned bytes, bool writes) {
+// Shared memory. An address in that of another CTA has its rank, counted from 1, above these bits.
+constexpr int RANK_SHIFT = 24;
+inline Cta& owner_of(Address& at) {
     Fiber* f = machine.current;
-    Cta& cta = *f->cta;
+    if (at >> RANK_SHIFT == 0) return *f->cta;
+    const size_t rank = (at >> RANK_SHIFT) - 1;
+    if (rank >= machine.ctas->size()) fail("an address in shared memory of CTA " + std::to_string(rank) + ", which is none");
+    Cta& there = (*machine.ctas)[rank];
+    if (f->passed == 0) fail("pushes to another CTA before it has waited for all to begin");
+    for (const Fiber& other : there.fibers)
+        if (other.finished) fail("pushes to CTA " + std::to_string(rank) + ", which may have ended");
+    at &= (1u << RANK_SHIFT) - 1;
+    return there;
+}
+inline std::string name_of(int writer) { return "thread " + std::to_string(writer % THREADS) + " of CTA " + std::to_string(writer / THREADS); }
+inline unsigned char* shared_at(Address at, unsigned bytes, bool writes, long block = -1) {
+    Fiber* f = machine.current;
+    Cta& cta = owner_of(at);
+    const bool own = &cta == f->cta;
+    const int me = f->cta->index * THREADS + f->thread;
     if (at % (bytes > 16 ? 16 : bytes)) fail("shared memory address " + std::to_string(at) + " is not aligned to " + std::to_string(bytes));
     if (at + bytes > cta.shared.size()) fail("shared memory address " + std::to_string(at) + " is outside its " + std::to_string(cta.shared.size()) + " bytes");
     const int now = static_cast<int>(cta.generation);
     for (Address half = at / 2; half < (at + bytes + 1) / 2; half++) {
         Shadow& s = cta.shadow[half];
-        if (!writes && s.writer == -1) fail("reads shared memory that nobody wrote, at " + std::to_string(at));
-        if (s.writer >= 0 && s.writer != f->thread && s.written == now)
-            fail("a race in shared memory at " + std::to_string(at) + ": thread " + std::to_string(s.writer) + " wrote it since the last barrier");
+        if (!writes && s.writer == NOBODY) fail("reads shared memory that nobody wrote, at " + std::to_string(at));
+        if (s.writer == BLOCK) {
+            const Address barrier = static_cast<Address>(s.arrived);
+            if (!writes && !f->blocks.count(barrier)) fail("reads weights at " + std::to_string(at) + " without having waited for their block");
+            if (writes && !cta.waited.count(barrier)) fail("writes to shared memory at " + std::to_string(at) + " where a block is under way");
+        } else if (s.writer >= 0 && s.writer != me && f->passed <= s.arrived && !(own && s.written >= 0 && s.written != now)) {
+            fail("a race in shared memory at " + std::to_string(at) + ": " + name_of(s.writer) + " wrote it since the last barrier");
+        }
         if (writes) {
-            if (s.read == now && s.reader != f->thread) fail("a race in shared memory at " + std::to_string(at) + ": another thread has read it since the last barrier");
-            s.writer = f->thread, s.written = now;
+            if (s.read >= 0 && s.reader != me && f->passed <= s.read_arrived && !(own && s.read != now))
+                fail("a race in shared memory at " + std::to_string(at) + ": another thread has read it since the last barrier");
+            s.writer = block >= 0 ? BLOCK : me, s.written = own ? now : -1, s.arrived = static_cast<int>(block >= 0 ? block : f->arrivals);
         } else {
-            s.reader = s.read == now && s.reader != f->thread ? -2 : f->thread;
+            s.reader = s.read == now && s.reader != me ? SEVERAL : me;
             s.read = now;
+            s.read_arrived = std::max(s.read_arrived, static_cast<int>(f->arrivals));
         }
     }
     return cta.shared.data() + at;
@@ -335,6 +372,7 @@ inline void store_shared16(Address to, uint4 v) { emulator::shared_store(to, v);
 inline void store_shared4(Address to, Word v) { emulator::shared_store(to, v); }
 inline void store_shared4(Address to, float v) { emulator::shared_store(to, v); }
 inline void store_shared2(Address to, unsigned short v) { emulator::shared_store(to, v); }
+inline unsigned short load_shared2(Address from) { return emulator::shared_load<unsigned short>(from); }
 inline uint4 load_shared16(Address from) { return emulator::shared_load<uint4>(from); }
 inline float4 load_shared16f(Address from) { return emulator::shared_load<float4>(from); }
 inline float2 load_shared8(Address from) { return emulator::shared_load<float2>(from); }
@@ -390,6 +428,12 @@ inline float shuffle_xor(float v, int mask) {
     const emulator::Slot* all = emulator::together(emulator::SHUFFLE, slot);
     std::memcpy(&v, all[lane() ^ mask].words, 4);
     return v;
+}
+
+inline Word shuffle_xor(Word v, int mask) {
+    emulator::Slot slot{};
+    slot.words[0] = v;
+    return emulator::together(emulator::SHUFFLE, slot)[lane() ^ mask].words[0];
 }
 
 inline uint4 load_fragment(Address row) {
@@ -470,6 +514,44 @@ inline void hand_on4(void* to, Word v) {
 inline Word load_relaxed(const Word* word) { return *word; }
 inline void store_relaxed(Word* word, Word v) { *word = v; }
 inline unsigned long long nanoseconds() { return emulator::machine.clock; }
+
+// Clusters: all CTAs of the launch are one.
+inline Address remote(Address at, int rank) { return at | static_cast<Address>(rank + 1) << emulator::RANK_SHIFT; }
+inline void store_remote16(Address to, uint4 v) { emulator::shared_store(to, v); }
+inline void store_remote4(Address to, float v) { emulator::shared_store(to, v); }
+inline void cluster_arrive() {
+    emulator::Machine& m = emulator::machine;
+    if (m.current->arrivals != m.current->passed) emulator::fail("arrives at a cluster barrier without having waited for the last");
+    m.current->arrivals++;
+    if (++m.cluster_arrived == static_cast<long>(m.ctas->size()) * emulator::THREADS) m.cluster_arrived = 0, m.cluster_generation++;
+}
+inline void cluster_wait() {
+    emulator::Fiber* f = emulator::machine.current;
+    if (f->passed == f->arrivals) emulator::fail("waits for a cluster barrier at which it has not arrived");
+    emulator::block_while(emulator::machine.cluster_generation, f->arrivals - 1);
+    f->passed = f->arrivals;
+}
+inline void init_barrier(Address barrier) {
+    emulator::shared_store(barrier, static_cast<unsigned long long>(1));
+    emulator::machine.current->cta->blocks[barrier] = 0;
+}
+inline void barriers_are_there() {}
+inline void copy_block(Address to, const void* from, int bytes, Address barrier) {
+    emulator::Cta& cta = *emulator::machine.current->cta;
+    emulator::shared_at(barrier, 8, false);
+    if (!cta.blocks.count(barrier) || cta.blocks[barrier]) emulator::fail("a block whose barrier was not made, or was used before");
+    if (bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("a block that is not aligned to 16 bytes");
+    if (!emulator::machine.weights.holds(from, bytes)) emulator::fail("copies weights from outside them");
+    for (int i = 0; i < bytes; i += 16) std::memcpy(emulator::shared_at(to + i, 16, true, barrier), static_cast<const unsigned char*>(from) + i, 16);
+    cta.blocks[barrier] = 1;
+}
+inline void block_arrived(Address barrier) {
+    emulator::Fiber* f = emulator::machine.current;
+    emulator::shared_at(barrier, 8, false);
+    if (!f->cta->blocks.count(barrier)) emulator::fail("waits for a block whose barrier was not made");
+    emulator::block_while(f->cta->blocks[barrier], 0);
+    f->blocks.insert(barrier), f->cta->waited.insert(barrier);
+}
 
 // Runs one launch; `ctas` of the grid at once, or one after another where they do not wait for one another. Returns 0, or 1 with a message.
 extern "C" int emulate(emulator::Function function, int grid, size_t shared, int together, int dependent, int backwards, void* const* buffers,

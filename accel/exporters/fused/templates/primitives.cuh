@@ -85,6 +85,11 @@ INLINE float4 load_shared16f(Address from) {
     asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
     return v;
 }
+INLINE unsigned short load_shared2(Address from) {
+    unsigned short v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from) : "memory");
+    return v;
+}
 INLINE float2 load_shared8(Address from) {
     float2 v;
     asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from) : "memory");
@@ -112,6 +117,7 @@ INLINE void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); 
 INLINE void sync() { __syncthreads(); }
 INLINE bool any_of_cta(bool mine) { return __syncthreads_or(mine); }
 INLINE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+INLINE Word shuffle_xor(Word v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 
 // Tensor cores: a 16×16 tile of A, whose rows the lanes name (row lane % 16, columns 8 · (lane / 16)), and D += A · B of 16×8.
 INLINE uint4 load_fragment(Address row) {
@@ -185,6 +191,41 @@ INLINE unsigned long long nanoseconds() {
     unsigned long long t;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
     return t;
+}
+
+// Between CTAs of one cluster (compute capability 9.0): an address in the shared memory of another, by its rank, and stores there.
+INLINE Address remote(Address at, int rank) {
+    Address there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    return there;
+}
+INLINE void store_remote16(Address to, uint4 v) {
+    asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+INLINE void store_remote4(Address to, float v) { asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory"); }
+// What a thread did before it arrived is visible to all threads of the cluster that have waited.
+INLINE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+INLINE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+// A block of weights to this CTA's shared memory by one thread and one copy, a multiple of 16 bytes. The barrier beside it, 8 bytes, tells
+// once that all of it is there; what lay in its place was read and written before the last barrier of threads.
+INLINE void init_barrier(Address barrier) { asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory"); }
+INLINE void barriers_are_there() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+INLINE void copy_block(Address to, const void* from, int bytes, Address barrier) {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+INLINE void block_arrived(Address barrier) {
+    Word done;
+    do {
+        asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p;}"
+                     : "=r"(done) : "r"(barrier) : "memory");
+    } while (!done);
 }
 
 #endif  // FUSED_EMULATED

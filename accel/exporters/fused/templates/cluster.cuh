@@ -1,0 +1,395 @@
+// Schedule `cluster`: one kernel of one cluster, CTAS CTAs that see each other's shared memory; activations never leave it.
+//
+// Each layer is cut into PARTS pixel parts × PARTS_N channel parts, one a CTA (rank = channel part · PARTS + pixel part). A CTA reads its
+// patch and its weights in its OWN shared memory and pushes what it computes, 16 bytes a store, into the patches of all CTAs whose next
+// tile needs it: remote stores are four times as fast as remote loads, and nobody waits for them but the barrier.
+//
+// Between two layers lies one cluster barrier: every thread arrives (release) when it has pushed, fetches its next weights to registers,
+// and waits (acquire). Whatever lies in a place of shared memory is dead when its last reader has arrived: cluster.py gives no place to
+// two things that live in the same step, and what peers push in step s lives from s on, so that no second barrier is needed.
+// The wait has no bound and needs none: a cluster is launched as a whole, all of its CTAs resident, and each arrives as often as all others.
+//
+// Weights come in blocks, one a layer and CTA, each by one bulk copy that an mbarrier tells of; those that have no place at first are
+// copied when it is free. The first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
+
+INLINE void begin_cluster(int barriers) {
+    if (thread() == 0) {
+        for (int i = 0; i < barriers; i++) init_barrier(shared_memory() + i * 8);
+        barriers_are_there();
+    }
+    cluster_arrive();  // no CTA may write to another before that has begun: waited for before the first push
+}
+
+template <class L>
+struct Clustered {
+    using Of = L;
+    static constexpr int PARTS = L::PARTS_Y * L::PARTS_X, RANKS = PARTS * L::PARTS_N;
+    static constexpr int TILE_PIXELS = L::TILE_Y * L::TILE_X;
+    static constexpr int FRAGMENTS_M = ceil_div(TILE_PIXELS, 16), FRAGMENTS_N = L::TILE_N / 8, FRAGMENTS = FRAGMENTS_M * FRAGMENTS_N;
+    static constexpr int MINE_M = FRAGMENTS_M / L::WARPS_M, MINE_N = FRAGMENTS_N / L::WARPS_N;
+    static constexpr int LOADS = ceil_div(L::CHUNK_STEPS * MINE_N, 2);  // 16 bytes a lane: two B fragments
+    static constexpr int SETS = MINE_M * MINE_N >= 4 ? 1 : (MINE_M * MINE_N >= 2 ? 2 : 4);
+    static constexpr int PATCH_Y = (L::TILE_Y - 1) * L::STRIDE_Y + L::KERNEL_Y, PATCH_X = (L::TILE_X - 1) * L::STRIDE_X + L::KERNEL_X;
+    static constexpr int TABLE_ROW = ceil_div(L::CHUNK_STEPS, 4) * 16;  // bytes of one warp's offsets
+    static constexpr int BIASES = LOADS * L::WARPS_N * L::WARPS_K * 512, BLOCK = BIASES + L::TILE_N * 4;
+    static_assert(L::WARPS_M * L::WARPS_N * L::WARPS_K == WARPS);
+    static_assert(MINE_M * L::WARPS_M == FRAGMENTS_M && MINE_N * L::WARPS_N == FRAGMENTS_N);
+
+    struct Prepared {
+        uint4 weights[LOADS];
+    };
+
+    MEMBER bool active() { return RANKS == CTAS || cta() < RANKS; }
+    MEMBER int channel_part() { return cta() / PARTS; }
+    MEMBER int first_y() { return cta() % PARTS / L::PARTS_X * L::TILE_Y; }
+    MEMBER int first_x() { return cta() % PARTS % L::PARTS_X * L::TILE_X; }
+    MEMBER int column_of(int x) { return x % L::STRIDE_X * ceil_div(PATCH_X, L::STRIDE_X) + x / L::STRIDE_X; }
+
+    MEMBER void fetch(const Run& run) {
+        if (active() && thread() == 0)
+            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + channel_part() * BLOCK, BLOCK, shared_memory() + L::BARRIER);
+    }
+
+    // Bytes from a pixel's row in the patch to what each K step reads; a step beyond the last has weights of zero and reads what step 0 reads.
+    MEMBER void write_table() {
+        constexpr int PER_TAP = L::CHANNELS / 16, ROW = TABLE_ROW / 4;
+        for (int i = thread(); i < L::WARPS_K * ROW; i += THREADS) {
+            const int step = i / ROW * L::CHUNK_STEPS + i % ROW;
+            const int real = i % ROW < L::CHUNK_STEPS && step < L::STEPS ? step : 0;
+            const int tap = real / PER_TAP, y = tap / L::KERNEL_X, x = tap % L::KERNEL_X;
+            store_shared4(shared_memory() + L::TABLE + i * 4,
+                          static_cast<Word>(y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + real % PER_TAP * 32));
+        }
+    }
+
+    // Zeros for what of the patch lies outside the image: nobody pushes there.
+    MEMBER void clear_border() {
+        if (!active()) return;
+        const int from_y = first_y() * L::STRIDE_Y - L::PAD_Y, from_x = first_x() * L::STRIDE_X - L::PAD_X;
+        for (int pixel = thread(); pixel < PATCH_Y * PATCH_X; pixel += THREADS) {
+            const int y = pixel / PATCH_X, x = pixel % PATCH_X;
+            if (from_y + y >= 0 && from_y + y < L::HEIGHT && from_x + x >= 0 && from_x + x < L::WIDTH) continue;
+            const Address to = shared_memory() + L::PATCH + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH;
+#pragma unroll 4
+            for (int piece = 0; piece < L::CHANNELS / 8; piece++) store_shared16(to + piece * 16, make_uint4(0, 0, 0, 0));
+        }
+    }
+
+    MEMBER void prepare(Prepared& ready) {
+        if (!active()) return;
+        block_arrived(shared_memory() + L::BARRIER);
+        const int along_n = warp() / L::WARPS_K % L::WARPS_N, along_k = warp() % L::WARPS_K;
+        const Address from = shared_memory() + L::HELD + ((along_n * L::WARPS_K + along_k) * LOADS * 32 + lane()) * 16;
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) ready.weights[i] = load_shared16(from + i * 512);
+    }
+
+    // From the patch to the sums of each warp in shared memory.
+    MEMBER void multiply_all(const Prepared& ready) {
+        if (!active()) return;
+        const Address shared = shared_memory();
+        const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
+        Address rows[MINE_M];
+#pragma unroll
+        for (int m = 0; m < MINE_M; m++) {
+            // Rows beyond the tile's pixels compute what nobody stores.
+            const int row = (along_m * MINE_M + m) * 16 + lane() % 16, pixel = row < TILE_PIXELS ? row : 0;
+            rows[m] = shared + L::PATCH + pixel / L::TILE_X * L::STRIDE_Y * L::ROW_PITCH + pixel % L::TILE_X * L::PIXEL_PITCH + lane() / 16 * 16;
+        }
+        float4 sums[SETS][MINE_M][MINE_N];
+#pragma unroll
+        for (int i = 0; i < SETS * MINE_M * MINE_N; i++) sums[i / (MINE_M * MINE_N)][i / MINE_N % MINE_M][i % MINE_N] = make_float4(0, 0, 0, 0);
+        const Address table = shared + L::TABLE + along_k * TABLE_ROW;
+        uint4 offsets = make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int step = 0; step < L::CHUNK_STEPS; step++) {
+            if (step % 4 == 0) offsets = load_shared16(table + step * 4);
+            const Word offset = step % 4 == 0 ? offsets.x : step % 4 == 1 ? offsets.y : step % 4 == 2 ? offsets.z : offsets.w;
+#pragma unroll
+            for (int m = 0; m < MINE_M; m++) {
+                const uint4 a = load_fragment(rows[m] + offset);
+#pragma unroll
+                for (int n = 0; n < MINE_N; n++) {
+                    const int fragment = step * MINE_N + n;
+                    const uint4 b = ready.weights[fragment / 2];
+                    multiply(sums[step % SETS][m][n], a, fragment % 2 ? b.z : b.x, fragment % 2 ? b.w : b.y);
+                }
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < MINE_M; m++)
+#pragma unroll
+            for (int n = 0; n < MINE_N; n++) {
+                float4 sum = sums[0][m][n];
+#pragma unroll
+                for (int set = 1; set < SETS; set++) {
+                    const float4 more = sums[set][m][n];
+                    sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+                }
+                const int fragment = (along_m * MINE_M + m) * FRAGMENTS_N + along_n * MINE_N + n;
+                store_shared16(shared + L::SUMS + ((along_k * FRAGMENTS + fragment) * 32 + lane()) * 16, sum);
+            }
+        sync();
+    }
+
+    // A fragment of results with bias and activation: channels 2·(lane % 4) and the next of the rows lane / 4 and lane / 4 + 8.
+    MEMBER float4 result(int fragment) {
+        const Address shared = shared_memory();
+        float4 parts[L::WARPS_K];
+#pragma unroll
+        for (int k = 0; k < L::WARPS_K; k++) parts[k] = load_shared16f(shared + L::SUMS + ((k * FRAGMENTS + fragment) * 32 + lane()) * 16);
+        const float2 bias = load_shared8(shared + L::HELD + BIASES + (fragment % FRAGMENTS_N * 8 + lane() % 4 * 2) * 4);
+        float4 sum = make_float4(bias.x, bias.y, bias.x, bias.y);
+#pragma unroll
+        for (int k = 0; k < L::WARPS_K; k++) sum.x += parts[k].x, sum.y += parts[k].y, sum.z += parts[k].z, sum.w += parts[k].w;
+        return make_float4(activated<L::ACTIVATION>(sum.x), activated<L::ACTIVATION>(sum.y), activated<L::ACTIVATION>(sum.z),
+                           activated<L::ACTIVATION>(sum.w));
+    }
+
+    // Where a row of a fragment lies in the layer's output.
+    struct Pixel {
+        int y, x;
+        bool inside;
+    };
+    MEMBER Pixel pixel_of(int fragment, int row) {
+        const int pixel = fragment / FRAGMENTS_N * 16 + row, y = first_y() + pixel / L::TILE_X, x = first_x() + pixel % L::TILE_X;
+        return {y, x, pixel < TILE_PIXELS && y < L::OUT_HEIGHT && x < L::OUT_WIDTH};
+    }
+    MEMBER int channel_of(int fragment) { return channel_part() * L::TILE_N + fragment % FRAGMENTS_N * 8; }
+
+    // 8 channels of one pixel, gathered from the 4 lanes that hold two each of two pixels: of the row lane / 4 in even lanes, else of the
+    // row lane / 4 + 8. Lanes that differ by 2 hold the same, and share the stores.
+    MEMBER uint4 eight_channels(Word upper, Word lower) {
+        const bool odd = lane() % 2 != 0, late = lane() % 4 >= 2;
+        const Word other = shuffle_xor(odd ? upper : lower, 1);
+        const Word low = odd ? other : upper, high = odd ? lower : other;
+        const Word low2 = shuffle_xor(low, 2), high2 = shuffle_xor(high, 2);
+        return late ? make_uint4(low2, high2, low, high) : make_uint4(low, high, low2, high2);
+    }
+
+    // The results to the arena, for comparisons of layers; one of the lanes that hold the same.
+    MEMBER void keep(const Run& run, Pixel pixel, int channel, uint4 values) {
+        if (lane() % 4 < 2) store_activation16(run.arena + L::OUTPUT + ((pixel.y * L::OUT_WIDTH + pixel.x) * L::OUT_CHANNELS + channel) * 2, values);
+    }
+
+    template <class Next>
+    MEMBER void push_all(const Run& run) {
+        if (!active()) return;
+#pragma unroll 1
+        for (int fragment = warp(); fragment < FRAGMENTS; fragment += WARPS) {
+            const float4 of = result(fragment);
+            const uint4 values = eight_channels(pack(of.x, of.y), pack(of.z, of.w));
+            const Pixel pixel = pixel_of(fragment, lane() / 4 + lane() % 2 * 8);
+            const int channel = channel_of(fragment);
+            if (!pixel.inside || channel >= L::OUT_CHANNELS) continue;
+            Next::receive(pixel.y, pixel.x, channel, values, lane() % 4 / 2, channel_part());
+            keep(run, pixel, channel, values);
+        }
+    }
+
+    // 8 channels of an input pixel to every CTA that needs them; `half` of two lanes that share them. Each sender begins with another CTA.
+    MEMBER void receive(int y, int x, int channel, uint4 values, int half, int turn) {
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+            const int to_y = y - (part / L::PARTS_X * L::TILE_Y * L::STRIDE_Y - L::PAD_Y);
+            const int to_x = x - (part % L::PARTS_X * L::TILE_X * L::STRIDE_X - L::PAD_X);
+            if (to_y < 0 || to_y >= PATCH_Y || to_x < 0 || to_x >= PATCH_X) continue;
+            const Address at = shared_memory() + L::PATCH + to_y * L::ROW_PITCH + column_of(to_x) * L::PIXEL_PITCH + channel * 2;
+            if constexpr (L::PARTS_N == 1) {
+                if (part % 2 == half) store_remote16(remote(at, part), values);
+            } else {
+                static_assert(L::PARTS_N % 2 == 0);
+#pragma unroll
+                for (int i = 0; i < L::PARTS_N; i += 2) store_remote16(remote(at, (i + half + turn) % L::PARTS_N * PARTS + part), values);
+            }
+        }
+    }
+};
+
+// The first layer, for the whole patch of the next: First::PATCH. K = (channel, tap); A's fragments are read from the pixels themselves.
+template <class L, class First>
+struct Stem {
+    static constexpr int PIXELS = First::PATCH_Y * First::PATCH_X, FRAGMENTS_M = ceil_div(PIXELS, 16);
+    static constexpr int TAPS = L::KERNEL_Y * L::KERNEL_X, K = TAPS * L::CHANNELS;
+    static constexpr int MINE_N = L::OUT_CHANNELS / 8 / L::WARPS_N, LOADS = ceil_div(L::STEPS * MINE_N, 2);
+    static constexpr int RAW_Y = (First::PATCH_Y - 1) * L::STRIDE_Y + L::KERNEL_Y, RAW_X = (First::PATCH_X - 1) * L::STRIDE_X + L::KERNEL_X;
+    static constexpr int VALUES = RAW_Y * RAW_X * L::CHANNELS, MINE = ceil_div(VALUES, THREADS);
+    static_assert(L::WARPS_M * L::WARPS_N == WARPS);
+
+    struct Prepared {
+        unsigned short pixels[MINE];
+        uint4 weights[LOADS];
+        float2 bias[MINE_N];
+    };
+
+    // Pixels and weights on their way to registers.
+    MEMBER void prepare(const Run& run, Prepared& ready) {
+        if (!First::active()) return;
+        const int image_y = (First::first_y() * First::Of::STRIDE_Y - First::Of::PAD_Y) * L::STRIDE_Y - L::PAD_Y;
+        const int image_x = (First::first_x() * First::Of::STRIDE_X - First::Of::PAD_X) * L::STRIDE_X - L::PAD_X;
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+            const int value = thread() + i * THREADS, channel = value / (RAW_Y * RAW_X);
+            const int y = image_y + value / RAW_X % RAW_Y, x = image_x + value % RAW_X;
+            const bool inside = (VALUES % THREADS == 0 || value < VALUES) && y >= 0 && y < L::HEIGHT && x >= 0 && x < L::WIDTH;
+            ready.pixels[i] = 0;
+            if (!inside) continue;
+            if constexpr (L::SOURCE == IMAGE_BYTES) {
+                const float byte = load_constant1(run.image + (y * L::WIDTH + x) * L::CHANNELS + channel);
+                const float2 factors = load_constant8(run.weights + L::PIXELS + channel * 8);
+                ready.pixels[i] = half_bits(scaled(byte, factors.x, factors.y));
+            } else {
+                ready.pixels[i] = load_constant2(run.image + ((channel * L::HEIGHT + y) * L::WIDTH + x) * 2);
+            }
+        }
+        const int along_n = warp() % L::WARPS_N;
+        const unsigned char* from = run.weights + L::WEIGHTS + (along_n * LOADS * 32 + lane()) * 16;
+#pragma unroll
+        for (int i = 0; i < LOADS; i++) ready.weights[i] = load_constant16(from + i * 512);
+#pragma unroll
+        for (int n = 0; n < MINE_N; n++) ready.bias[n] = load_constant8(run.weights + L::BIAS + ((along_n * MINE_N + n) * 8 + lane() % 4 * 2) * 4);
+    }
+
+    MEMBER void store_pixels(const Prepared& ready) {
+        if (!First::active()) return;
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+            const int value = thread() + i * THREADS;
+            if (VALUES % THREADS == 0 || value < VALUES) store_shared2(shared_memory() + L::RAW + value * 2, ready.pixels[i]);
+        }
+    }
+
+    // Halves from a pixel's first tap to the value k; beyond K: the first, whose weights are zero.
+    MEMBER int offset_of(int k) {
+        return k < K ? k / TAPS * RAW_Y * RAW_X + k % TAPS / L::KERNEL_X * RAW_X + k % L::KERNEL_X : 0;
+    }
+    MEMBER Word two(Address row, int first, int second) {
+        return load_shared2(row + first * 2) | static_cast<Word>(load_shared2(row + second * 2)) << 16;
+    }
+
+    MEMBER void finish(const Prepared& ready) {
+        if (!First::active()) return;
+        const Address shared = shared_memory();
+        const int along_n = warp() % L::WARPS_N, q = lane() % 4;
+        int offsets[L::STEPS][4];
+#pragma unroll
+        for (int step = 0; step < L::STEPS; step++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) offsets[step][i] = offset_of(step * 16 + q * 2 + i % 2 + i / 2 * 8);
+#pragma unroll 1
+        for (int fragment = warp() / L::WARPS_N; fragment < FRAGMENTS_M; fragment += L::WARPS_M) {
+            int pixels[2];
+            Address rows[2];
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                pixels[half] = fragment * 16 + half * 8 + lane() / 4;
+                const int pixel = pixels[half] < PIXELS ? pixels[half] : 0;
+                rows[half] = shared + L::RAW + (pixel / First::PATCH_X * L::STRIDE_Y * RAW_X + pixel % First::PATCH_X * L::STRIDE_X) * 2;
+            }
+            float4 sums[MINE_N];
+#pragma unroll
+            for (int n = 0; n < MINE_N; n++) sums[n] = make_float4(ready.bias[n].x, ready.bias[n].y, ready.bias[n].x, ready.bias[n].y);
+#pragma unroll
+            for (int step = 0; step < L::STEPS; step++) {
+                const int(&at)[4] = offsets[step];
+                const uint4 a = make_uint4(two(rows[0], at[0], at[1]), two(rows[1], at[0], at[1]), two(rows[0], at[2], at[3]), two(rows[1], at[2], at[3]));
+#pragma unroll
+                for (int n = 0; n < MINE_N; n++) {
+                    const int of = step * MINE_N + n;
+                    const uint4 b = ready.weights[of / 2];
+                    multiply(sums[n], a, of % 2 ? b.z : b.x, of % 2 ? b.w : b.y);
+                }
+            }
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                if (pixels[half] >= PIXELS) continue;
+                const int y = pixels[half] / First::PATCH_X, x = pixels[half] % First::PATCH_X;
+                const int out_y = First::first_y() * First::Of::STRIDE_Y - First::Of::PAD_Y + y;
+                const int out_x = First::first_x() * First::Of::STRIDE_X - First::Of::PAD_X + x;
+                const bool inside = out_y >= 0 && out_y < L::OUT_HEIGHT && out_x >= 0 && out_x < L::OUT_WIDTH;
+                const Address to = shared + First::Of::PATCH + y * First::Of::ROW_PITCH + First::column_of(x) * First::Of::PIXEL_PITCH;
+#pragma unroll
+                for (int n = 0; n < MINE_N; n++) {
+                    const float low = activated<L::ACTIVATION>(half ? sums[n].z : sums[n].x), high = activated<L::ACTIVATION>(half ? sums[n].w : sums[n].y);
+                    store_shared4(to + ((along_n * MINE_N + n) * 8 + q * 2) * 2, inside ? pack(low, high) : Word{0});
+                }
+            }
+        }
+    }
+};
+
+// The answer: the mean over the last convolution's pixels times the weights of a linear layer. Each CTA adds up what its own pixels and
+// channels give to each logit and pushes that to CTA 0.
+template <class L, class Last>
+struct ClusterHead {
+    static constexpr int BLOCK = L::OUT_REAL * Last::Of::TILE_N * 2;
+
+    MEMBER void fetch(const Run& run) {
+        if (Last::active() && thread() == 0)
+            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + Last::channel_part() * BLOCK, BLOCK, shared_memory() + L::BARRIER);
+    }
+
+    // Sums over pixels: a row of TILE_N channels for each 16 pixels.
+    MEMBER void add_pixels(const Run& run) {
+        if (!Last::active()) return;
+#pragma unroll 1
+        for (int fragment = warp(); fragment < Last::FRAGMENTS; fragment += WARPS) {
+            const float4 of = Last::result(fragment);
+            const Word words[2] = {pack(of.x, of.y), pack(of.z, of.w)};
+            const int channel = Last::channel_of(fragment);
+            const uint4 values = Last::eight_channels(words[0], words[1]);
+            const typename Last::Pixel mine = Last::pixel_of(fragment, lane() / 4 + lane() % 2 * 8);
+            if (mine.inside && channel < Last::Of::OUT_CHANNELS) Last::keep(run, mine, channel, values);
+            float2 sum = {0.0f, 0.0f};
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                if (!Last::pixel_of(fragment, lane() / 4 + half * 8).inside) continue;
+                const float2 value = L::ROUNDED ? unpack(words[half]) : half ? float2{of.z, of.w} : float2{of.x, of.y};
+                sum.x += value.x, sum.y += value.y;
+            }
+#pragma unroll
+            for (int distance = 4; distance < 32; distance *= 2) sum.x += shuffle_xor(sum.x, distance), sum.y += shuffle_xor(sum.y, distance);
+            if (lane() >= 4) continue;
+            const int row = fragment / Last::FRAGMENTS_N, at = fragment % Last::FRAGMENTS_N * 8 + lane() * 2;
+            const Address to = shared_memory() + L::MEANS + (row * Last::Of::TILE_N + at) * 4;
+            store_shared4(to, sum.x), store_shared4(to + 4, sum.y);
+        }
+        sync();
+    }
+
+    // This CTA's share of each logit, to CTA 0.
+    MEMBER void push_shares() {
+        if (!Last::active()) return;
+        const Address shared = shared_memory();
+        block_arrived(shared + L::BARRIER);
+        for (int output = thread(); output < L::OUT_REAL; output += THREADS) {
+            float sum = 0;
+#pragma unroll
+            for (int piece = 0; piece < Last::Of::TILE_N / 8; piece++) {
+                const uint4 weights = load_shared16(shared + L::HELD + (output * Last::Of::TILE_N + piece * 8) * 2);
+                const float2 a = unpack(weights.x), b = unpack(weights.y), c = unpack(weights.z), d = unpack(weights.w);
+#pragma unroll
+                for (int row = 0; row < Last::FRAGMENTS_M; row++) {
+                    const Address from = shared + L::MEANS + (row * Last::Of::TILE_N + piece * 8) * 4;
+                    const float4 low = load_shared16f(from), high = load_shared16f(from + 16);
+                    sum += a.x * low.x + a.y * low.y + b.x * low.z + b.y * low.w + c.x * high.x + c.y * high.y + d.x * high.z + d.y * high.w;
+                }
+            }
+            store_remote4(remote(shared + L::SHARES + (cta() * L::OUT_REAL + output) * 4, 0), sum);
+        }
+    }
+
+    MEMBER void answer(const Run& run) {
+        if (cta() != 0) return;
+        for (int output = thread(); output < L::OUT_REAL; output += THREADS) {
+            const float bias = load_constant4(run.weights + L::BIAS + output * 4);
+            float shares[Last::RANKS];
+#pragma unroll
+            for (int rank = 0; rank < Last::RANKS; rank++) shares[rank] = load_shared4(shared_memory() + L::SHARES + (rank * L::OUT_REAL + output) * 4);
+            float sum = 0;
+#pragma unroll
+            for (int rank = 0; rank < Last::RANKS; rank++) sum += shares[rank];
+            store_logit(run.logits + output, activated<L::ACTIVATION>(sum * (1.0f / L::PIXELS) + bias));
+        }
+    }
+};
