@@ -188,7 +188,9 @@ def _structs(plan: ClusterPlan, offsets: Mapping[str, int], arena: Mapping[str, 
             "ROW_PITCH": of.cut.row_pitch,
             "WEIGHTS": offsets[f"{number} WEIGHTS"],
             "OUTPUT": arena[of.layer.name],
-            "BARRIER": number * 8,
+            "BLOCK_BARRIER": number * 8,
+            "PATCH_BARRIER": (len(plan.layers) + number) * 8,
+            "PUSHED": "true" if number > 1 else "false",
             "HELD": places[f"weights {number}"],
             "PATCH": places[f"patch {number}"],
             "SUMS": places[f"sums {number}"],
@@ -212,7 +214,9 @@ def _structs(plan: ClusterPlan, offsets: Mapping[str, int], arena: Mapping[str, 
         "ACTIVATION": (head.linear.activation if head.linear else "none").upper(),
         "WEIGHTS": offsets["head WEIGHTS"],
         "BIAS": offsets["head BIAS"],
-        "BARRIER": 0,
+        "BLOCK_BARRIER": 0,
+        # The first patch is pushed by nobody.
+        "SHARES_BARRIER": (len(plan.layers) + 1) * 8,
         **{name.upper(): places[name] for name in ("means", "shares")},
         "HELD": places["head"],
     }
@@ -229,7 +233,7 @@ def _shapes(layer: Convolution, channels: int) -> dict[str, int | str]:
 
 
 def _struct(name: str, title: str, constants: Mapping[str, int | str], template: str) -> str:
-    types = {"SOURCE": "Source", "ACTIVATION": "Activation", "ROUNDED": "bool"}
+    types = {"SOURCE": "Source", "ACTIVATION": "Activation", "ROUNDED": "bool", "PUSHED": "bool"}
     lines = [f"    static constexpr {types.get(key, 'int')} {key} = {value};" for key, value in constants.items()]
     return "\n".join([f"// {title}", f"struct Of_{name} {{", *lines, "};", f"using Layer_{name} = {template};", ""])
 
@@ -243,41 +247,45 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
     stem, layers, head = names[0], names[1:], "Layer_head_"
     lines = [
         "const Run run{image, weights, arena, logits, state, nullptr};",
+        "if (thread() == 0) {",
+        f"    make_barriers({2 * len(layers) + 1});",
+        *(f"    {layer}::expect_all();" for layer in (*layers, head)),
+        *_fetches(plan, layers, 0),
+        "}",
+        "cluster_arrive();  // waited for before the first push: then all have begun",
         f"{stem}::Prepared first;",
         f"{stem}::prepare(run, first);",
-        f"begin_cluster({len(layers) + 1});",
-        *_begun(plan, layers, 0),
+        *_clearings(plan, layers, 0),
         *(f"{layer}::write_table();" for layer in layers),
         f"{stem}::store_pixels(first);",
         "sync();",
         f"{stem}::finish(first);",
     ]
     for number, layer in enumerate(layers, 1):
-        ready = f"ready_{number}"
+        ready, fetches = f"ready_{number}", list(_fetches(plan, layers, number))
         lines += ["", f"// Step {number}", f"{layer}::Prepared {ready};", f"{layer}::prepare({ready});"]
-        # Of all of this CTA: who writes sums may write over the weights.
+        # All of this CTA have done the step before, and their weights are in registers: sums may lie where these were.
         lines += ["sync();"]
-        lines += ["cluster_wait();"] if number > 1 else []
-        lines += [*_begun(plan, layers, number), f"{layer}::multiply_all({ready});"]
-        lines += ["cluster_wait();"] if number == 1 else []
+        lines += ["if (thread() == 0) {", "    before_blocks();", *fetches, "}"] if fetches else []
+        lines += [*_clearings(plan, layers, number), f"{layer}::multiply_all({ready});", "cluster_wait();"]
         if number < len(layers):
-            lines += [f"{layer}::push_all<{layers[number]}>(run);"]
+            lines += [f"{layer}::push_all<{layers[number]}>(run);", "cluster_arrive();"]
         else:
-            lines += [f"{head}::add_pixels(run);", f"{head}::push_shares();"]
-        lines += ["cluster_arrive();"]
-    lines += ["cluster_wait();", f"{head}::answer(run);"]
+            lines += [f"{head}::add_pixels(run);", f"{head}::push_shares();", f"{head}::answer(run);"]
     body = "\n".join(f"    {line}".rstrip() for line in lines)
     yield f'extern "C" __global__ void __launch_bounds__(THREADS, 1) cluster({PARAMETERS}) {{\n{body}\n}}\n'
 
 
-def _begun(plan: ClusterPlan, layers: Sequence[str], step: int) -> Iterator[str]:
-    """What begins in a step: blocks of weights on their way, borders of patches cleared."""
-    for number, layer in enumerate(layers, 1):
-        if plan.places[f"weights {number}"].first == step:
-            yield f"{layer}::fetch(run);"
-    if plan.places["head"].first == step:
-        yield "Layer_head_::fetch(run);"
-    # The first patch is the stem's, zeros and all.
+def _fetches(plan: ClusterPlan, layers: Sequence[str], step: int) -> Iterator[str]:
+    """The blocks of weights that one thread sends for in a step."""
+    names = {f"weights {number}": layer for number, layer in enumerate(layers, 1)} | {"head": "Layer_head_"}
+    for name, layer in names.items():
+        if plan.places[name].first == step:
+            yield f"    {layer}::fetch(run);"
+
+
+def _clearings(plan: ClusterPlan, layers: Sequence[str], step: int) -> Iterator[str]:
+    """The patches whose borders are cleared in a step; the first is the stem's, zeros and all."""
     for number, layer in enumerate(layers[1:], 2):
         if plan.places[f"patch {number}"].first == step:
             yield f"{layer}::clear_border();"

@@ -4,20 +4,20 @@
 // patch and its weights in its OWN shared memory and pushes what it computes, 16 bytes a store, into the patches of all CTAs whose next
 // tile needs it: remote stores are four times as fast as remote loads, and nobody waits for them but the barrier.
 //
-// Between two layers lies one cluster barrier: every thread arrives (release) when it has pushed, fetches its next weights to registers,
-// and waits (acquire). Whatever lies in a place of shared memory is dead when its last reader has arrived: cluster.py gives no place to
-// two things that live in the same step, and what peers push in step s lives from s on, so that no second barrier is needed.
-// The wait has no bound and needs none: a cluster is launched as a whole, all of its CTAs resident, and each arrives as often as all others.
+// Pushed bytes are counted by a barrier in the receiver's shared memory: whoever waits for its patch waits for nothing else, neither for a
+// fence nor for CTAs that it does not read. The cluster barrier guards what is pushed over alone, and its latency is hidden: a thread arrives
+// when it has done a step (all but its pushes, which are on their way) and waits before it pushes at the end of the next. So what peers push
+// in step s may lie where this CTA had something up to step s - 1; cluster.py gives no place to two things that live in the same step.
+// Neither wait has a bound, nor needs one: a cluster is launched as a whole, all of its CTAs resident, each thread arrives as often as all
+// others, and each push is made by a CTA that waits only for earlier ones.
 //
-// Weights come in blocks, one a layer and CTA, each by one bulk copy that an mbarrier tells of; those that have no place at first are
-// copied when it is free. The first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
+// Weights come in blocks, one a layer and CTA, each by one bulk copy; those that have no place at first are copied when it is free. The
+// first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
 
-INLINE void begin_cluster(int barriers) {
-    if (thread() == 0) {
-        for (int i = 0; i < barriers; i++) init_barrier(shared_memory() + i * 8);
-        barriers_are_there();
-    }
-    cluster_arrive();  // no CTA may write to another before that has begun: waited for before the first push
+INLINE void make_barriers(int count) {
+    for (int i = 0; i < count; i++) make_barrier(shared_memory() + i * 8);
+    barriers_are_made();
+    before_blocks();
 }
 
 template <class L>
@@ -45,9 +45,17 @@ struct Clustered {
     MEMBER int first_x() { return cta() % PARTS % L::PARTS_X * L::TILE_X; }
     MEMBER int column_of(int x) { return x % L::STRIDE_X * ceil_div(PATCH_X, L::STRIDE_X) + x / L::STRIDE_X; }
 
+    // By one thread.
+    MEMBER void expect_all() {
+        if (!active()) return;
+        const int from_y = first_y() * L::STRIDE_Y - L::PAD_Y, from_x = first_x() * L::STRIDE_X - L::PAD_X;
+        const int rows = smaller(from_y + PATCH_Y, L::HEIGHT) - larger(from_y, 0), columns = smaller(from_x + PATCH_X, L::WIDTH) - larger(from_x, 0);
+        expect(shared_memory() + L::BLOCK_BARRIER, BLOCK);
+        if (L::PUSHED) expect(shared_memory() + L::PATCH_BARRIER, larger(rows, 0) * larger(columns, 0) * L::CHANNELS * 2);
+    }
     MEMBER void fetch(const Run& run) {
-        if (active() && thread() == 0)
-            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + channel_part() * BLOCK, BLOCK, shared_memory() + L::BARRIER);
+        if (active())
+            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + channel_part() * BLOCK, BLOCK, shared_memory() + L::BLOCK_BARRIER);
     }
 
     // Bytes from a pixel's row in the patch to what each K step reads; a step beyond the last has weights of zero and reads what step 0 reads.
@@ -77,7 +85,7 @@ struct Clustered {
 
     MEMBER void prepare(Prepared& ready) {
         if (!active()) return;
-        block_arrived(shared_memory() + L::BARRIER);
+        arrived(shared_memory() + L::BLOCK_BARRIER);
         const int along_n = warp() / L::WARPS_K % L::WARPS_N, along_k = warp() % L::WARPS_K;
         const Address from = shared_memory() + L::HELD + ((along_n * L::WARPS_K + along_k) * LOADS * 32 + lane()) * 16;
 #pragma unroll
@@ -87,6 +95,7 @@ struct Clustered {
     // From the patch to the sums of each warp in shared memory.
     MEMBER void multiply_all(const Prepared& ready) {
         if (!active()) return;
+        if (L::PUSHED) arrived(shared_memory() + L::PATCH_BARRIER);
         const Address shared = shared_memory();
         const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
         Address rows[MINE_M];
@@ -196,11 +205,12 @@ struct Clustered {
             if (to_y < 0 || to_y >= PATCH_Y || to_x < 0 || to_x >= PATCH_X) continue;
             const Address at = shared_memory() + L::PATCH + to_y * L::ROW_PITCH + column_of(to_x) * L::PIXEL_PITCH + channel * 2;
             if constexpr (L::PARTS_N == 1) {
-                if (part % 2 == half) store_remote16(remote(at, part), values);
+                if (part % 2 == half) push16(part, at, values, shared_memory() + L::PATCH_BARRIER);
             } else {
                 static_assert(L::PARTS_N % 2 == 0);
 #pragma unroll
-                for (int i = 0; i < L::PARTS_N; i += 2) store_remote16(remote(at, (i + half + turn) % L::PARTS_N * PARTS + part), values);
+                for (int i = 0; i < L::PARTS_N; i += 2)
+                    push16((i + half + turn) % L::PARTS_N * PARTS + part, at, values, shared_memory() + L::PATCH_BARRIER);
             }
         }
     }
@@ -324,9 +334,14 @@ template <class L, class Last>
 struct ClusterHead {
     static constexpr int BLOCK = L::OUT_REAL * Last::Of::TILE_N * 2;
 
+    // By one thread.
+    MEMBER void expect_all() {
+        if (Last::active()) expect(shared_memory() + L::BLOCK_BARRIER, BLOCK);
+        if (cta() == 0) expect(shared_memory() + L::SHARES_BARRIER, Last::RANKS * L::OUT_REAL * 4);
+    }
     MEMBER void fetch(const Run& run) {
-        if (Last::active() && thread() == 0)
-            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + Last::channel_part() * BLOCK, BLOCK, shared_memory() + L::BARRIER);
+        if (Last::active())
+            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + Last::channel_part() * BLOCK, BLOCK, shared_memory() + L::BLOCK_BARRIER);
     }
 
     // Sums over pixels: a row of TILE_N channels for each 16 pixels.
@@ -361,7 +376,7 @@ struct ClusterHead {
     MEMBER void push_shares() {
         if (!Last::active()) return;
         const Address shared = shared_memory();
-        block_arrived(shared + L::BARRIER);
+        arrived(shared + L::BLOCK_BARRIER);
         for (int output = thread(); output < L::OUT_REAL; output += THREADS) {
             float sum = 0;
 #pragma unroll
@@ -375,12 +390,13 @@ struct ClusterHead {
                     sum += a.x * low.x + a.y * low.y + b.x * low.z + b.y * low.w + c.x * high.x + c.y * high.y + d.x * high.z + d.y * high.w;
                 }
             }
-            store_remote4(remote(shared + L::SHARES + (cta() * L::OUT_REAL + output) * 4, 0), sum);
+            push4(0, shared + L::SHARES + (cta() * L::OUT_REAL + output) * 4, sum, shared + L::SHARES_BARRIER);
         }
     }
 
     MEMBER void answer(const Run& run) {
         if (cta() != 0) return;
+        arrived(shared_memory() + L::SHARES_BARRIER);
         for (int output = thread(); output < L::OUT_REAL; output += THREADS) {
             const float bias = load_constant4(run.weights + L::BIAS + output * 4);
             float shares[Last::RANKS];

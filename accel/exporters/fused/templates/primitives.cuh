@@ -193,39 +193,45 @@ INLINE unsigned long long nanoseconds() {
     return t;
 }
 
-// Between CTAs of one cluster (compute capability 9.0): an address in the shared memory of another, by its rank, and stores there.
+// Between CTAs of one cluster (compute capability 9.0): an address in the shared memory of another, by its rank.
 INLINE Address remote(Address at, int rank) {
     Address there;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
     return there;
 }
-INLINE void store_remote16(Address to, uint4 v) {
-    asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-}
-INLINE void store_remote4(Address to, float v) { asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(to), "f"(v) : "memory"); }
-// What a thread did before it arrived is visible to all threads of the cluster that have waited.
-INLINE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+// All threads of the cluster have arrived when a wait is over. Relaxed: it says that what a thread had read and written before was done
+// with, not that others see it; a release waits for every store of the thread, those to global memory too (MEMBAR.ALL.GPU).
+INLINE void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 INLINE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 
-// A block of weights to this CTA's shared memory by one thread and one copy, a multiple of 16 bytes. The barrier beside it, 8 bytes, tells
-// once that all of it is there; what lay in its place was read and written before the last barrier of threads.
-INLINE void init_barrier(Address barrier) { asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory"); }
-INLINE void barriers_are_there() {
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-INLINE void copy_block(Address to, const void* from, int bytes, Address barrier) {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+// Bytes that come to this CTA's shared memory by themselves, counted by a barrier (mbarrier, 8 bytes), which serves once: one thread makes it
+// and says how many bytes it counts; whoever has waited for it sees them. Other threads know it after sync().
+INLINE void make_barrier(Address barrier) { asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory"); }
+INLINE void barriers_are_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+INLINE void expect(Address barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
-INLINE void block_arrived(Address barrier) {
+INLINE void arrived(Address barrier) {
     Word done;
     do {
         asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p;}"
                      : "=r"(done) : "r"(barrier) : "memory");
     } while (!done);
+}
+// A block of weights, a multiple of 16 bytes. What was read and written in its place before lies before a sync() and before_blocks().
+INLINE void before_blocks() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+INLINE void copy_block(Address to, const void* from, int bytes, Address barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+// To the CTA of `rank`, places and barrier as this CTA names its own.
+INLINE void push16(int rank, Address to, uint4 v, Address barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];"
+                 ::"r"(remote(to, rank)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(remote(barrier, rank)) : "memory");
+}
+INLINE void push4(int rank, Address to, float v, Address barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];"
+                 ::"r"(remote(to, rank)), "f"(v), "r"(remote(barrier, rank)) : "memory");
 }
 
 #endif  // FUSED_EMULATED
