@@ -81,7 +81,7 @@ class Layered:
 
     Attributes:
         cut: as pack.py takes it: a channel tile a channel part, `pixel_tiles` pixel parts, bytes of the patch of one CTA.
-        patch: its height and width in pixels. block_bytes: weights and biases of a CTA, one copy. sums_bytes, table_bytes: shared memory.
+        patch: its height and width in pixels. block_bytes: weights, biases and the table of K steps of a CTA, one copy. sums_bytes, table_bytes: shared memory.
         cycles: of a CTA, without what it pushes and the barrier.
     """
 
@@ -133,7 +133,7 @@ class Placed:
 @dataclasses.dataclass(frozen=True)
 class ClusterPlan:
     """Attributes:
-    places: by name: `raw`, `means`, `shares`, `head`, and `table`, `weights`, `patch`, `sums` with the number of a layer (`patch 1`).
+    places: by name: `raw`, `means`, `shares`, `head`, and `weights`, `patch`, `sums` with the number of a layer (`patch 1`).
     shared: bytes a CTA. micros: of each step, 0 the stem, by the model.
     """
 
@@ -256,6 +256,7 @@ def _split(layer: Convolution, split: Split) -> Layered | None:
     pixel_pitch = padded(layer.input.channels) * 2 + 16
     row_pitch, conflicts = _row_pitch(tile_y, tile_x, layer.stride[0], columns, pixel_pitch)
     patch_bytes, weight_bytes = patch[0] * row_pitch, loads * split.warps_n * split.warps_k * 512
+    table_bytes = split.warps_k * -(-a_warp // 4) * 16
     sums_bytes = split.warps_k * fragments_m * fragments_n * 512
     if registers > REGISTERS or patch_bytes + weight_bytes + sums_bytes > SHARED:
         return None
@@ -284,9 +285,9 @@ def _split(layer: Convolution, split: Split) -> Layered | None:
         cut=cut,
         patch=(patch[0], patch[1]),
         patch_bytes=patch_bytes,
-        block_bytes=weight_bytes + tile_n * 4,
+        block_bytes=weight_bytes + tile_n * 4 + table_bytes,
         sums_bytes=sums_bytes,
-        table_bytes=split.warps_k * -(-a_warp // 4) * 16,
+        table_bytes=table_bytes,
         cycles=multiply + reading + adding,
     )
 
@@ -301,8 +302,8 @@ def _stem(layer: Convolution, first: Layered) -> Stem | None:
             continue
         mine_n, warps_m = pieces // warps_n, WARPS // warps_n
         loads, rounds = -(-steps * mine_n // 2), -(-fragments_m // warps_m)
-        raw = tuple((size - 1) * stride + kernel for size, stride, kernel in zip(first.patch, layer.stride, layer.kernel, strict=True))
-        values = raw[0] * raw[1] * layer.input.channels
+        rows, columns = raw_size(layer, first)
+        values = rows * columns * layer.input.channels
         registers = 4 * loads + 6 * mine_n + 4 * steps + -(-values // THREADS) + 50
         if registers > REGISTERS:
             continue
@@ -311,6 +312,12 @@ def _stem(layer: Convolution, first: Layered) -> Stem | None:
         if best is None or rank < best[0]:
             best = rank, Stem(layer, warps_m, warps_n, steps, loads, values * 2, cycles)
     return best[1] if best else None
+
+
+def raw_size(stem: Convolution, first: Layered) -> tuple[int, int]:
+    """Rows and columns of the picture that the stem reads for one patch of the next layer."""
+    rows, columns = ((size - 1) * stride + kernel for size, stride, kernel in zip(first.patch, stem.stride, stem.kernel, strict=True))
+    return rows, columns
 
 
 def pushed(before: Layered, after: Layered) -> int:
@@ -404,7 +411,6 @@ def _wanted(stem: Stem, layers: Sequence[Layered], head: Head) -> list[Wanted]:
     found += [Wanted("shares", CTAS * head.outputs * 4, pushed_into[last + 1], pushed_into[last + 1], last + 1)]
     found += [Wanted("means", -(-tile.y * tile.x // 16) * tile.n * 4, last, last, last)]
     for i, of in enumerate(layers, 1):
-        found.append(Wanted(f"table {i}", of.table_bytes, 0, 0, i))
         found.append(Wanted(f"patch {i}", of.patch_bytes, pushed_into[i], pushed_into[i], i))
         found.append(Wanted(f"weights {i}", of.block_bytes, 0, i - 1, i))
         # Sums may lie where the weights were, which are in registers then.

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.errors import UsageError
-from accel.exporters.fused.cluster import CTAS, ClusterPlan, Layered, pushed, plan_cluster
+from accel.exporters.fused.cluster import CTAS, ClusterPlan, Layered, Stem, plan_cluster, pushed, raw_size
 from accel.exporters.fused.network import Array, Convolution, Network
 from accel.exporters.fused.pack import fragments, gemm, halves
 from accel.exporters.fused.plan import SOURCES, _identifiers, _places
@@ -115,12 +115,16 @@ def _table(plan: ClusterPlan, input_dtype: str) -> str:
 
 
 def _packed(plan: ClusterPlan, input_dtype: str, pixels: tuple[Array, Array] | None) -> dict[str, Parts]:
-    """What the templates read: of each layer a block a channel part, fragments of B and then biases."""
+    """What the templates read: of each layer a block a channel part, fragments of B, biases and the table of its K steps."""
     stem = plan.stem
     channels = padded(stem.layer.output.channels)
     tile = Tile(1, 1, channels, stem.warps_m, stem.warps_n, 1)
     cut = Cut(tile, stem.steps, stem.steps, stem.loads, 1, 1, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
-    first = {"WEIGHTS": fragments(gemm(stem.layer, cut), cut), "BIAS": _padded(stem.layer.bias, channels)}
+    first = {
+        "WEIGHTS": fragments(gemm(stem.layer, cut), cut),
+        "BIAS": _padded(stem.layer.bias, channels),
+        "OFFSETS": _offsets_of(stem, plan.layers[0]),
+    }
     if input_dtype == "uint8":
         if pixels is None or any(values.size != stem.layer.input.channels for values in pixels):
             raise UsageError("an image of bytes needs a scale and an offset for each channel", remedy="export with --embed-preprocess")
@@ -148,7 +152,32 @@ def _blocks(of: Layered) -> npt.NDArray[np.uint8]:
     parts, tile = of.split.parts_n, of.cut.tile
     weights = np.ascontiguousarray(fragments(gemm(of.layer, of.cut), of.cut)).view(np.uint8).reshape(parts, -1)
     biases = _padded(of.layer.bias, parts * tile.n).view(np.uint8).reshape(parts, -1)
-    return np.concatenate([weights, biases], 1)
+    table = np.broadcast_to(_table_of(of).reshape(-1).view(np.uint8), (parts, of.table_bytes))
+    return np.concatenate([weights, biases, table], 1)
+
+
+def _table_of(of: Layered) -> npt.NDArray[np.int32]:
+    """Warps along K × K steps, padded to four: bytes from a pixel's row in the patch to what the step reads, by tap and channels."""
+    cut, layer = of.cut, of.layer
+    warps, a_warp = cut.tile.warps_k, cut.chunk_steps
+    steps = np.arange(warps * a_warp)
+    tap, piece = np.divmod(np.where(steps < cut.steps, steps, 0), padded(layer.input.channels) // 16)
+    y, x = np.divmod(tap, layer.kernel[1])
+    # Columns are sorted by their remainder modulo the stride, as cluster.cuh does.
+    column = x % layer.stride[1] * -(-of.patch[1] // layer.stride[1]) + x // layer.stride[1]
+    found = y * cut.row_pitch + column * cut.pixel_pitch + piece * 32
+    return np.pad(found.reshape(warps, a_warp), ((0, 0), (0, -a_warp % 4))).astype(np.int32)
+
+
+def _offsets_of(stem: Stem, first: Layered) -> npt.NDArray[np.int32]:
+    """K steps × 4 × 4: bytes from a pixel's first tap in the raw picture to the values of a row of A that a lane has, by lane % 4."""
+    layer = stem.layer
+    rows, columns = raw_size(layer, first)
+    step, q, i = np.indices((stem.steps, 4, 4))
+    k = step * 16 + q * 2 + i % 2 + i // 2 * 8
+    channel, tap = np.divmod(k, layer.kernel[0] * layer.kernel[1])
+    y, x = np.divmod(tap, layer.kernel[1])
+    return np.where(channel < layer.input.channels, (channel * rows * columns + y * columns + x) * 2, 0).astype(np.int32)
 
 
 def _padded(values: Array, size: int) -> Array:
@@ -194,7 +223,6 @@ def _structs(plan: ClusterPlan, offsets: Mapping[str, int], arena: Mapping[str, 
             "HELD": places[f"weights {number}"],
             "PATCH": places[f"patch {number}"],
             "SUMS": places[f"sums {number}"],
-            "TABLE": places[f"table {number}"],
         }
         yield _struct(name, of.layer.name, constants, f"Clustered<Of_{name}>")
     stem, head, last = plan.stem, plan.head, names[-1]
@@ -204,7 +232,7 @@ def _structs(plan: ClusterPlan, offsets: Mapping[str, int], arena: Mapping[str, 
         "WARPS_M": stem.warps_m,
         "WARPS_N": stem.warps_n,
         "RAW": places["raw"],
-        **{part: offsets[f"stem {part}"] for part in ("WEIGHTS", "BIAS", "PIXELS") if f"stem {part}" in offsets},
+        **{part: offsets[f"stem {part}"] for part in ("WEIGHTS", "BIAS", "OFFSETS", "PIXELS") if f"stem {part}" in offsets},
     }
     yield _struct(names[0], stem.layer.name, constants, f"Stem<Of_{names[0]}, Layer_{names[1]}>")
     constants = {
@@ -256,7 +284,6 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
         f"{stem}::Prepared first;",
         f"{stem}::prepare(run, first);",
         *_clearings(plan, layers, 0),
-        *(f"{layer}::write_table();" for layer in layers),
         f"{stem}::store_pixels(first);",
         "sync();",
         f"{stem}::finish(first);",
@@ -265,13 +292,13 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
         ready, fetches = f"ready_{number}", list(_fetches(plan, layers, number))
         lines += ["", f"// Step {number}", f"{layer}::Prepared {ready};", f"{layer}::prepare({ready});"]
         # All of this CTA have done the step before, and their weights are in registers: sums may lie where these were.
-        lines += ["sync();"]
+        lines += ["sync();", "cluster_wait();"]
         lines += ["if (thread() == 0) {", "    before_blocks();", *fetches, "}"] if fetches else []
-        lines += [*_clearings(plan, layers, number), f"{layer}::multiply_all({ready});", "cluster_wait();"]
+        lines += _clearings(plan, layers, number)
         if number < len(layers):
-            lines += [f"{layer}::push_all<{layers[number]}>(run);", "cluster_arrive();"]
+            lines += [f"{layer}::compute<PushedTo<{layer}, {layers[number]}>>(run, {ready});", "cluster_arrive();"]
         else:
-            lines += [f"{head}::add_pixels(run);", f"{head}::push_shares();", f"{head}::answer(run);"]
+            lines += [f"{layer}::compute<{head}>(run, {ready});", f"{head}::push_shares();", f"{head}::answer(run);"]
     body = "\n".join(f"    {line}".rstrip() for line in lines)
     yield f'extern "C" __global__ void __launch_bounds__(THREADS, 1) cluster({PARAMETERS}) {{\n{body}\n}}\n'
 

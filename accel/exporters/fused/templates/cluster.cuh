@@ -6,7 +6,7 @@
 //
 // Pushed bytes are counted by a barrier in the receiver's shared memory: whoever waits for its patch waits for nothing else, neither for a
 // fence nor for CTAs that it does not read. The cluster barrier guards what is pushed over alone, and its latency is hidden: a thread arrives
-// when it has done a step (all but its pushes, which are on their way) and waits before it pushes at the end of the next. So what peers push
+// when it has done a step (all but its pushes, which are on their way) and waits while those of the others come to it. So what peers push
 // in step s may lie where this CTA had something up to step s - 1; cluster.py gives no place to two things that live in the same step.
 // Neither wait has a bound, nor needs one: a cluster is launched as a whole, all of its CTAs resident, each thread arrives as often as all
 // others, and each push is made by a CTA that waits only for earlier ones.
@@ -28,10 +28,13 @@ struct Clustered {
     static constexpr int FRAGMENTS_M = ceil_div(TILE_PIXELS, 16), FRAGMENTS_N = L::TILE_N / 8, FRAGMENTS = FRAGMENTS_M * FRAGMENTS_N;
     static constexpr int MINE_M = FRAGMENTS_M / L::WARPS_M, MINE_N = FRAGMENTS_N / L::WARPS_N;
     static constexpr int LOADS = ceil_div(L::CHUNK_STEPS * MINE_N, 2);  // 16 bytes a lane: two B fragments
-    static constexpr int SETS = MINE_M * MINE_N >= 4 ? 1 : (MINE_M * MINE_N >= 2 ? 2 : 4);
+    static constexpr int ROUNDS = MINE_M % 2 == 0 ? 2 : 1, ROUND_M = MINE_M / ROUNDS, ROUND = FRAGMENTS / ROUNDS;
+    static constexpr int SETS = ROUND_M * MINE_N >= 4 ? 1 : (ROUND_M * MINE_N >= 2 ? 2 : 4);
     static constexpr int PATCH_Y = (L::TILE_Y - 1) * L::STRIDE_Y + L::KERNEL_Y, PATCH_X = (L::TILE_X - 1) * L::STRIDE_X + L::KERNEL_X;
     static constexpr int TABLE_ROW = ceil_div(L::CHUNK_STEPS, 4) * 16;  // bytes of one warp's offsets
-    static constexpr int BIASES = LOADS * L::WARPS_N * L::WARPS_K * 512, BLOCK = BIASES + L::TILE_N * 4;
+    // A block: weights, biases, and for each warp along K the bytes from a pixel's row in the patch to what its K steps read. A step beyond the
+    // last has weights of zero and reads what step 0 reads.
+    static constexpr int BIASES = LOADS * L::WARPS_N * L::WARPS_K * 512, TABLE = BIASES + L::TILE_N * 4, BLOCK = TABLE + L::WARPS_K * TABLE_ROW;
     static_assert(L::WARPS_M * L::WARPS_N * L::WARPS_K == WARPS);
     static_assert(MINE_M * L::WARPS_M == FRAGMENTS_M && MINE_N * L::WARPS_N == FRAGMENTS_N);
 
@@ -58,18 +61,6 @@ struct Clustered {
             copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + channel_part() * BLOCK, BLOCK, shared_memory() + L::BLOCK_BARRIER);
     }
 
-    // Bytes from a pixel's row in the patch to what each K step reads; a step beyond the last has weights of zero and reads what step 0 reads.
-    MEMBER void write_table() {
-        constexpr int PER_TAP = L::CHANNELS / 16, ROW = TABLE_ROW / 4;
-        for (int i = thread(); i < L::WARPS_K * ROW; i += THREADS) {
-            const int step = i / ROW * L::CHUNK_STEPS + i % ROW;
-            const int real = i % ROW < L::CHUNK_STEPS && step < L::STEPS ? step : 0;
-            const int tap = real / PER_TAP, y = tap / L::KERNEL_X, x = tap % L::KERNEL_X;
-            store_shared4(shared_memory() + L::TABLE + i * 4,
-                          static_cast<Word>(y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + real % PER_TAP * 32));
-        }
-    }
-
     // Zeros for what of the patch lies outside the image: nobody pushes there.
     MEMBER void clear_border() {
         if (!active()) return;
@@ -92,30 +83,28 @@ struct Clustered {
         for (int i = 0; i < LOADS; i++) ready.weights[i] = load_shared16(from + i * 512);
     }
 
-    // From the patch to the sums of each warp in shared memory.
-    MEMBER void multiply_all(const Prepared& ready) {
-        if (!active()) return;
-        if (L::PUSHED) arrived(shared_memory() + L::PATCH_BARRIER);
+    // From the patch to the sums of each warp in shared memory, of one of ROUNDS parts of its rows.
+    MEMBER void multiply_all(const Prepared& ready, int round) {
         const Address shared = shared_memory();
         const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
-        Address rows[MINE_M];
+        Address rows[ROUND_M];
 #pragma unroll
-        for (int m = 0; m < MINE_M; m++) {
+        for (int m = 0; m < ROUND_M; m++) {
             // Rows beyond the tile's pixels compute what nobody stores.
-            const int row = (along_m * MINE_M + m) * 16 + lane() % 16, pixel = row < TILE_PIXELS ? row : 0;
+            const int row = (along_m * MINE_M + round * ROUND_M + m) * 16 + lane() % 16, pixel = row < TILE_PIXELS ? row : 0;
             rows[m] = shared + L::PATCH + pixel / L::TILE_X * L::STRIDE_Y * L::ROW_PITCH + pixel % L::TILE_X * L::PIXEL_PITCH + lane() / 16 * 16;
         }
-        float4 sums[SETS][MINE_M][MINE_N];
+        float4 sums[SETS][ROUND_M][MINE_N];
 #pragma unroll
-        for (int i = 0; i < SETS * MINE_M * MINE_N; i++) sums[i / (MINE_M * MINE_N)][i / MINE_N % MINE_M][i % MINE_N] = make_float4(0, 0, 0, 0);
-        const Address table = shared + L::TABLE + along_k * TABLE_ROW;
+        for (int i = 0; i < SETS * ROUND_M * MINE_N; i++) sums[i / (ROUND_M * MINE_N)][i / MINE_N % ROUND_M][i % MINE_N] = make_float4(0, 0, 0, 0);
+        const Address table = shared + L::HELD + TABLE + along_k * TABLE_ROW;
         uint4 offsets = make_uint4(0, 0, 0, 0);
 #pragma unroll
         for (int step = 0; step < L::CHUNK_STEPS; step++) {
             if (step % 4 == 0) offsets = load_shared16(table + step * 4);
             const Word offset = step % 4 == 0 ? offsets.x : step % 4 == 1 ? offsets.y : step % 4 == 2 ? offsets.z : offsets.w;
 #pragma unroll
-            for (int m = 0; m < MINE_M; m++) {
+            for (int m = 0; m < ROUND_M; m++) {
                 const uint4 a = load_fragment(rows[m] + offset);
 #pragma unroll
                 for (int n = 0; n < MINE_N; n++) {
@@ -126,7 +115,7 @@ struct Clustered {
             }
         }
 #pragma unroll
-        for (int m = 0; m < MINE_M; m++)
+        for (int m = 0; m < ROUND_M; m++)
 #pragma unroll
             for (int n = 0; n < MINE_N; n++) {
                 float4 sum = sums[0][m][n];
@@ -135,10 +124,28 @@ struct Clustered {
                     const float4 more = sums[set][m][n];
                     sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
                 }
-                const int fragment = (along_m * MINE_M + m) * FRAGMENTS_N + along_n * MINE_N + n;
+                const int fragment = (along_m * MINE_M + round * ROUND_M + m) * FRAGMENTS_N + along_n * MINE_N + n;
                 store_shared16(shared + L::SUMS + ((along_k * FRAGMENTS + fragment) * 32 + lane()) * 16, sum);
             }
-        sync();
+    }
+
+    // The fragment of a round that is the `index`th of it.
+    MEMBER int fragment_of(int round, int index) {
+        const int row = index / FRAGMENTS_N;
+        return (row / ROUND_M * MINE_M + round * ROUND_M + row % ROUND_M) * FRAGMENTS_N + index % FRAGMENTS_N;
+    }
+
+    // A step. What a round computed is on its way while the next one multiplies.
+    template <class Next>
+    MEMBER void compute(const Run& run, const Prepared& ready) {
+        if (!active()) return;
+        if (L::PUSHED) arrived(shared_memory() + L::PATCH_BARRIER);
+#pragma unroll 1
+        for (int round = 0; round < ROUNDS; round++) {
+            multiply_all(ready, round);
+            sync();
+            Next::take(run, round);
+        }
     }
 
     // A fragment of results with bias and activation: channels 2·(lane % 4) and the next of the rows lane / 4 and lane / 4 + 8.
@@ -181,21 +188,6 @@ struct Clustered {
         if (lane() % 4 < 2) store_activation16(run.arena + L::OUTPUT + ((pixel.y * L::OUT_WIDTH + pixel.x) * L::OUT_CHANNELS + channel) * 2, values);
     }
 
-    template <class Next>
-    MEMBER void push_all(const Run& run) {
-        if (!active()) return;
-#pragma unroll 1
-        for (int fragment = warp(); fragment < FRAGMENTS; fragment += WARPS) {
-            const float4 of = result(fragment);
-            const uint4 values = eight_channels(pack(of.x, of.y), pack(of.z, of.w));
-            const Pixel pixel = pixel_of(fragment, lane() / 4 + lane() % 2 * 8);
-            const int channel = channel_of(fragment);
-            if (!pixel.inside || channel >= L::OUT_CHANNELS) continue;
-            Next::receive(pixel.y, pixel.x, channel, values, lane() % 4 / 2, channel_part());
-            keep(run, pixel, channel, values);
-        }
-    }
-
     // 8 channels of an input pixel to every CTA that needs them; `half` of two lanes that share them. Each sender begins with another CTA.
     MEMBER void receive(int y, int x, int channel, uint4 values, int half, int turn) {
 #pragma unroll
@@ -216,6 +208,23 @@ struct Clustered {
     }
 };
 
+// What becomes of a layer's results: they are pushed to the patches of the next.
+template <class Layer, class Next>
+struct PushedTo {
+    MEMBER void take(const Run& run, int round) {
+#pragma unroll 1
+        for (int index = warp(); index < Layer::ROUND; index += WARPS) {
+            const int fragment = Layer::fragment_of(round, index), channel = Layer::channel_of(fragment);
+            const float4 of = Layer::result(fragment);
+            const uint4 values = Layer::eight_channels(pack(of.x, of.y), pack(of.z, of.w));
+            const typename Layer::Pixel pixel = Layer::pixel_of(fragment, lane() / 4 + lane() % 2 * 8);
+            if (!pixel.inside || channel >= Layer::Of::OUT_CHANNELS) continue;
+            Next::receive(pixel.y, pixel.x, channel, values, lane() % 4 / 2, Layer::channel_part());
+            Layer::keep(run, pixel, channel, values);
+        }
+    }
+};
+
 // The first layer, for the whole patch of the next: First::PATCH. K = (channel, tap); A's fragments are read from the pixels themselves.
 template <class L, class First>
 struct Stem {
@@ -230,6 +239,7 @@ struct Stem {
         unsigned short pixels[MINE];
         uint4 weights[LOADS];
         float2 bias[MINE_N];
+        uint4 offsets[L::STEPS];  // bytes from a pixel's first tap to the four values of each step that this lane has of a row of A
     };
 
     // Pixels and weights on their way to registers.
@@ -258,6 +268,8 @@ struct Stem {
         for (int i = 0; i < LOADS; i++) ready.weights[i] = load_constant16(from + i * 512);
 #pragma unroll
         for (int n = 0; n < MINE_N; n++) ready.bias[n] = load_constant8(run.weights + L::BIAS + ((along_n * MINE_N + n) * 8 + lane() % 4 * 2) * 4);
+#pragma unroll
+        for (int step = 0; step < L::STEPS; step++) ready.offsets[step] = load_constant16(run.weights + L::OFFSETS + (step * 4 + lane() % 4) * 16);
     }
 
     MEMBER void store_pixels(const Prepared& ready) {
@@ -269,23 +281,14 @@ struct Stem {
         }
     }
 
-    // Halves from a pixel's first tap to the value k; beyond K: the first, whose weights are zero.
-    MEMBER int offset_of(int k) {
-        return k < K ? k / TAPS * RAW_Y * RAW_X + k % TAPS / L::KERNEL_X * RAW_X + k % L::KERNEL_X : 0;
-    }
-    MEMBER Word two(Address row, int first, int second) {
-        return load_shared2(row + first * 2) | static_cast<Word>(load_shared2(row + second * 2)) << 16;
+    MEMBER Word two(Address row, Word first, Word second) {
+        return load_shared2(row + first) | static_cast<Word>(load_shared2(row + second)) << 16;
     }
 
     MEMBER void finish(const Prepared& ready) {
         if (!First::active()) return;
         const Address shared = shared_memory();
         const int along_n = warp() % L::WARPS_N, q = lane() % 4;
-        int offsets[L::STEPS][4];
-#pragma unroll
-        for (int step = 0; step < L::STEPS; step++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) offsets[step][i] = offset_of(step * 16 + q * 2 + i % 2 + i / 2 * 8);
 #pragma unroll 1
         for (int fragment = warp() / L::WARPS_N; fragment < FRAGMENTS_M; fragment += L::WARPS_M) {
             int pixels[2];
@@ -301,8 +304,8 @@ struct Stem {
             for (int n = 0; n < MINE_N; n++) sums[n] = make_float4(ready.bias[n].x, ready.bias[n].y, ready.bias[n].x, ready.bias[n].y);
 #pragma unroll
             for (int step = 0; step < L::STEPS; step++) {
-                const int(&at)[4] = offsets[step];
-                const uint4 a = make_uint4(two(rows[0], at[0], at[1]), two(rows[1], at[0], at[1]), two(rows[0], at[2], at[3]), two(rows[1], at[2], at[3]));
+                const uint4 at = ready.offsets[step];
+                const uint4 a = make_uint4(two(rows[0], at.x, at.y), two(rows[1], at.x, at.y), two(rows[0], at.z, at.w), two(rows[1], at.z, at.w));
 #pragma unroll
                 for (int n = 0; n < MINE_N; n++) {
                     const int of = step * MINE_N + n;
@@ -345,10 +348,10 @@ struct ClusterHead {
     }
 
     // Sums over pixels: a row of TILE_N channels for each 16 pixels.
-    MEMBER void add_pixels(const Run& run) {
-        if (!Last::active()) return;
+    MEMBER void take(const Run& run, int round) {
 #pragma unroll 1
-        for (int fragment = warp(); fragment < Last::FRAGMENTS; fragment += WARPS) {
+        for (int index = warp(); index < Last::ROUND; index += WARPS) {
+            const int fragment = Last::fragment_of(round, index);
             const float4 of = Last::result(fragment);
             const Word words[2] = {pack(of.x, of.y), pack(of.z, of.w)};
             const int channel = Last::channel_of(fragment);
@@ -369,13 +372,13 @@ struct ClusterHead {
             const Address to = shared_memory() + L::MEANS + (row * Last::Of::TILE_N + at) * 4;
             store_shared4(to, sum.x), store_shared4(to + 4, sum.y);
         }
-        sync();
     }
 
     // This CTA's share of each logit, to CTA 0.
     MEMBER void push_shares() {
         if (!Last::active()) return;
         const Address shared = shared_memory();
+        sync();
         arrived(shared + L::BLOCK_BARRIER);
         for (int output = thread(); output < L::OUT_REAL; output += THREADS) {
             float sum = 0;
