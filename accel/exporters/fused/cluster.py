@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from accel.errors import UnsupportedOperator
 from accel.exporters.fused.network import INPUT, Convolution, Layer, Linear, Network, Pool, Shape, refused
@@ -42,9 +42,9 @@ ORDERS = 200
 PRICES = (0.0, 0.02, 0.03, 0.04, 0.06, 0.08, 0.16)
 """Cycles a byte of weights counts beside the time: the dearer, the less is fetched by several CTAs."""
 
-# The model: cycles. The barrier and the rate of remote stores were measured on an H200 (shared/reference/latency-floor.md).
-BARRIER = 360
-"""Of a cluster barrier of 16 CTAs: 0.21 µs."""
+# The model: cycles. The rate of remote stores was measured on an H200 (shared/reference/latency-floor.md).
+ARRIVAL = 300
+"""From the last byte pushed to the first instruction that uses it; assumed (a cluster barrier of 16 CTAs takes 360)."""
 PUSH_BYTES_A_CYCLE = 21
 """Remote stores of a CTA."""
 PORT_BYTES_A_CYCLE = 25
@@ -82,7 +82,8 @@ class Layered:
     Attributes:
         cut: as pack.py takes it: a channel tile a channel part, `pixel_tiles` pixel parts, bytes of the patch of one CTA.
         patch: its height and width in pixels. block_bytes: weights, biases and the table of K steps of a CTA, one copy. sums_bytes, table_bytes: shared memory.
-        cycles: of a CTA, without what it pushes and the barrier.
+        multiply, adding, reading: cycles of a CTA: of the multiplications, of what follows up to the first store, of its weights' way to
+            registers. rounds: what the first of two computed is pushed while the second multiplies.
     """
 
     layer: Convolution
@@ -93,7 +94,14 @@ class Layered:
     block_bytes: int
     sums_bytes: int
     table_bytes: int
-    cycles: float
+    multiply: float
+    adding: float
+    reading: float
+    rounds: int
+
+    @property
+    def cycles(self) -> float:
+        return self.multiply + self.adding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +241,9 @@ def _layered(layer: Convolution) -> Iterator[Layered]:
             for m, n in itertools.product((1, 2, 4, 8), repeat=2)
             if m * n <= WARPS and (found := _split(layer, Split(parts_y, parts_x, parts_n, m, n, WARPS // (m * n))))
         ]
-        if ways:
-            yield min(ways, key=lambda way: way.cycles)
+        for rounds in (1, 2):
+            if these := [way for way in ways if way.rounds == rounds]:
+                yield min(these, key=lambda way: way.cycles)
 
 
 def _split(layer: Convolution, split: Split) -> Layered | None:
@@ -249,8 +258,9 @@ def _split(layer: Convolution, split: Split) -> Layered | None:
     steps = k_steps(layer)
     a_warp = -(-steps // split.warps_k)
     loads = -(-a_warp * mine_n // 2)
-    sets = 1 if mine >= 4 else 2 if mine >= 2 else 4
-    registers = 4 * loads + 4 * mine * sets + mine_m + 44
+    rounds = 2 if mine_m % 2 == 0 else 1
+    sets = 1 if mine // rounds >= 4 else 2 if mine // rounds >= 2 else 4
+    registers = 4 * loads + 4 * mine // rounds * sets + mine_m + 60
     patch = tuple((tile - 1) * stride + kernel for tile, stride, kernel in zip((tile_y, tile_x), layer.stride, layer.kernel, strict=True))
     columns = layer.stride[1] * -(-patch[1] // layer.stride[1])
     pixel_pitch = padded(layer.input.channels) * 2 + 16
@@ -260,9 +270,8 @@ def _split(layer: Convolution, split: Split) -> Layered | None:
     sums_bytes = split.warps_k * fragments_m * fragments_n * 512
     if registers > REGISTERS or patch_bytes + weight_bytes + sums_bytes > SHARED:
         return None
-    multiply = max(2 * a_warp * mine * MULTIPLY_EVERY, a_warp / sets * MULTIPLY_LATENCY, WARPS * a_warp * mine_m * 4 * conflicts) + 60
-    reading = max(0.0, WARPS * loads * 4 - BARRIER)
-    adding = WARPS * mine * 4 + split.warps_k * fragments_m * fragments_n * 4 + TAIL
+    multiply = max(2 * a_warp * mine * MULTIPLY_EVERY, rounds * a_warp / sets * MULTIPLY_LATENCY, WARPS * a_warp * mine_m * 4 * conflicts) + 60
+    adding = WARPS * mine * 4 + split.warps_k * fragments_m * fragments_n * 4 + TAIL * rounds
     cut = Cut(
         tile=Tile(tile_y, tile_x, tile_n, split.warps_m, split.warps_n, split.warps_k),
         steps=steps,
@@ -288,7 +297,10 @@ def _split(layer: Convolution, split: Split) -> Layered | None:
         block_bytes=weight_bytes + tile_n * 4 + table_bytes,
         sums_bytes=sums_bytes,
         table_bytes=table_bytes,
-        cycles=multiply + reading + adding,
+        multiply=multiply,
+        adding=adding,
+        reading=WARPS * loads * 4.0,
+        rounds=rounds,
     )
 
 
@@ -349,7 +361,10 @@ def _copies(tile: int, parts: int, size: int, next_tile: int, next_parts: int, s
 
 def _handing_on(before: Layered, after: Layered) -> float:
     """Cycles from the last result to the next layer's first multiplication."""
-    return max(pushed(before, after), after.cut.patch_bytes) / PUSH_BYTES_A_CYCLE + BARRIER
+    push = max(pushed(before, after), after.cut.patch_bytes) / PUSH_BYTES_A_CYCLE
+    if before.rounds == 2:
+        push = push / 2 + max(0.0, push - before.multiply) / 2
+    return max(push + ARRIVAL, after.reading)
 
 
 def _choose(stem: Convolution, candidates: Sequence[Sequence[Layered]], price: float) -> tuple[Layered, ...]:
@@ -377,8 +392,8 @@ def _arranged(stem: Stem, layers: Sequence[Layered], head: Head) -> tuple[dict[s
     wanted, draw = _wanted(stem, layers, head), random.Random(0)
     best: tuple[dict[str, Placed], tuple[float, ...]] | None = None
     for turn in range(ORDERS):
-        # What lives shortest has the least choice; beyond the first turns by chance.
-        order = sorted(wanted, key=lambda item: draw.random() if turn > 1 else item.end - item.earliest)
+        # In the order of their lives, the large ones first; beyond the first turns by chance.
+        order = sorted(wanted, key=lambda item: (draw.random(), 0) if turn > 1 else (item.end, -item.size))
         found = _placed(order, lambda turn=turn: turn % 2 == 1 and draw.random() < 0.5)
         if found is None:
             continue
@@ -416,26 +431,28 @@ def _wanted(stem: Stem, layers: Sequence[Layered], head: Head) -> list[Wanted]:
         # Sums may lie where the weights were, which are in registers then.
         if of.sums_bytes > of.cut.weight_bytes:
             found.append(Wanted(f"sums {i}", of.sums_bytes, i, i, i))
-    found.append(Wanted("head", head.outputs * tile.n * 2, 0, last - 1, last))
+    found.append(Wanted("head", head.outputs * tile.n * 2 + -(-head.outputs // 4) * 16, 0, last - 1, last))
     return found
 
 
 def _placed(order: Sequence[Wanted], from_above: Callable[[], bool]) -> dict[str, Placed] | None:
-    """Places taken one after another, each life begun as early as there is room; None where something finds none."""
-    items = [Placed("barriers", 0, BARRIER_BYTES, 0, max(item.end for item in order))]
+    """Places taken one after another, each life begun as late as it may; then, in the order of need, as early as there is room."""
+    found = {"barriers": Placed("barriers", 0, BARRIER_BYTES, 0, max(item.end for item in order))}
     for item in order:
-        above = from_above()
-        for first in range(item.earliest, item.latest + 1):
-            place = _gap(items, item.size, first, item.end, above)
-            if place is not None:
-                items.append(Placed(item.name, place, item.size, first, item.end))
-                break
-        else:
+        place = _gap(found.values(), item.size, item.latest, item.end, from_above())
+        if place is None:
             return None
-    return {item.name: item for item in items}
+        found[item.name] = Placed(item.name, place, item.size, item.latest, item.end)
+    for item in sorted(order, key=lambda item: item.end):
+        others = [other for other in found.values() if other.name != item.name]
+        for first in range(item.earliest, item.latest):
+            if (place := _gap(others, item.size, first, item.end, from_above())) is not None:
+                found[item.name] = Placed(item.name, place, item.size, first, item.end)
+                break
+    return found
 
 
-def _gap(items: Sequence[Placed], size: int, first: int, last: int, above: bool) -> int | None:
+def _gap(items: Iterable[Placed], size: int, first: int, last: int, above: bool) -> int | None:
     """The lowest place (or the highest) of `size` bytes that nothing else has in the steps from `first` to `last`."""
     taken = sorted((item.place, item.place + item.size) for item in items if item.first <= last and first <= item.last)
     gaps, free = [], 0
@@ -460,6 +477,6 @@ def _micros(stem: Stem, layers: Sequence[Layered], places: dict[str, Placed]) ->
         else:
             here = layers[step - 1]
             now = max(now, arrived[step]) + here.cycles
-            now += _handing_on(here, layers[step]) if step < len(layers) else 2 * TAIL + BARRIER
+            now += _handing_on(here, layers[step]) if step < len(layers) else 2 * TAIL + ARRIVAL
         found.append((now - begun) / CLOCK / 1000)
     return tuple(found)

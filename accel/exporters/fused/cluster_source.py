@@ -136,7 +136,9 @@ def _packed(plan: ClusterPlan, input_dtype: str, pixels: tuple[Array, Array] | N
     weight, bias = _linear(plan)
     rows = np.pad(weight, ((0, 0), (0, last.channel_tiles * last.tile.n - weight.shape[1])))
     by_part = rows.reshape(len(rows), last.channel_tiles, last.tile.n).transpose(1, 0, 2)
-    found["head"] = {"WEIGHTS": by_part, "BIAS": bias.astype(np.float32)}
+    blocks = np.ascontiguousarray(by_part).view(np.uint8).reshape(last.channel_tiles, -1)
+    biases = np.broadcast_to(_padded(bias, -(-bias.size // 4) * 4).view(np.uint8), (last.channel_tiles, -(-bias.size // 4) * 16))
+    found["head"] = {"WEIGHTS": np.concatenate([blocks, biases], 1)}
     return found
 
 
@@ -241,7 +243,6 @@ def _structs(plan: ClusterPlan, offsets: Mapping[str, int], arena: Mapping[str, 
         "ROUNDED": "true" if head.linear else "false",
         "ACTIVATION": (head.linear.activation if head.linear else "none").upper(),
         "WEIGHTS": offsets["head WEIGHTS"],
-        "BIAS": offsets["head BIAS"],
         "BLOCK_BARRIER": 0,
         # The first patch is pushed by nobody.
         "SHARES_BARRIER": (len(plan.layers) + 1) * 8,
@@ -275,7 +276,7 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
     stem, layers, head = names[0], names[1:], "Layer_head_"
     lines = [
         "const Run run{image, weights, arena, logits, state, nullptr};",
-        "if (thread() == 0) {",
+        "if (thread() == SENDER) {",
         f"    make_barriers({2 * len(layers) + 1});",
         *(f"    {layer}::expect_all();" for layer in (*layers, head)),
         *_fetches(plan, layers, 0),
@@ -293,7 +294,7 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
         lines += ["", f"// Step {number}", f"{layer}::Prepared {ready};", f"{layer}::prepare({ready});"]
         # All of this CTA have done the step before, and their weights are in registers: sums may lie where these were.
         lines += ["sync();", "cluster_wait();"]
-        lines += ["if (thread() == 0) {", "    before_blocks();", *fetches, "}"] if fetches else []
+        lines += ["if (thread() == SENDER) {", "    before_blocks();", *fetches, "}"] if fetches else []
         lines += _clearings(plan, layers, number)
         if number < len(layers):
             lines += [f"{layer}::compute<PushedTo<{layer}, {layers[number]}>>(run, {ready});", "cluster_arrive();"]

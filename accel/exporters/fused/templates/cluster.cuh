@@ -14,6 +14,9 @@
 // Weights come in blocks, one a layer and CTA, each by one bulk copy; those that have no place at first are copied when it is free. The
 // first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
 
+// Of the last warp, one thread makes the barriers and sends for weights, while the others fetch the picture.
+constexpr int SENDER = THREADS - 32;
+
 INLINE void make_barriers(int count) {
     for (int i = 0; i < count; i++) make_barrier(shared_memory() + i * 8);
     barriers_are_made();
@@ -232,7 +235,7 @@ struct Stem {
     static constexpr int TAPS = L::KERNEL_Y * L::KERNEL_X, K = TAPS * L::CHANNELS;
     static constexpr int MINE_N = L::OUT_CHANNELS / 8 / L::WARPS_N, LOADS = ceil_div(L::STEPS * MINE_N, 2);
     static constexpr int RAW_Y = (First::PATCH_Y - 1) * L::STRIDE_Y + L::KERNEL_Y, RAW_X = (First::PATCH_X - 1) * L::STRIDE_X + L::KERNEL_X;
-    static constexpr int VALUES = RAW_Y * RAW_X * L::CHANNELS, MINE = ceil_div(VALUES, THREADS);
+    static constexpr int VALUES = RAW_Y * RAW_X * L::CHANNELS, MINE = ceil_div(VALUES, SENDER);  // of the threads before SENDER
     static_assert(L::WARPS_M * L::WARPS_N == WARPS);
 
     struct Prepared {
@@ -245,23 +248,7 @@ struct Stem {
     // Pixels and weights on their way to registers.
     MEMBER void prepare(const Run& run, Prepared& ready) {
         if (!First::active()) return;
-        const int image_y = (First::first_y() * First::Of::STRIDE_Y - First::Of::PAD_Y) * L::STRIDE_Y - L::PAD_Y;
-        const int image_x = (First::first_x() * First::Of::STRIDE_X - First::Of::PAD_X) * L::STRIDE_X - L::PAD_X;
-#pragma unroll
-        for (int i = 0; i < MINE; i++) {
-            const int value = thread() + i * THREADS, channel = value / (RAW_Y * RAW_X);
-            const int y = image_y + value / RAW_X % RAW_Y, x = image_x + value % RAW_X;
-            const bool inside = (VALUES % THREADS == 0 || value < VALUES) && y >= 0 && y < L::HEIGHT && x >= 0 && x < L::WIDTH;
-            ready.pixels[i] = 0;
-            if (!inside) continue;
-            if constexpr (L::SOURCE == IMAGE_BYTES) {
-                const float byte = load_constant1(run.image + (y * L::WIDTH + x) * L::CHANNELS + channel);
-                const float2 factors = load_constant8(run.weights + L::PIXELS + channel * 8);
-                ready.pixels[i] = half_bits(scaled(byte, factors.x, factors.y));
-            } else {
-                ready.pixels[i] = load_constant2(run.image + ((channel * L::HEIGHT + y) * L::WIDTH + x) * 2);
-            }
-        }
+        if (thread() < SENDER) load_pixels(run, ready);
         const int along_n = warp() % L::WARPS_N;
         const unsigned char* from = run.weights + L::WEIGHTS + (along_n * LOADS * 32 + lane()) * 16;
 #pragma unroll
@@ -272,12 +259,32 @@ struct Stem {
         for (int step = 0; step < L::STEPS; step++) ready.offsets[step] = load_constant16(run.weights + L::OFFSETS + (step * 4 + lane() % 4) * 16);
     }
 
-    MEMBER void store_pixels(const Prepared& ready) {
-        if (!First::active()) return;
+    MEMBER void load_pixels(const Run& run, Prepared& ready) {
+        const int image_y = (First::first_y() * First::Of::STRIDE_Y - First::Of::PAD_Y) * L::STRIDE_Y - L::PAD_Y;
+        const int image_x = (First::first_x() * First::Of::STRIDE_X - First::Of::PAD_X) * L::STRIDE_X - L::PAD_X;
 #pragma unroll
         for (int i = 0; i < MINE; i++) {
-            const int value = thread() + i * THREADS;
-            if (VALUES % THREADS == 0 || value < VALUES) store_shared2(shared_memory() + L::RAW + value * 2, ready.pixels[i]);
+            const int value = thread() + i * SENDER, channel = value / (RAW_Y * RAW_X);
+            const int y = image_y + value / RAW_X % RAW_Y, x = image_x + value % RAW_X;
+            const bool inside = (VALUES % SENDER == 0 || value < VALUES) && y >= 0 && y < L::HEIGHT && x >= 0 && x < L::WIDTH;
+            ready.pixels[i] = 0;
+            if (!inside) continue;
+            if constexpr (L::SOURCE == IMAGE_BYTES) {
+                const float byte = load_constant1(run.image + (y * L::WIDTH + x) * L::CHANNELS + channel);
+                const float2 factors = load_constant8(run.weights + L::PIXELS + channel * 8);
+                ready.pixels[i] = half_bits(scaled(byte, factors.x, factors.y));
+            } else {
+                ready.pixels[i] = load_constant2(run.image + ((channel * L::HEIGHT + y) * L::WIDTH + x) * 2);
+            }
+        }
+    }
+
+    MEMBER void store_pixels(const Prepared& ready) {
+        if (!First::active() || thread() >= SENDER) return;
+#pragma unroll
+        for (int i = 0; i < MINE; i++) {
+            const int value = thread() + i * SENDER;
+            if (VALUES % SENDER == 0 || value < VALUES) store_shared2(shared_memory() + L::RAW + value * 2, ready.pixels[i]);
         }
     }
 
@@ -335,7 +342,7 @@ struct Stem {
 // channels give to each logit and pushes that to CTA 0.
 template <class L, class Last>
 struct ClusterHead {
-    static constexpr int BLOCK = L::OUT_REAL * Last::Of::TILE_N * 2;
+    static constexpr int BIASES = L::OUT_REAL * Last::Of::TILE_N * 2, BLOCK = BIASES + ceil_div(L::OUT_REAL, 4) * 16;
 
     // By one thread.
     MEMBER void expect_all() {
@@ -401,7 +408,7 @@ struct ClusterHead {
         if (cta() != 0) return;
         arrived(shared_memory() + L::SHARES_BARRIER);
         for (int output = thread(); output < L::OUT_REAL; output += THREADS) {
-            const float bias = load_constant4(run.weights + L::BIAS + output * 4);
+            const float bias = load_shared4(shared_memory() + L::HELD + BIASES + output * 4);
             float shares[Last::RANKS];
 #pragma unroll
             for (int rank = 0; rank < Last::RANKS; rank++) shares[rank] = load_shared4(shared_memory() + L::SHARES + (rank * L::OUT_REAL + output) * 4);
