@@ -19,6 +19,7 @@ from accel.exporters.fused.tiles import (
     LATENCY,
     MULTIPLY_EVERY,
     MULTIPLY_LATENCY,
+    SM_BYTES_A_CYCLE,
     THREADS,
     WARPS,
     Cut,
@@ -47,8 +48,10 @@ ARRIVAL = 300
 """From the last byte pushed to the first instruction that uses it; assumed (a cluster barrier of 16 CTAs takes 360)."""
 PUSH_BYTES_A_CYCLE = 21
 """Remote stores of a CTA."""
-PORT_BYTES_A_CYCLE = 25
-"""Weights from the L2 to each of 16 CTAs at once, which share one GPC's way there; assumed, not measured."""
+PORT_BYTES_A_CYCLE = 400
+"""From the L2 to the one GPC in which all CTAs of the cluster are; assumed, not measured. What several of them need passes once."""
+BEGUN = 600
+"""Until all CTAs are known to have begun; assumed."""
 PROLOGUE = 900
 """From the kernel's first instruction to the image's pixels in shared memory; assumed."""
 TAIL = 200
@@ -470,7 +473,10 @@ def _micros(stem: Stem, layers: Sequence[Layered], places: dict[str, Placed]) ->
         begun = now
         for number, of in enumerate(layers, 1):
             if places[f"weights {number}"].first == step:
-                port = max(port, now + LATENCY) + of.block_bytes / PORT_BYTES_A_CYCLE
+                copies = of.split.ranks if number == 1 else of.split.parts_n
+                # The others are sent for when all CTAs are known to have begun.
+                sent = now + (0 if number == 1 else BEGUN if step == 0 else 0) + LATENCY
+                port = max(port, sent) + max(of.block_bytes * copies / PORT_BYTES_A_CYCLE, of.block_bytes / SM_BYTES_A_CYCLE)
                 arrived[number] = port
         if step == 0:
             now += stem.cycles

@@ -279,12 +279,16 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
         "if (thread() == SENDER) {",
         f"    make_barriers({2 * len(layers) + 1});",
         *(f"    {layer}::expect_all();" for layer in (*layers, head)),
-        *_fetches(plan, layers, 0),
+        f"    {layers[0]}::fetch_alone(run);",
         "}",
-        "cluster_arrive();  // waited for before the first push: then all have begun",
+        "cluster_arrive();",
         f"{stem}::Prepared first;",
         f"{stem}::prepare(run, first);",
         *_clearings(plan, layers, 0),
+        "cluster_wait();  // all CTAs have begun, and can be sent to",
+        "if (thread() == SENDER) {",
+        *_fetches(plan, layers, 0),
+        "}",
         f"{stem}::store_pixels(first);",
         "sync();",
         f"{stem}::finish(first);",
@@ -293,7 +297,7 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
         ready, fetches = f"ready_{number}", list(_fetches(plan, layers, number))
         lines += ["", f"// Step {number}", f"{layer}::Prepared {ready};", f"{layer}::prepare({ready});"]
         # All of this CTA have done the step before, and their weights are in registers: sums may lie where these were.
-        lines += ["sync();", "cluster_wait();"]
+        lines += ["sync();", *(["cluster_wait();"] if number > 1 else [])]
         lines += ["if (thread() == SENDER) {", "    before_blocks();", *fetches, "}"] if fetches else []
         lines += _clearings(plan, layers, number)
         if number < len(layers):
@@ -305,8 +309,8 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
 
 
 def _fetches(plan: ClusterPlan, layers: Sequence[str], step: int) -> Iterator[str]:
-    """The blocks of weights that one thread sends for in a step."""
-    names = {f"weights {number}": layer for number, layer in enumerate(layers, 1)} | {"head": "Layer_head_"}
+    """The blocks of weights that one thread sends for in a step, without the first."""
+    names = {f"weights {number}": layer for number, layer in enumerate(layers[1:], 2)} | {"head": "Layer_head_"}
     for name, layer in names.items():
         if plan.places[name].first == step:
             yield f"    {layer}::fetch(run);"

@@ -560,6 +560,15 @@ inline void copy_block(Address to, const void* from, int bytes, Address barrier)
     if (!emulator::machine.weights.holds(from, bytes)) emulator::fail("copies weights from outside them");
     for (int i = 0; i < bytes; i += 16) emulator::come(cta, to + i, static_cast<const unsigned char*>(from) + i, 16, barrier);
 }
+inline void copy_block_to(Address to, const void* from, int bytes, Address barrier, int ranks) {
+    if (bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("a block that is not aligned to 16 bytes");
+    if (!emulator::machine.weights.holds(from, bytes)) emulator::fail("copies weights from outside them");
+    for (int rank = 0; ranks >> rank; rank++) {
+        if (!(ranks >> rank & 1)) continue;
+        emulator::Cta& there = emulator::peer(rank);
+        for (int i = 0; i < bytes; i += 16) emulator::come(there, to + i, static_cast<const unsigned char*>(from) + i, 16, barrier);
+    }
+}
 inline void arrived(Address barrier) {
     emulator::Fiber* f = emulator::machine.current;
     emulator::shared_at(*f->cta, barrier, 8, false);

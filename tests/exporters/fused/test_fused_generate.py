@@ -151,7 +151,6 @@ def test_what_no_template_computes_is_refused_with_its_name(network: Any, named:
 @pytest.mark.parametrize(
     ("schedule", "arguments", "named"),
     [
-        ("cluster", {}, "'cluster'.*not written yet"),
         ("queue", {}, "'queue'.*no such schedule"),
         ("grid", {"waiting": "luck"}, "cannot wait for 'luck'"),
         ("chain", {"input_dtype": "float32"}, "cannot take float32"),

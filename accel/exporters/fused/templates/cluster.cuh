@@ -11,8 +11,9 @@
 // Neither wait has a bound, nor needs one: a cluster is launched as a whole, all of its CTAs resident, each thread arrives as often as all
 // others, and each push is made by a CTA that waits only for earlier ones.
 //
-// Weights come in blocks, one a layer and CTA, each by one bulk copy; those that have no place at first are copied when it is free. The
-// first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
+// Weights come in blocks, one a layer and CTA, by bulk copies. The CTAs of one channel part need the same: each reads a slice from the L2 and
+// sends it to all of them. The first block is needed before all CTAs are known to have begun, and each reads its own. Blocks that have no
+// place at first are copied when it is free, behind the cluster barrier that says so. The first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
 
 // Of the last warp, one thread makes the barriers and sends for weights, while the others fetch the picture.
 constexpr int SENDER = THREADS - 32;
@@ -21,6 +22,18 @@ INLINE void make_barriers(int count) {
     for (int i = 0; i < count; i++) make_barrier(shared_memory() + i * 8);
     barriers_are_made();
     before_blocks();
+}
+
+// Of a block of BYTES a channel part, this CTA's slice to all CTAs of its channel part.
+template <class Layer, int BYTES>
+INLINE void fetch_slice(const Run& run, int weights, int to, int barrier) {
+    constexpr int PARTS = Layer::PARTS, SLICE = ceil_div(BYTES, PARTS * 16) * 16;
+    const int part = cta() % PARTS, channel_part = cta() / PARTS, size = smaller(SLICE, BYTES - part * SLICE);
+    if (!Layer::active() || size <= 0) return;
+    const Address place = shared_memory() + to + part * SLICE;
+    const unsigned char* from = run.weights + weights + channel_part * BYTES + part * SLICE;
+    if constexpr (PARTS == 1) copy_block(place, from, size, shared_memory() + barrier);
+    else copy_block_to(place, from, size, shared_memory() + barrier, ((1 << PARTS) - 1) << channel_part * PARTS);
 }
 
 template <class L>
@@ -59,10 +72,12 @@ struct Clustered {
         expect(shared_memory() + L::BLOCK_BARRIER, BLOCK);
         if (L::PUSHED) expect(shared_memory() + L::PATCH_BARRIER, larger(rows, 0) * larger(columns, 0) * L::CHANNELS * 2);
     }
-    MEMBER void fetch(const Run& run) {
+    // A block that no other CTA sends for, and one whose slices go to all that need it.
+    MEMBER void fetch_alone(const Run& run) {
         if (active())
             copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + channel_part() * BLOCK, BLOCK, shared_memory() + L::BLOCK_BARRIER);
     }
+    MEMBER void fetch(const Run& run) { fetch_slice<Clustered, BLOCK>(run, L::WEIGHTS, L::HELD, L::BLOCK_BARRIER); }
 
     // Zeros for what of the patch lies outside the image: nobody pushes there.
     MEMBER void clear_border() {
@@ -349,10 +364,7 @@ struct ClusterHead {
         if (Last::active()) expect(shared_memory() + L::BLOCK_BARRIER, BLOCK);
         if (cta() == 0) expect(shared_memory() + L::SHARES_BARRIER, Last::RANKS * L::OUT_REAL * 4);
     }
-    MEMBER void fetch(const Run& run) {
-        if (Last::active())
-            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + Last::channel_part() * BLOCK, BLOCK, shared_memory() + L::BLOCK_BARRIER);
-    }
+    MEMBER void fetch(const Run& run) { fetch_slice<Last, BLOCK>(run, L::WEIGHTS, L::HELD, L::BLOCK_BARRIER); }
 
     // Sums over pixels: a row of TILE_N channels for each 16 pixels.
     MEMBER void take(const Run& run, int round) {

@@ -224,6 +224,11 @@ INLINE void copy_block(Address to, const void* from, int bytes, Address barrier)
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
+// The same to all CTAs of the cluster whose bit is in `ranks`, each counting the bytes at its own barrier; read from the L2 once.
+INLINE void copy_block_to(Address to, const void* from, int bytes, Address barrier, int ranks) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"
+                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier), "h"(static_cast<unsigned short>(ranks)) : "memory");
+}
 // To the CTA of `rank`, places and barrier as this CTA names its own.
 INLINE void push16(int rank, Address to, uint4 v, Address barrier) {
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];"
