@@ -84,7 +84,8 @@ class Layered:
 
     Attributes:
         cut: as pack.py takes it: a channel tile a channel part, `pixel_tiles` pixel parts, bytes of the patch of one CTA.
-        patch: its height and width in pixels. block_bytes: weights, biases and the table of K steps of a CTA, one copy. sums_bytes, table_bytes: shared memory.
+        patch: its height and width in pixels. patch_bytes, sums_bytes, table_bytes: in shared memory. block_bytes: weights, biases and the
+            table of K steps of a CTA, which come together.
         multiply, adding, reading: cycles of a CTA: of the multiplications, of what follows up to the first store, of its weights' way to
             registers. rounds: what the first of two computed is pushed while the second multiplies.
     """
@@ -179,8 +180,8 @@ def plan_cluster(network: Network) -> ClusterPlan:
     if best is None:
         weights = sum(padded(layer.output.channels) * k_steps(layer) * 32 for layer in convolutions)
         raise UnsupportedOperator(
-            f"the schedule cluster has no room for this network: its weights take {weights} bytes, and the shared memory of {CTAS} CTAs has "
-            f"{CTAS * SHARED}, in which activations lie too",
+            f"the schedule cluster has no room for this network: its weights take {weights} bytes, and the shared memory of {CTAS} CTAs "
+            f"has {CTAS * SHARED}, in which activations lie too and two layers' weights at a time must",
             remedy="use the schedule chain or grid",
         )
     return best
@@ -273,7 +274,9 @@ def _split(layer: Convolution, split: Split) -> Layered | None:
     sums_bytes = split.warps_k * fragments_m * fragments_n * 512
     if registers > REGISTERS or patch_bytes + weight_bytes + sums_bytes > SHARED:
         return None
-    multiply = max(2 * a_warp * mine * MULTIPLY_EVERY, rounds * a_warp / sets * MULTIPLY_LATENCY, WARPS * a_warp * mine_m * 4 * conflicts) + 60
+    multiply = (
+        max(2 * a_warp * mine * MULTIPLY_EVERY, rounds * a_warp / sets * MULTIPLY_LATENCY, WARPS * a_warp * mine_m * 4 * conflicts) + 60
+    )
     adding = WARPS * mine * 4 + split.warps_k * fragments_m * fragments_n * 4 + TAIL * rounds
     cut = Cut(
         tile=Tile(tile_y, tile_x, tile_n, split.warps_m, split.warps_n, split.warps_k),

@@ -53,7 +53,9 @@ def generate_cluster(network: Network, *, input_dtype: str = "float16", pixels: 
         weights=blob,
         arena_bytes=arena_bytes,
         state_bytes=0,
-        input_shape=(1, shape.channels, shape.height, shape.width) if input_dtype == "float16" else (1, shape.height, shape.width, shape.channels),
+        input_shape=(1, shape.channels, shape.height, shape.width)
+        if input_dtype == "float16"
+        else (1, shape.height, shape.width, shape.channels),
         input_dtype=input_dtype,
         output_shape=(1, plan.head.outputs),
         outputs=outputs,
@@ -64,7 +66,9 @@ def generate_cluster(network: Network, *, input_dtype: str = "float16", pixels: 
 def described(plan: ClusterPlan, input_dtype: str) -> dict[str, Any]:
     """What the planner chose, as JSON takes it: the stem as step 1, the head as part of the last."""
     stem = plan.stem.layer
-    steps = [_described(stem.name, [stem.name], "stem", stem, plan.micros[0]) | {"ctas": plan.layers[0].split.ranks, "k_steps": plan.stem.steps}]
+    steps = [
+        _described(stem.name, [stem.name], "stem", stem, plan.micros[0]) | {"ctas": plan.layers[0].split.ranks, "k_steps": plan.stem.steps}
+    ]
     for number, (of, micros) in enumerate(zip(plan.layers, plan.micros[1:], strict=True), 1):
         layers = [of.layer.name, *(layer.name for layer in plan.head.layers if number == len(plan.layers))]
         steps.append(
@@ -100,7 +104,9 @@ def _table(plan: ClusterPlan, input_dtype: str) -> str:
         of = plan.layers[number - 1] if number else None
         split = f"{of.split.parts_y}·{of.split.parts_x}·{of.split.parts_n}" if of else ""
         sizes = [str(step.get(key, "")) for key in ("fetched_weight_bytes", "fetched_in_step", "fetched_patch_bytes", "pushed_bytes")]
-        rows.append((" + ".join(step["layers"]), step["shape"], str(of.cut.tile) if of else "stem", split, *sizes, f"{step['predicted_us']:.2f}"))
+        rows.append(
+            (" + ".join(step["layers"]), step["shape"], str(of.cut.tile) if of else "stem", split, *sizes, f"{step['predicted_us']:.2f}")
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     head = (
@@ -249,11 +255,17 @@ def _structs(plan: ClusterPlan, offsets: Mapping[str, int], arena: Mapping[str, 
         **{name.upper(): places[name] for name in ("means", "shares")},
         "HELD": places["head"],
     }
-    yield _struct("head_", " + ".join(layer.name for layer in head.layers) or "the answer", constants, f"ClusterHead<Of_head_, Layer_{last}>")
+    yield _struct(
+        "head_", " + ".join(layer.name for layer in head.layers) or "the answer", constants, f"ClusterHead<Of_head_, Layer_{last}>"
+    )
 
 
 def _shapes(layer: Convolution, channels: int) -> dict[str, int | str]:
-    found: dict[str, int | str] = {"CHANNELS": channels, "OUT_CHANNELS": padded(layer.output.channels), "ACTIVATION": layer.activation.upper()}
+    found: dict[str, int | str] = {
+        "CHANNELS": channels,
+        "OUT_CHANNELS": padded(layer.output.channels),
+        "ACTIVATION": layer.activation.upper(),
+    }
     for field, shape in {"": layer.input, "OUT_": layer.output}.items():
         found[f"{field}HEIGHT"], found[f"{field}WIDTH"] = shape.height, shape.width
     for field, pair in {"KERNEL": layer.kernel, "STRIDE": layer.stride, "PAD": layer.padding}.items():

@@ -142,8 +142,12 @@ def straight() -> Network:
 def short() -> Network:
     """Two convolutions, the second of stride 1 on a large picture: the pushes of the first step end the network."""
     return (
-        Build(1, 20, 20, seed=5).conv("stem", 16, 5, 1, 2, activation="relu").conv("last", 32, 3, 1, 1, activation="relu")
-        .pool("pool", "average").linear("classifier", 5).network()
+        Build(1, 20, 20, seed=5)
+        .conv("stem", 16, 5, 1, 2, activation="relu")
+        .conv("last", 32, 3, 1, 1, activation="relu")
+        .pool("pool", "average")
+        .linear("classifier", 5)
+        .network()
     )
 
 

@@ -154,14 +154,22 @@ class TestWhatTheEmulatorFinds:
         [
             ("if (L::PUSHED) arrived(shared_memory() + L::PATCH_BARRIER);", "", "without having waited for what comes there"),
             ("arrived(shared_memory() + L::BLOCK_BARRIER);\n        const", "const", "without having waited for what comes there"),
-            ("    cluster_wait();  // all CTAs have begun, and can be sent to\n", "", "before it has waited for all to begin|arrives at a cluster barrier"),
+            (
+                "    cluster_wait();  // all CTAs have begun, and can be sent to\n",
+                "",
+                "before it has waited for all to begin|arrives at a cluster barrier",
+            ),
             ("sync();\n            Next::take", "Next::take", "nobody wrote|a race in shared memory"),
             ("larger(columns, 0) * L::CHANNELS * 2", "larger(columns, 0) * L::CHANNELS * 2 + 16", "deadlock"),
             ("larger(columns, 0) * L::CHANNELS * 2", "larger(columns, 0) * L::CHANNELS * 2 - 16", "more bytes come than were expected"),
             ("PATCH_Y || to_x < 0 ||", "PATCH_Y - 1 || to_x < 0 ||", "deadlock"),
             ("    sync();\n    Layer_stem::finish", "    Layer_stem::finish", "nobody wrote|a race"),
             ("    cluster_arrive();\n\n    // Step 2", "\n    // Step 2", "at which it has not arrived"),
-            ("        sync();\n        arrived(shared + L::BLOCK_BARRIER);", "        arrived(shared + L::BLOCK_BARRIER);", "nobody wrote|a race"),
+            (
+                "        sync();\n        arrived(shared + L::BLOCK_BARRIER);",
+                "        arrived(shared + L::BLOCK_BARRIER);",
+                "nobody wrote|a race",
+            ),
             ("Layer_third::clear_border();", "", "nobody wrote|without having waited"),
         ],
     )
@@ -181,7 +189,7 @@ class TestWhatTheEmulatorFinds:
         patches = re.findall(r"static constexpr int PATCH = (\d+);", program.source)
         moved = program.source.replace(f"PATCH = {patches[2]};", f"PATCH = {patches[1]};")
         emulator = Emulator(dataclasses.replace(program, source=moved), tmp_path)
-        with pytest.raises(AssertionError, match="a race|where something comes|without having waited"):
+        with pytest.raises(AssertionError, match=r"a race|where something comes|without having waited"):
             emulator.run(image_of(network))
 
     @pytest.mark.parametrize("waiting", ["data", "counters"])
