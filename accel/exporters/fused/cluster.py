@@ -54,8 +54,8 @@ BEGUN = 600
 """Until all CTAs are known to have begun; assumed."""
 PROLOGUE = 900
 """From the kernel's first instruction to the image's pixels in shared memory; assumed."""
-TAIL = 200
-"""Of a step: adding up, the shuffles and the first store, in latency."""
+TAIL, ROUND = 200, 100
+"""Of a step: adding up, the shuffles and the first store, in latency; and what a second round adds to that. Assumed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +277,7 @@ def _split(layer: Convolution, split: Split) -> Layered | None:
     multiply = (
         max(2 * a_warp * mine * MULTIPLY_EVERY, rounds * a_warp / sets * MULTIPLY_LATENCY, WARPS * a_warp * mine_m * 4 * conflicts) + 60
     )
-    adding = WARPS * mine * 4 + split.warps_k * fragments_m * fragments_n * 4 + TAIL * rounds
+    adding = WARPS * mine * 4 + split.warps_k * fragments_m * fragments_n * 4 + TAIL + (rounds - 1) * ROUND
     cut = Cut(
         tile=Tile(tile_y, tile_x, tile_n, split.warps_m, split.warps_n, split.warps_k),
         steps=steps,
@@ -355,6 +355,24 @@ def pushed(before: Layered, after: Layered) -> int:
     return along[0] * along[1] * before.cut.tile.n * 2 * after.split.parts_n
 
 
+def received(layer: Layered) -> int:
+    """The most bytes that come to a CTA's patch: those of it inside the image."""
+    of, split = layer.layer, layer.split
+    along = [
+        max(min(part * tile * stride - padding + patch, size) - max(part * tile * stride - padding, 0) for part in range(parts))
+        for tile, parts, stride, padding, patch, size in zip(
+            (layer.cut.tile.y, layer.cut.tile.x),
+            (split.parts_y, split.parts_x),
+            of.stride,
+            of.padding,
+            layer.patch,
+            (of.input.height, of.input.width),
+            strict=True,
+        )
+    ]
+    return along[0] * along[1] * padded(of.input.channels) * 2
+
+
 @functools.lru_cache(maxsize=4096)
 def _copies(tile: int, parts: int, size: int, next_tile: int, next_parts: int, stride: int, padding: int, patch: int) -> int:
     """Rows or columns of a tile, each counted as often as next tiles have it in their patch; of the tile with the most."""
@@ -367,7 +385,7 @@ def _copies(tile: int, parts: int, size: int, next_tile: int, next_parts: int, s
 
 def _handing_on(before: Layered, after: Layered) -> float:
     """Cycles from the last result to the next layer's first multiplication."""
-    push = max(pushed(before, after), after.cut.patch_bytes) / PUSH_BYTES_A_CYCLE
+    push = max(pushed(before, after), received(after)) / PUSH_BYTES_A_CYCLE
     if before.rounds == 2:
         push = push / 2 + max(0.0, push - before.multiply) / 2
     return max(push + ARRIVAL, after.reading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,21 @@ import pytest
 from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, short, straight, student
 from exporters.fused.test_fused_generate import resources
 
+from accel.engines import fused_plan
 from accel.errors import AccelError, UnsupportedOperator, UsageError
+from accel.exporters import BuildOptions, ExportRequest
 from accel.exporters.fused import cluster, compiling, exporting
 from accel.exporters.fused.cluster import CTAS, REGISTERS, SHARED, plan_cluster, pushed
 from accel.exporters.fused.generate import generate
 from accel.exporters.fused.network import Network
+from accel.types import TensorSpec
 
 NETWORKS = (convolutional, last_is_a_convolution, straight, short)
 STUDENTS = ("student_a", "student_b")
 
 GOLDEN = {
     "student_a": (
-        ("features.2", "8×8×24, warps 4·1·2", (2, 2, 4), 0, 27648),
+        ("features.2", "8×8×24, warps 2·1·4", (2, 2, 4), 0, 27648),
         ("features.4", "8×4×24, warps 2·1·4", (1, 2, 8), 0, 15360),
         ("features.6", "8×4×24, warps 1·1·8", (1, 2, 8), 0, 24576),
         ("features.8", "4×4×16, warps 1·1·8", (1, 1, 16), 3, 0),
@@ -171,6 +175,31 @@ def test_it_begins_with_compute_capability_9_0() -> None:
     assert list(exporting.for_targets(programs, {}, ("8.0", "9.0"))[0]) == ["chain", "cluster"]  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"no schedule for 8\.0 is left"):
         exporting.for_targets({"cluster": program}, {}, ("8.0",))
+
+
+def test_an_engine_has_it_for_the_gpus_that_take_it_and_says_why_for_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("cuda.core", reason="cuda-core is not installed")
+    network, image, logits = short(), ("batch", 1, 20, 20), ("batch", 5)
+    specs = (TensorSpec("image", image, "float32", "NCHW"),), (TensorSpec("logits", logits, "float32", "NC"),)
+    for named, has in ((("8.9", "9.0"), True), (("8.0",), False)):
+        folder = tmp_path / named[0]
+        folder.mkdir()
+        request = ExportRequest(None, *specs, "fp16", folder, device="cpu", options=BuildOptions(compute_capabilities=named))
+        entry = exporting.export_network(network, request)
+        plan = fused_plan.read(folder / fused_plan.PLAN_FILE)
+        assert ("cluster" in entry.toolchain["schedules"]) is has
+        assert ("cluster" in plan.schedules) is has
+        assert all((folder / name).is_file() for name in plan.files)
+        if not has:
+            assert plan.left_out["cluster"] == "it begins with compute capability 9.0, and 8.0 is compiled for"
+            continue
+        item = plan.schedules["cluster"]
+        assert dict(item.cubins) == {"9.0": "cluster-sm90.cubin"}
+        assert (item.weights, item.waits) == ("weights-cluster.bin", False)
+        assert item.resources["9.0"]["cluster"].spills == 0
+        shown = [row for row in fused_plan.rows(folder / fused_plan.PLAN_FILE) if row["schedule"] == "cluster"]
+        assert [row["layers"] for row in shown] == ["stem", "last + pool + classifier"]
+        assert all(row["predicted_us"] > 0 and row["registers"] > 0 for row in shown)
 
 
 def test_bytes_need_their_normalisation() -> None:

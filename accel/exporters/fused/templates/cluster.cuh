@@ -191,54 +191,58 @@ struct Clustered {
     }
     MEMBER int channel_of(int fragment) { return channel_part() * L::TILE_N + fragment % FRAGMENTS_N * 8; }
 
-    // 8 channels of one pixel, gathered from the 4 lanes that hold two each of two pixels: of the row lane / 4 in even lanes, else of the
-    // row lane / 4 + 8. Lanes that differ by 2 hold the same, and share the stores.
-    MEMBER uint4 eight_channels(Word upper, Word lower) {
+    // 8 channels of one pixel in each lane, of two fragments whose words lie in the 4 lanes of each row: of the first fragment in lanes 0 and 1
+    // of the four, else of the second; of the row lane / 4 in even lanes, else of the row lane / 4 + 8.
+    MEMBER uint4 eight_channels(Word upper0, Word lower0, Word upper1, Word lower1) {
         const bool odd = lane() % 2 != 0, late = lane() % 4 >= 2;
-        const Word other = shuffle_xor(odd ? upper : lower, 1);
-        const Word low = odd ? other : upper, high = odd ? lower : other;
-        const Word low2 = shuffle_xor(low, 2), high2 = shuffle_xor(high, 2);
-        return late ? make_uint4(low2, high2, low, high) : make_uint4(low, high, low2, high2);
+        const Word other0 = shuffle_xor(odd ? upper0 : lower0, 1), other1 = shuffle_xor(odd ? upper1 : lower1, 1);
+        const Word low0 = odd ? other0 : upper0, high0 = odd ? lower0 : other0, low1 = odd ? other1 : upper1, high1 = odd ? lower1 : other1;
+        const Word low = shuffle_xor(late ? low0 : low1, 2), high = shuffle_xor(late ? high0 : high1, 2);
+        return late ? make_uint4(low, high, low1, high1) : make_uint4(low0, high0, low, high);
     }
 
-    // The results to the arena, for comparisons of layers; one of the lanes that hold the same.
+    // The results to the arena, for comparisons of layers.
     MEMBER void keep(const Run& run, Pixel pixel, int channel, uint4 values) {
-        if (lane() % 4 < 2) store_activation16(run.arena + L::OUTPUT + ((pixel.y * L::OUT_WIDTH + pixel.x) * L::OUT_CHANNELS + channel) * 2, values);
+        store_activation16(run.arena + L::OUTPUT + ((pixel.y * L::OUT_WIDTH + pixel.x) * L::OUT_CHANNELS + channel) * 2, values);
     }
 
-    // 8 channels of an input pixel to every CTA that needs them; `half` of two lanes that share them. Each sender begins with another CTA.
-    MEMBER void receive(int y, int x, int channel, uint4 values, int half, int turn) {
+    // 8 channels of an input pixel to the CTAs that need them, or, of SHARES warps that share them, to this one's; each sender begins with
+    // another. All lanes of a store mean the same CTA, and two of them 32 bytes in a row.
+    template <int SHARES>
+    MEMBER void receive(int y, int x, int channel, uint4 values, int share, int turn) {
 #pragma unroll
         for (int part = 0; part < PARTS; part++) {
             const int to_y = y - (part / L::PARTS_X * L::TILE_Y * L::STRIDE_Y - L::PAD_Y);
             const int to_x = x - (part % L::PARTS_X * L::TILE_X * L::STRIDE_X - L::PAD_X);
             if (to_y < 0 || to_y >= PATCH_Y || to_x < 0 || to_x >= PATCH_X) continue;
             const Address at = shared_memory() + L::PATCH + to_y * L::ROW_PITCH + column_of(to_x) * L::PIXEL_PITCH + channel * 2;
-            if constexpr (L::PARTS_N == 1) {
-                if (part % 2 == half) push16(part, at, values, shared_memory() + L::PATCH_BARRIER);
-            } else {
-                static_assert(L::PARTS_N % 2 == 0);
 #pragma unroll
-                for (int i = 0; i < L::PARTS_N; i += 2)
-                    push16((i + half + turn) % L::PARTS_N * PARTS + part, at, values, shared_memory() + L::PATCH_BARRIER);
-            }
+            for (int i = 0; i < L::PARTS_N; i += SHARES)
+                push16((i + share + turn) % L::PARTS_N * PARTS + part, at, values, shared_memory() + L::PATCH_BARRIER);
         }
     }
 };
 
-// What becomes of a layer's results: they are pushed to the patches of the next.
+// What becomes of a layer's results: they are pushed to the patches of the next. A warp takes two fragments of neighbouring channels (the
+// last one alone, where their number is odd), and several warps share them where there are warps left.
 template <class Layer, class Next>
 struct PushedTo {
+    static constexpr int PAIRS = ceil_div(Layer::FRAGMENTS_N, 2), UNITS = Layer::ROUND / Layer::FRAGMENTS_N * PAIRS;
+    static constexpr int SPARE = UNITS * 4 <= WARPS ? 4 : UNITS * 2 <= WARPS ? 2 : 1, SHARES = smaller(SPARE, Next::Of::PARTS_N);
+    static_assert(Next::Of::PARTS_N % SHARES == 0);
+
     MEMBER void take(const Run& run, int round) {
 #pragma unroll 1
-        for (int index = warp(); index < Layer::ROUND; index += WARPS) {
-            const int fragment = Layer::fragment_of(round, index), channel = Layer::channel_of(fragment);
-            const float4 of = Layer::result(fragment);
-            const uint4 values = Layer::eight_channels(pack(of.x, of.y), pack(of.z, of.w));
+        for (int unit = warp(); unit < UNITS * SHARES; unit += WARPS) {
+            const int pair = unit / SHARES, n = pair % PAIRS * 2, fragment = Layer::fragment_of(round, pair / PAIRS * Layer::FRAGMENTS_N + n);
+            const bool both = n + 1 < Layer::FRAGMENTS_N, late = lane() % 4 >= 2;
+            const float4 first = Layer::result(fragment), second = both ? Layer::result(fragment + 1) : first;
+            const uint4 values = Layer::eight_channels(pack(first.x, first.y), pack(first.z, first.w), pack(second.x, second.y), pack(second.z, second.w));
             const typename Layer::Pixel pixel = Layer::pixel_of(fragment, lane() / 4 + lane() % 2 * 8);
-            if (!pixel.inside || channel >= Layer::Of::OUT_CHANNELS) continue;
-            Next::receive(pixel.y, pixel.x, channel, values, lane() % 4 / 2, Layer::channel_part());
-            Layer::keep(run, pixel, channel, values);
+            const int channel = Layer::channel_of(fragment) + (late ? 8 : 0);
+            if (!pixel.inside || channel >= Layer::Of::OUT_CHANNELS || (late && !both)) continue;
+            Next::template receive<SHARES>(pixel.y, pixel.x, channel, values, unit % SHARES, Layer::channel_part());
+            if (unit % SHARES == 0) Layer::keep(run, pixel, channel, values);
         }
     }
 };
@@ -374,9 +378,9 @@ struct ClusterHead {
             const float4 of = Last::result(fragment);
             const Word words[2] = {pack(of.x, of.y), pack(of.z, of.w)};
             const int channel = Last::channel_of(fragment);
-            const uint4 values = Last::eight_channels(words[0], words[1]);
+            const uint4 values = Last::eight_channels(words[0], words[1], words[0], words[1]);
             const typename Last::Pixel mine = Last::pixel_of(fragment, lane() / 4 + lane() % 2 * 8);
-            if (mine.inside && channel < Last::Of::OUT_CHANNELS) Last::keep(run, mine, channel, values);
+            if (mine.inside && channel < Last::Of::OUT_CHANNELS && lane() % 4 < 2) Last::keep(run, mine, channel, values);
             float2 sum = {0.0f, 0.0f};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
