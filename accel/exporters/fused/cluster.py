@@ -494,9 +494,9 @@ def _micros(stem: Stem, layers: Sequence[Layered], places: dict[str, Placed]) ->
         begun = now
         for number, of in enumerate(layers, 1):
             if places[f"weights {number}"].first == step:
-                copies = of.split.ranks if number == 1 else of.split.parts_n
-                # The others are sent for when all CTAs are known to have begun.
-                sent = now + (0 if number == 1 else BEGUN if step == 0 else 0) + LATENCY
+                # Each CTA reads its own where it is not known that the others are ready for it; else a slice, for all of its channel part.
+                copies = of.split.ranks if number == 1 or step == 1 else of.split.parts_n
+                sent = now + (BEGUN if step == 0 and number > 1 else 0) + LATENCY
                 port = max(port, sent) + max(of.block_bytes * copies / PORT_BYTES_A_CYCLE, of.block_bytes / SM_BYTES_A_CYCLE)
                 arrived[number] = port
         if step == 0:

@@ -325,7 +325,7 @@ def _fetches(plan: ClusterPlan, layers: Sequence[str], step: int) -> Iterator[st
     names = {f"weights {number}": layer for number, layer in enumerate(layers[1:], 2)} | {"head": "Layer_head_"}
     for name, layer in names.items():
         if plan.places[name].first == step:
-            yield f"    {layer}::fetch(run);"
+            yield f"    {layer}::fetch{'_alone' if step == 1 else ''}(run);"
 
 
 def _clearings(plan: ClusterPlan, layers: Sequence[str], step: int) -> Iterator[str]:

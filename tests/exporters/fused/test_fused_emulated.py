@@ -106,9 +106,9 @@ def ran(network: Network, emulator: Emulator, image: Any) -> Any:
     return network, emulator.results(), logits, image
 
 
-@pytest.mark.parametrize("schedule", ["grid", "cluster"])
-def test_a_shipped_model_runs_end_to_end(schedule: Any, tmp_path: Path) -> None:
-    network = student("student_a")
+@pytest.mark.parametrize(("name", "schedule"), [("student_a", "grid"), ("student_a", "cluster"), ("student_b", "cluster")])
+def test_a_shipped_model_runs_end_to_end(name: str, schedule: Any, tmp_path: Path) -> None:
+    network = student(name)
     emulator = Emulator(generate(network, schedule, sms=12), tmp_path)
     check(*ran(network, emulator, image_of(network)))
 
@@ -181,6 +181,16 @@ class TestWhatTheEmulatorFinds:
         image = image_of(network)
         with pytest.raises(AssertionError, match=message):
             check(*ran(network, emulator, image))
+
+    def test_weights_sent_to_a_cta_that_may_not_be_ready_are_found(self, tmp_path: Path) -> None:
+        """In step 1 it is not known that the others have done step 0."""
+        network = student("student_b")
+        program = generate(network, "cluster")
+        old = "before_blocks();\n        Layer_features_4::fetch_alone(run);"
+        assert old in program.source
+        broken = program.source.replace(old, old.replace("fetch_alone", "fetch"))
+        with pytest.raises(AssertionError, match="a race in shared memory"):
+            Emulator(dataclasses.replace(program, source=broken), tmp_path).run(image_of(network))
 
     def test_what_is_pushed_over_something_that_is_still_read_is_found(self, tmp_path: Path) -> None:
         """The patch of one layer put where the one before it lies, as no plan does."""

@@ -12,8 +12,9 @@
 // others, and each push is made by a CTA that waits only for earlier ones.
 //
 // Weights come in blocks, one a layer and CTA, by bulk copies. The CTAs of one channel part need the same: each reads a slice from the L2 and
-// sends it to all of them. The first block is needed before all CTAs are known to have begun, and each reads its own. Blocks that have no
-// place at first are copied when it is free, behind the cluster barrier that says so. The first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
+// sends it to all of them. The first block is needed before all CTAs are known to have begun, and in step 1 it is not known that the others
+// have done step 0: there each CTA reads its own. Blocks that have no place at first are copied when it is free, from step 2 on behind the
+// cluster barrier that says so. The first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
 
 // Of the last warp, one thread makes the barriers and sends for weights, while the others fetch the picture.
 constexpr int SENDER = THREADS - 32;
@@ -22,6 +23,12 @@ INLINE void make_barriers(int count) {
     for (int i = 0; i < count; i++) make_barrier(shared_memory() + i * 8);
     barriers_are_made();
     before_blocks();
+}
+
+// The block of BYTES of this CTA's channel part.
+template <class Layer, int BYTES>
+INLINE void fetch_whole(const Run& run, int weights, int to, int barrier) {
+    if (Layer::active()) copy_block(shared_memory() + to, run.weights + weights + Layer::channel_part() * BYTES, BYTES, shared_memory() + barrier);
 }
 
 // Of a block of BYTES a channel part, this CTA's slice to all CTAs of its channel part.
@@ -72,11 +79,8 @@ struct Clustered {
         expect(shared_memory() + L::BLOCK_BARRIER, BLOCK);
         if (L::PUSHED) expect(shared_memory() + L::PATCH_BARRIER, larger(rows, 0) * larger(columns, 0) * L::CHANNELS * 2);
     }
-    // A block that no other CTA sends for, and one whose slices go to all that need it.
-    MEMBER void fetch_alone(const Run& run) {
-        if (active())
-            copy_block(shared_memory() + L::HELD, run.weights + L::WEIGHTS + channel_part() * BLOCK, BLOCK, shared_memory() + L::BLOCK_BARRIER);
-    }
+    // The whole block for this CTA, or its slice for all that need it.
+    MEMBER void fetch_alone(const Run& run) { fetch_whole<Clustered, BLOCK>(run, L::WEIGHTS, L::HELD, L::BLOCK_BARRIER); }
     MEMBER void fetch(const Run& run) { fetch_slice<Clustered, BLOCK>(run, L::WEIGHTS, L::HELD, L::BLOCK_BARRIER); }
 
     // Zeros for what of the patch lies outside the image: nobody pushes there.
@@ -368,6 +372,7 @@ struct ClusterHead {
         if (Last::active()) expect(shared_memory() + L::BLOCK_BARRIER, BLOCK);
         if (cta() == 0) expect(shared_memory() + L::SHARES_BARRIER, Last::RANKS * L::OUT_REAL * 4);
     }
+    MEMBER void fetch_alone(const Run& run) { fetch_whole<Last, BLOCK>(run, L::WEIGHTS, L::HELD, L::BLOCK_BARRIER); }
     MEMBER void fetch(const Run& run) { fetch_slice<Last, BLOCK>(run, L::WEIGHTS, L::HELD, L::BLOCK_BARRIER); }
 
     // Sums over pixels: a row of TILE_N channels for each 16 pixels.
