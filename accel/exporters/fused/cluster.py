@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from accel.errors import UnsupportedOperator
 from accel.exporters.fused.network import INPUT, Convolution, Layer, Linear, Network, Pool, Shape, refused
@@ -358,19 +358,16 @@ def pushed(before: Layered, after: Layered) -> int:
 def received(layer: Layered) -> int:
     """The most bytes that come to a CTA's patch: those of it inside the image."""
     of, split = layer.layer, layer.split
-    along = [
-        max(min(part * tile * stride - padding + patch, size) - max(part * tile * stride - padding, 0) for part in range(parts))
-        for tile, parts, stride, padding, patch, size in zip(
-            (layer.cut.tile.y, layer.cut.tile.x),
-            (split.parts_y, split.parts_x),
-            of.stride,
-            of.padding,
-            layer.patch,
-            (of.input.height, of.input.width),
-            strict=True,
-        )
-    ]
-    return along[0] * along[1] * padded(of.input.channels) * 2
+    rows = _inside(layer.cut.tile.y, split.parts_y, of.stride[0], of.padding[0], layer.patch[0], of.input.height)
+    columns = _inside(layer.cut.tile.x, split.parts_x, of.stride[1], of.padding[1], layer.patch[1], of.input.width)
+    return rows * columns * padded(of.input.channels) * 2
+
+
+@functools.lru_cache(maxsize=4096)
+def _inside(tile: int, parts: int, stride: int, padding: int, patch: int, size: int) -> int:
+    """Rows or columns of a patch inside the image; of the part that has the most."""
+    firsts = [part * tile * stride - padding for part in range(parts)]
+    return max(min(first + patch, size) - max(first, 0) for first in firsts)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -415,10 +412,11 @@ def _arranged(stem: Stem, layers: Sequence[Layered], head: Head) -> tuple[dict[s
     """A place for everything with which the steps take the least time, or None: the best of ORDERS orders, the same ones in every run."""
     wanted, draw = _wanted(stem, layers, head), random.Random(0)
     best: tuple[dict[str, Placed], tuple[float, ...]] | None = None
+    # In the order of their lives, the large ones first; beyond the first turns by chance.
+    by_need = sorted(wanted, key=lambda item: (item.end, -item.size))
     for turn in range(ORDERS):
-        # In the order of their lives, the large ones first; beyond the first turns by chance.
-        order = sorted(wanted, key=lambda item: (draw.random(), 0) if turn > 1 else (item.end, -item.size))
-        found = _placed(order, lambda turn=turn: turn % 2 == 1 and draw.random() < 0.5)
+        order = by_need if turn <= 1 else draw.sample(wanted, len(wanted))
+        found = _placed(order, draw if turn % 2 else None)
         if found is None:
             continue
         for number, of in enumerate(layers, 1):
@@ -459,8 +457,16 @@ def _wanted(stem: Stem, layers: Sequence[Layered], head: Head) -> list[Wanted]:
     return found
 
 
-def _placed(order: Sequence[Wanted], from_above: Callable[[], bool]) -> dict[str, Placed] | None:
-    """Places taken one after another, each life begun as late as it may; then, in the order of need, as early as there is room."""
+def _placed(order: Sequence[Wanted], draw: random.Random | None) -> dict[str, Placed] | None:
+    """Places taken one after another, each life begun as late as it may; then, in the order of need, as early as there is room.
+
+    Args:
+        draw: decides between the lowest place and the highest; without it all are the lowest.
+    """
+
+    def from_above() -> bool:
+        return draw is not None and draw.random() < 0.5
+
     found = {"barriers": Placed("barriers", 0, BARRIER_BYTES, 0, max(item.end for item in order))}
     for item in order:
         place = _gap(found.values(), item.size, item.latest, item.end, from_above())

@@ -126,7 +126,7 @@ def _packed(plan: ClusterPlan, input_dtype: str, pixels: tuple[Array, Array] | N
     channels = padded(stem.layer.output.channels)
     tile = Tile(1, 1, channels, stem.warps_m, stem.warps_n, 1)
     cut = Cut(tile, stem.steps, stem.steps, stem.loads, 1, 1, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
-    first = {
+    first: dict[str, npt.NDArray[Any]] = {
         "WEIGHTS": fragments(gemm(stem.layer, cut), cut),
         "BIAS": _padded(stem.layer.bias, channels),
         "OFFSETS": _offsets_of(stem, plan.layers[0]),
@@ -138,14 +138,19 @@ def _packed(plan: ClusterPlan, input_dtype: str, pixels: tuple[Array, Array] | N
     found: dict[str, Parts] = {"stem": first}
     for number, of in enumerate(plan.layers, 1):
         found[str(number)] = {"WEIGHTS": _blocks(of)}
+    found["head"] = {"WEIGHTS": _head_blocks(plan)}
+    return found
+
+
+def _head_blocks(plan: ClusterPlan) -> npt.NDArray[np.uint8]:
+    """A row a channel part of the last convolution: logits × its channels in FP16, and the biases."""
     last = plan.layers[-1].cut
     weight, bias = _linear(plan)
     rows = np.pad(weight, ((0, 0), (0, last.channel_tiles * last.tile.n - weight.shape[1])))
     by_part = rows.reshape(len(rows), last.channel_tiles, last.tile.n).transpose(1, 0, 2)
     blocks = np.ascontiguousarray(by_part).view(np.uint8).reshape(last.channel_tiles, -1)
     biases = np.broadcast_to(_padded(bias, -(-bias.size // 4) * 4).view(np.uint8), (last.channel_tiles, -(-bias.size // 4) * 16))
-    found["head"] = {"WEIGHTS": np.concatenate([blocks, biases], 1)}
-    return found
+    return np.concatenate([blocks, biases], 1)
 
 
 def _linear(plan: ClusterPlan) -> tuple[npt.NDArray[np.float16], Array]:

@@ -179,7 +179,7 @@ def for_targets(
         UsageError: no schedule is left.
     """
     old = [schedule for schedule in programs if not _takers(schedule, targets)]
-    reasons = {
+    reasons: dict[str, str] = {
         schedule: f"it begins with compute capability {'.'.join(map(str, BEGINS_WITH[schedule]))}, and {', '.join(targets)} is compiled for"
         for schedule in old
     }
