@@ -240,7 +240,7 @@ struct PushedTo {
         for (int unit = warp(); unit < UNITS * SHARES; unit += WARPS) {
             const int pair = unit / SHARES, n = pair % PAIRS * 2, fragment = Layer::fragment_of(round, pair / PAIRS * Layer::FRAGMENTS_N + n);
             const bool both = n + 1 < Layer::FRAGMENTS_N, late = lane() % 4 >= 2;
-            const float4 first = Layer::result(fragment), second = both ? Layer::result(fragment + 1) : first;
+            const float4 first = Layer::result(fragment), second = Layer::result(fragment + (both ? 1 : 0));
             const uint4 values = Layer::eight_channels(pack(first.x, first.y), pack(first.z, first.w), pack(second.x, second.y), pack(second.z, second.w));
             const typename Layer::Pixel pixel = Layer::pixel_of(fragment, lane() / 4 + lane() % 2 * 8);
             const int channel = Layer::channel_of(fragment) + (late ? 8 : 0);
