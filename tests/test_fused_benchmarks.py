@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
 from exporters.fused import handmade
+from exporters.fused.networks import short
 from fake_cuda import installed
 from fake_kernels import KernelDriver
 
@@ -106,6 +107,32 @@ def test_without_a_gpu_it_compiles_and_prints_what_kernels_use(
     said = capsys.readouterr().out
     assert code == 0
     assert [line.split()[3] for line in said.splitlines() if line.startswith("hand")] == ["mean", "fc", "whole"]
+
+
+def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_cluster_steps
+
+    names = fused_cluster_steps.stamps(fused_cluster_steps.plan_cluster(short()))
+
+    def clocked(arguments: Any) -> None:
+        """Stamps 100 cycles apart, of CTA 3 130; the counter of all goes round between the first two."""
+        state = handmade._array(arguments[4], (16, len(names)), np.uint32)
+        apart = np.where(np.arange(16) == 3, 130, 100)[:, None] * np.arange(len(names))
+        state[:] = (2**32 - 50 + apart).astype(np.uint64).astype(np.uint32)
+
+    monkeypatch.setattr(fused_cluster_steps, "NETWORKS", {"short": short})
+    monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
+    monkeypatch.setattr(sys, "argv", ["fused_cluster_steps.py", "--network", "short"])
+    with installed(KernelDriver({"cluster": clocked})) as driver:
+        assert fused_cluster_steps.main() == 0
+        assert driver.launched[-1].cluster == 16
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-2:] for line in lines[1 : len(names)]] == [["100", "130"]] * (len(names) - 1)
+    assert [line.split()[0] for line in lines if "patch there" in line] == ["last:"]
+    assert f"{(len(names) - 1) * 100}" in lines[len(names)]
 
 
 @pytest.fixture

@@ -24,8 +24,13 @@ WEIGHT_ALIGNMENT = 128
 Parts = Mapping[str, npt.NDArray[Any]]
 
 
-def generate_cluster(network: Network, *, input_dtype: str = "float16", pixels: tuple[Array, Array] | None = None) -> Program:
+def generate_cluster(
+    network: Network, *, input_dtype: str = "float16", pixels: tuple[Array, Array] | None = None, timed: bool = False
+) -> Program:
     """`network` as one kernel of one cluster; arguments as of generate.generate.
+
+    Args:
+        timed: to be measured (benchmarks/fused_cluster_steps.py), not exported: each CTA writes `stamps(plan)` moments to State.
 
     Raises:
         UnsupportedOperator: a layer that this schedule does not compute, named, or no room for the weights. UsageError: an image of bytes
@@ -43,7 +48,8 @@ def generate_cluster(network: Network, *, input_dtype: str = "float16", pixels: 
         source="\n".join(
             [
                 _table(plan, input_dtype),
-                f"constexpr bool POLLS = false;\nconstexpr int CTAS = {CTAS};  // of the cluster\n",
+                f"constexpr bool POLLS = false;\nconstexpr int CTAS = {CTAS};  // of the cluster\n"
+                f"constexpr bool TIMED = {str(timed).lower()};\nconstexpr int STAMPS = {len(stamps(plan))};\n",
                 *((folder / f"{name}.cuh").read_text(encoding="utf-8") for name in TEMPLATES),
                 *_structs(plan, offsets, {name: place for name, (place, _) in outputs.items()}, input_dtype),
                 *_kernel(plan),
@@ -52,7 +58,7 @@ def generate_cluster(network: Network, *, input_dtype: str = "float16", pixels: 
         kernels=(Kernel("cluster", CTAS, THREADS, plan.shared, cluster=CTAS, layers=names),),
         weights=blob,
         arena_bytes=arena_bytes,
-        state_bytes=0,
+        state_bytes=CTAS * len(stamps(plan)) * 4 if timed else 0,
         input_shape=(1, shape.channels, shape.height, shape.width)
         if input_dtype == "float16"
         else (1, shape.height, shape.width, shape.channels),
@@ -61,6 +67,12 @@ def generate_cluster(network: Network, *, input_dtype: str = "float16", pixels: 
         outputs=outputs,
         plan=described(plan, input_dtype),
     )
+
+
+def stamps(plan: ClusterPlan) -> tuple[str, ...]:
+    """The moments that a measured program keeps of each CTA, in order."""
+    of_layers = (f"{of.layer.name}: {what}" for of in plan.layers for what in ("weights in registers", "patch there", "pushed"))
+    return ("begun", "pixels there", "stem done", *of_layers, "end")
 
 
 def described(plan: ClusterPlan, input_dtype: str) -> dict[str, Any]:
@@ -236,6 +248,7 @@ def _structs(plan: ClusterPlan, offsets: Mapping[str, int], arena: Mapping[str, 
             "HELD": places[f"weights {number}"],
             "PATCH": places[f"patch {number}"],
             "SUMS": places[f"sums {number}"],
+            "STAMP": number * 3 + 1,
         }
         yield _struct(name, of.layer.name, constants, f"Clustered<Of_{name}>")
     stem, head, last = plan.stem, plan.head, names[-1]
@@ -293,6 +306,7 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
     stem, layers, head = names[0], names[1:], "Layer_head_"
     lines = [
         "const Run run{image, weights, arena, logits, state, nullptr};",
+        "stamp(run, 0);",
         "if (thread() == SENDER) {",
         f"    make_barriers({2 * len(layers) + 1});",
         *(f"    {layer}::expect_all();" for layer in (*layers, head)),
@@ -308,19 +322,31 @@ def _kernel(plan: ClusterPlan) -> Iterator[str]:
         "}",
         f"{stem}::store_pixels(first);",
         "sync();",
+        "stamp(run, 1);",
         f"{stem}::finish(first);",
+        "stamp(run, 2);",
     ]
     for number, layer in enumerate(layers, 1):
         ready, fetches = f"ready_{number}", list(_fetches(plan, layers, number))
         lines += ["", f"// Step {number}", f"{layer}::Prepared {ready};", f"{layer}::prepare({ready});"]
         # All of this CTA have done the step before, and their weights are in registers: sums may lie where these were.
-        lines += ["sync();", *(["cluster_wait();"] if number > 1 else [])]
+        lines += ["sync();", f"stamp(run, {3 * number});", *(["cluster_wait();"] if number > 1 else [])]
         lines += ["if (thread() == SENDER) {", "    before_blocks();", *fetches, "}"] if fetches else []
         lines += _clearings(plan, layers, number)
         if number < len(layers):
-            lines += [f"{layer}::compute<PushedTo<{layer}, {layers[number]}>>(run, {ready});", "cluster_arrive();"]
+            lines += [
+                f"{layer}::compute<PushedTo<{layer}, {layers[number]}>>(run, {ready});",
+                f"stamp(run, {3 * number + 2});",
+                "cluster_arrive();",
+            ]
         else:
-            lines += [f"{layer}::compute<{head}>(run, {ready});", f"{head}::push_shares();", f"{head}::answer(run);"]
+            lines += [
+                f"{layer}::compute<{head}>(run, {ready});",
+                f"stamp(run, {3 * number + 2});",
+                f"{head}::push_shares();",
+                f"{head}::answer(run);",
+            ]
+    lines += [f"stamp(run, {3 * len(layers) + 3});"]
     body = "\n".join(f"    {line}".rstrip() for line in lines)
     yield f'extern "C" __global__ void __launch_bounds__(THREADS, 1) cluster({PARAMETERS}) {{\n{body}\n}}\n'
 

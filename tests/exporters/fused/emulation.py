@@ -39,6 +39,10 @@ class Emulator:
         self._weights[:] = np.frombuffer(program.weights, np.uint8)
 
     @property
+    def state(self) -> NDArray[np.uint8]:
+        return self._state
+
+    @property
     def error_word(self) -> int:
         return int(self._state[:4].view(np.uint32)[0])
 

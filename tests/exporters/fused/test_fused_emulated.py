@@ -11,6 +11,9 @@ from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import Build, convolutional, last_is_a_convolution, odd, plain, short, straight, student
 from exporters.fused.reference import layer_of
 
+from accel.exporters.fused import cluster_source
+from accel.exporters.fused.cluster import CTAS, plan_cluster
+from accel.exporters.fused.cluster_source import generate_cluster, stamps
 from accel.exporters.fused.generate import generate
 from accel.exporters.fused.network import INPUT, Network
 from accel.exporters.fused.program import TIMED_OUT
@@ -113,6 +116,19 @@ def test_a_shipped_model_runs_end_to_end(name: str, schedule: Any, tmp_path: Pat
     check(*ran(network, emulator, image_of(network)))
 
 
+def test_a_cluster_that_is_measured_keeps_every_moment_of_every_cta(tmp_path: Path) -> None:
+    network = last_is_a_convolution()  # some CTAs have nothing to do in it
+    plan = plan_cluster(network)
+    assert min(of.split.ranks for of in plan.layers) < CTAS
+    program = generate_cluster(network, timed=True)
+    emulator = Emulator(program, tmp_path)
+    image = image_of(network)
+    check(*ran(network, emulator, image))
+    moments = emulator.state.view(np.uint32).reshape(CTAS, len(stamps(plan)))
+    assert (moments > 0).all()
+    assert (np.diff(moments.astype(np.int64), axis=1) >= 0).all()
+
+
 def of_four(last_stride: int) -> Network:
     build = Build(3, 12, 12).conv("stem", 16, 3, 1, 1).conv("second", 32, 3, 1, 1).conv("third", 32, 3, 1, 1)
     return build.conv("fourth", 32, 3, last_stride, 1).pool("pool", "average").linear("classifier", 4).network()
@@ -152,7 +168,7 @@ class TestWhatTheEmulatorFinds:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("if (L::PUSHED) arrived(shared_memory() + L::PATCH_BARRIER);", "", "without having waited for what comes there"),
+            ("if (L::PUSHED && active()) arrived(shared_memory() + L::PATCH_BARRIER);", "", "without having waited for what comes there"),
             ("arrived(shared_memory() + L::BLOCK_BARRIER);\n        const", "const", "without having waited for what comes there"),
             (
                 "    cluster_wait();  // all CTAs have begun, and can be sent to\n",
@@ -163,7 +179,7 @@ class TestWhatTheEmulatorFinds:
             ("larger(columns, 0) * L::CHANNELS * 2", "larger(columns, 0) * L::CHANNELS * 2 + 16", "deadlock"),
             ("larger(columns, 0) * L::CHANNELS * 2", "larger(columns, 0) * L::CHANNELS * 2 - 16", "more bytes come than were expected"),
             ("PATCH_Y || to_x < 0 ||", "PATCH_Y - 1 || to_x < 0 ||", "deadlock"),
-            ("    sync();\n    Layer_stem::finish", "    Layer_stem::finish", "nobody wrote|a race"),
+            ("    sync();\n    stamp(run, 1);", "", "nobody wrote|a race"),
             ("    cluster_arrive();\n\n    // Step 2", "\n    // Step 2", "at which it has not arrived"),
             (
                 "        sync();\n        arrived(shared + L::BLOCK_BARRIER);",
@@ -182,15 +198,21 @@ class TestWhatTheEmulatorFinds:
         with pytest.raises(AssertionError, match=message):
             check(*ran(network, emulator, image))
 
-    def test_weights_sent_to_a_cta_that_may_not_be_ready_are_found(self, tmp_path: Path) -> None:
-        """In step 1 it is not known that the others have done step 0."""
-        network = student("student_b")
-        program = generate(network, "cluster")
-        old = "before_blocks();\n        Layer_features_4::fetch_alone(run);"
+    def test_weights_sent_to_a_cta_that_may_not_be_ready_are_found(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """In step 1 it is not known that the others have done step 0, in which the picture may lie where the weights are to come."""
+        network = of_four(2)
+        plan = plan_cluster(network)
+        late = dataclasses.replace(plan.places["weights 2"], first=1)
+        places = {**plan.places, "weights 2": late, "raw": dataclasses.replace(plan.places["raw"], place=late.place)}
+        monkeypatch.setattr(cluster_source, "plan_cluster", lambda _: dataclasses.replace(plan, places=places))
+        program, image = generate(network, "cluster"), image_of(network)
+        old = "before_blocks();\n        Layer_third::fetch_alone(run);"
         assert old in program.source
+        check(*ran(network, Emulator(program, tmp_path), image))
         broken = program.source.replace(old, old.replace("fetch_alone", "fetch"))
+        (tmp_path / "broken").mkdir()
         with pytest.raises(AssertionError, match="a race in shared memory"):
-            Emulator(dataclasses.replace(program, source=broken), tmp_path).run(image_of(network))
+            Emulator(dataclasses.replace(program, source=broken), tmp_path / "broken").run(image)
 
     def test_what_is_pushed_over_something_that_is_still_read_is_found(self, tmp_path: Path) -> None:
         """The patch of one layer put where the one before it lies, as no plan does."""

@@ -16,6 +16,12 @@
 // have done step 0: there each CTA reads its own. Blocks that have no place at first are copied when it is free, from step 2 on behind the
 // cluster barrier that says so. The first layer (the stem) is computed by every CTA for its own patch, halo and all: no exchange behind it.
 
+// A moment of this CTA, to State, where the program is made to be measured (TIMED): its place among STAMPS.
+INLINE void stamp(const Run& run, int place) {
+    if constexpr (TIMED)
+        if (thread() == 0) store_relaxed(run.state + cta() * STAMPS + place, cycles());
+}
+
 // Of the last warp, one thread makes the barriers and sends for weights, while the others fetch the picture.
 constexpr int SENDER = THREADS - 32;
 
@@ -160,8 +166,9 @@ struct Clustered {
     // A step. What a round computed is on its way while the next one multiplies.
     template <class Next>
     MEMBER void compute(const Run& run, const Prepared& ready) {
+        if (L::PUSHED && active()) arrived(shared_memory() + L::PATCH_BARRIER);
+        stamp(run, L::STAMP);
         if (!active()) return;
-        if (L::PUSHED) arrived(shared_memory() + L::PATCH_BARRIER);
 #pragma unroll 1
         for (int round = 0; round < ROUNDS; round++) {
             multiply_all(ready, round);

@@ -187,6 +187,11 @@ INLINE void hand_on16(void* to, uint4 v) {
     asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 INLINE void hand_on4(void* to, Word v) { asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory"); }
+INLINE Word cycles() {  // of this SM, for measurements
+    Word t;
+    asm volatile("mov.u32 %0, %clock;" : "=r"(t)::"memory");
+    return t;
+}
 INLINE unsigned long long nanoseconds() {
     unsigned long long t;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
