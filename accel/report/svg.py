@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,31 @@ def inline(svg: str, name: str) -> str:
     body = re.sub(r'\s(?:x|y|points|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
     for stand_in, colour in _COLOURS.items():
         body = body.replace(stand_in, colour)
-    return re.sub(r"\n\s*", "\n", body).strip()
+    return re.sub(r"\n\s*", "\n", _classed(_ungrouped(body), name)).strip()
+
+
+def _ungrouped(body: str) -> str:
+    """Without the groups that say nothing of what they hold: matplotlib wraps each line and label in two of them."""
+    kept: list[bool] = []
+
+    def met(tag: re.Match[str]) -> str:
+        if tag[0] != "</g>":
+            kept.append(tag[0] != "<g>")
+            return tag[0] if kept[-1] else ""
+        return tag[0] if kept.pop() else ""
+
+    return re.sub(r"<g(?:\s[^>]*)?>|</g>", met, body)
+
+
+def _classed(body: str, name: str) -> str:
+    """Styles that stand there more than once, as classes of the figure's own style sheet."""
+    counts = Counter(re.findall(r' style="([^"]*)"', body))
+    names = {style: f"{name}-{number}" for number, style in enumerate(style for style, count in counts.items() if count > 1)}
+    if not names or "</style>" not in body:
+        return body
+    rules = "".join(f".{rule}{{{style}}}" for style, rule in names.items())
+    body = re.sub(r' style="([^"]*)"', lambda found: f' class="{names[found[1]]}"' if found[1] in names else found[0], body)
+    return body.replace("</style>", f"{rules}</style>", 1)
 
 
 def compact(path: str) -> str:

@@ -439,6 +439,17 @@ def test_an_svg_file_becomes_an_element() -> None:
         '<use xlink:href="#a" clip-path="url(#b)"/><clipPath id="b"/></g></svg>\n'
     )
     assert svg.inline(file, "f1") == (
-        '<svg viewBox="0 0 9 8">\n<g><path id="f1-a" d="M1.2 2" style="stroke: var(--s1)"/>'
-        '<use href="#f1-a" clip-path="url(#f1-b)"/><clipPath id="f1-b"/></g></svg>'
+        '<svg viewBox="0 0 9 8">\n<path id="f1-a" d="M1.2 2" style="stroke: var(--s1)"/>'
+        '<use href="#f1-a" clip-path="url(#f1-b)"/><clipPath id="f1-b"/></svg>'
+    )
+
+
+def test_a_group_goes_if_it_says_nothing_and_a_style_that_repeats_becomes_a_class() -> None:
+    file = (
+        '<svg viewBox="0 0 9 8"><defs><style>*{a: b}</style></defs><g><g clip-path="url(#c)"><g><use style="x: 1"/></g>'
+        '<use style="y: 2"/></g><use style="x: 1"/></g><clipPath id="c"/></svg>'
+    )
+    assert svg.inline(file, "f2") == (
+        '<svg viewBox="0 0 9 8"><defs><style>*{a: b}.f2-0{x: 1}</style></defs><g clip-path="url(#f2-c)"><use class="f2-0"/>'
+        '<use style="y: 2"/></g><use class="f2-0"/><clipPath id="f2-c"/></svg>'
     )
