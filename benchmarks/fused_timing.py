@@ -1,4 +1,4 @@
-"""Times of an open fused runtime: behind a gate, back to back, as a caller waits, and what each kernel of the chain adds."""
+"""Times of an open fused runtime: behind a gate, back to back, as a caller waits, what each kernel of the chain adds, both carve-outs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Any
 
 from accel import device
 from accel.bench.clock import EventTimer, HostClock
+from accel.device import kernels
 from accel.runtimes.fused import Fused
 
 WARM_S, LENGTH, ROUNDS = 0.3, 200, 15
 REPEATS, PART_LENGTH, PART_ROUNDS = 20, 10, 5
+WAYS = {"largest": True, "driver": False}
+WAY_ROUNDS = 5
+"""Turns of each way of two that are compared: their medians are told, and every turn's."""
 
 
 def times(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any]:
@@ -36,6 +40,49 @@ def times(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any]:
         timer.close()
     runtime.check()
     return found
+
+
+def carveouts(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any]:
+    """Medians in µs of the graph, captured anew, with the largest carve-out of shared memory for every kernel, as the runtime has it, and
+    with what the driver chooses: in turn, so that what drifts is in both."""
+    assert stream is not None
+    timer, gate = EventTimer(stream), device.Gate(stream)
+    device_us: dict[str, list[float]] = {way: [] for way in WAYS}
+    chain_us: dict[str, list[float]] = {way: [] for way in WAYS}
+    try:
+        for way in (way for _ in range(WAY_ROUNDS) for way in WAYS):
+            for launch in runtime.launches:
+                kernels.prefer_shared(launch.function, launch.kernel, largest=WAYS[way])
+            graph = device.capture(runtime.source.device, stream, lambda: _launch(runtime))
+            try:
+                _replayed(graph, stream)
+                device_us[way].append(_gated(graph.launch, stream, timer, gate, samples))
+                chain_us[way].append(_chained(graph, stream, timer, ROUNDS, LENGTH) or 0.0)
+            finally:
+                graph.close()
+    finally:
+        for launch in runtime.launches:
+            kernels.prefer_shared(launch.function, launch.kernel)
+        timer.close()
+    runtime.check()
+    return {"ok": True, **_compared("device_us", device_us), **_compared("chain_us", chain_us)}
+
+
+def _launch(runtime: Fused) -> None:
+    for launch in runtime.launches:
+        launch()
+
+
+def _replayed(graph: device.Graph, stream: int) -> None:
+    for _ in range(LENGTH):
+        graph.launch()
+    device.synchronize(stream)
+
+
+def _compared(what: str, found: dict[str, list[float]]) -> dict[str, Any]:
+    """Of ways that took turns: the median of each, and all turns, so that a difference can be held against their spread."""
+    medians = {f"{what}_{way}": round(statistics.median(taken), 3) for way, taken in found.items()}
+    return {**medians, f"{what}_turns": {way: [round(one, 3) for one in taken] for way, taken in found.items()}}
 
 
 def _gated(call: Any, stream: int, timer: EventTimer, gate: device.Gate, samples: int) -> float:

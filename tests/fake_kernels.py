@@ -55,6 +55,7 @@ class KernelDriver(FakeDriver):
         real.CUdevice_attribute,
         real.CUkernelNodeAttrID,
     )
+    CUshared_carveout = real.CUshared_carveout
 
     def __init__(self, kernels: dict[str, Emulated], capability: str = "9.0") -> None:
         super().__init__()

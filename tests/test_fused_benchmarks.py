@@ -26,7 +26,7 @@ from accel.errors import GateError
 from accel.exporters.fused import exporting
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKS = ("layers", "times", "refused", "repeat", "threads", "crowded")
+CHECKS = ("layers", "times", "carveout", "refused", "repeat", "threads", "crowded")
 
 
 class TimedDriver(KernelDriver):
@@ -50,7 +50,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setattr(fused_check, "NETWORKS", {"hand": handmade.network})
     monkeypatch.setattr(fused_check, "SHIPPED", ("hand",))
     monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
-    for name, value in {"WARM_S": 0.0, "LENGTH": 2, "ROUNDS": 2, "REPEATS": 2, "PART_LENGTH": 1}.items():
+    for name, value in {"WARM_S": 0.0, "LENGTH": 2, "ROUNDS": 2, "REPEATS": 2, "PART_LENGTH": 1, "WAY_ROUNDS": 2}.items():
         monkeypatch.setattr(fused_check.fused_timing, name, value)
 
     def run(kernels: dict[str, Any], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -77,6 +77,28 @@ def test_a_right_engine_passes_every_check_of_every_schedule(check: Callable[...
     assert "resident at once" in by["grid", "refused"]["does not fit"]
     assert list(by["chain", "times"]["kernels_us"]) == ["mean", "fc"]
     assert "cluster of one CTA" in record["left_out"]["hand"]["cluster"]
+
+
+def test_both_carve_outs_are_timed_in_turn_and_the_largest_is_what_stays(
+    check: Callable[..., tuple[int, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    allow = TimedDriver._cuFuncSetAttribute
+
+    def recorded(self: Any, function: str, attribute: Any, value: int) -> tuple[()]:
+        if "CARVEOUT" in attribute.name and function == "fc":
+            asked.append(value)
+        return allow(self, function, attribute, value)
+
+    monkeypatch.setattr(TimedDriver, "_cuFuncSetAttribute", recorded)
+    _, record = check(handmade.EMULATED)
+    (row,) = [row for row in record["rows"] if (row["schedule"], row["check"]) == ("chain", "carveout")]
+    assert {name: len(turns) for name, turns in row["device_us_turns"].items()} == {"largest": 2, "driver": 2}
+    assert (row["device_us_largest"], row["device_us_driver"]) == (1.0, 1.0)
+    # Once when it is opened for each check; in this one in turn, and back.
+    assert [value for value in asked if value == -1] == [-1, -1]
+    first = asked.index(-1)
+    assert asked[first - 1 : first + 4] == [100, -1, 100, -1, 100]
 
 
 def test_an_engine_that_leaves_a_layer_out_or_wavers_fails(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:

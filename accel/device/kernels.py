@@ -106,6 +106,7 @@ class Module:
             given.append((allow.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1))
         for attribute, value in given:
             driver.check(cuda.cuFuncSetAttribute(function, attribute, value), f"allowing {kernel.name} what it needs")
+        prefer_shared(function, kernel)
         self._demand_room(function, kernel, instead)
         return function
 
@@ -136,26 +137,45 @@ class Launch:
 
     Args:
         arguments: addresses, in the order of the kernel's parameters.
+
+    Attributes:
+        function: the driver's handle of the kernel. parameters: the address of the addresses of its arguments, valid as long as this lives.
     """
 
     def __init__(self, module: Module, kernel: Kernel, arguments: Sequence[int], stream: int, instead: str) -> None:
         self.kernel = kernel
-        self._module = module
+        self._module, self._stream, self._instead = module, stream, instead
         self._values = (ctypes.c_void_p * len(arguments))(*arguments)
         start, size = ctypes.addressof(self._values), ctypes.sizeof(ctypes.c_void_p)
         self._pointers = (ctypes.c_void_p * len(arguments))(*(start + number * size for number in range(len(arguments))))
-        self._call = (
-            configure(kernel, stream, module.limits.capability),
-            module.function(kernel, instead),
-            ctypes.addressof(self._pointers),
-            0,
-        )
+        self.function, self.parameters = module.function(kernel, instead), ctypes.addressof(self._pointers)
+        self._call = (configure(kernel, stream, module.limits.capability), self.function, self.parameters, 0)
         self._launch = driver.bindings().cuLaunchKernelEx
+
+    def with_argument(self, position: int, address: int) -> Launch:
+        """The same launch, but for one argument."""
+        arguments = [value or 0 for value in self._values]
+        arguments[position] = address
+        return Launch(self._module, self.kernel, arguments, self._stream, self._instead)
 
     def __call__(self) -> None:
         result = self._launch(*self._call)
         if result[0]:
             driver.check(result, f"launching {self.kernel.name}")
+
+
+def prefer_shared(function: Any, kernel: Kernel, largest: bool = True) -> None:
+    """Ask for the largest carve-out of shared memory whenever `function` runs, or leave that to the driver again.
+
+    An SM changes its split of L1 cache and shared memory only when nothing runs on it. The driver chooses the split by what a kernel asks
+    for, so that two kernels of a chain which ask for different amounts could never be on an SM at once, and a dependent launch would
+    overlap nothing. With one split for all of them they can.
+    """
+    cuda = driver.bindings()
+    wanted = cuda.CUshared_carveout
+    value = wanted.CU_SHAREDMEM_CARVEOUT_MAX_SHARED if largest else wanted.CU_SHAREDMEM_CARVEOUT_DEFAULT
+    attribute = cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+    driver.check(cuda.cuFuncSetAttribute(function, attribute, int(value)), f"choosing the carve-out of {kernel.name}")
 
 
 def configure(kernel: Kernel, stream: int, capability: tuple[int, int]) -> Any:

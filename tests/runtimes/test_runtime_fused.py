@@ -19,7 +19,7 @@ from fake_cuda import Code, installed
 from fake_kernels import COOPERATIVE, SHARED, KernelDriver
 
 from accel import device, runtimes
-from accel.device import nvrtc
+from accel.device import kernels, nvrtc
 from accel.engines import fused_plan
 from accel.engines.fused_plan import FusedPlan, Scheduled
 from accel.errors import AccelError, CorruptArtifact, IncompatibleArtifact, RuntimeUnavailable, UsageError
@@ -153,6 +153,21 @@ def test_a_large_cluster_is_asked_for_and_a_portable_one_is_not(world: World) ->
         assert allowed["MAX_DYNAMIC_SHARED_SIZE_BYTES"] == 5000
         assert ("NON_PORTABLE_CLUSTER_SIZE_ALLOWED" in allowed) is asked
         runtime.close()
+
+
+@pytest.mark.parametrize(("spelling", "names"), [("fused:fp16+chain", {"mean", "fc"}), ("fused:fp16+grid", {"whole"})])
+def test_every_kernel_asks_for_the_largest_carve_out_whatever_shared_memory_it_takes(world: World, spelling: str, names: set[str]) -> None:
+    runtime = world.opened(spelling)
+    assert {name: of["PREFERRED_SHARED_MEMORY_CARVEOUT"] for name, of in world.driver.allowed.items()} == dict.fromkeys(names, 100)
+    runtime.close()
+
+
+def test_the_carve_out_can_be_left_to_the_driver_again(world: World) -> None:
+    runtime = world.opened("fused:fp16+chain")
+    for launch in runtime.launches:
+        kernels.prefer_shared(launch.function, launch.kernel, largest=False)
+    assert {of["PREFERRED_SHARED_MEMORY_CARVEOUT"] for of in world.driver.allowed.values()} == {-1}
+    runtime.close()
 
 
 def test_a_call_is_a_copy_unless_the_image_is_at_home_and_one_launch_of_the_graph(world: World) -> None:
