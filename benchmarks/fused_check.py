@@ -10,6 +10,10 @@ layers     arena and logits are filled with NaN, then one fresh image is run; ea
 repeat     10,000 launches of one image, logits filled with NaN before each: all equal, bit for bit.
 threads    two contexts of one engine on two threads, 10,000 launches each, each with an image of its own.
 crowded    the same in one context, while a kernel that fills every multiprocessor runs again and again on another stream.
+images     8 images in memory of their own, prepared once: their bindings and the home one in random turn, with a graph and without, each
+           answer equal, bit for bit, to that of its image alone at home; then all 8 enqueued at once behind a gate, so that addresses are
+           set while launches of others wait; then the captured nodes are asked again whether they are cooperative. Also medians of µs with
+           the image at home, at an address that every call sets, and copied: `device_us_home`, `_set`, `_copied`, `host_us_…`.
 refused    a graph whose kernels would not be launched cooperatively, and a grid that does not fit: both must be refused.
 times      medians of µs: `device` between two events behind a gate, `chain` of back-to-back replays per call, `host` call and wait;
            of the schedule chain also what each kernel adds to those before it.
@@ -42,6 +46,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fused_timing
 import reference
 from fused_context import Built, Context, build, fresh, opened
+from fused_images import images
 from fused_networks import NETWORKS, SHIPPED
 
 from accel import device
@@ -225,6 +230,7 @@ def further_checks(options: argparse.Namespace, draw: np.random.Generator) -> di
         "carveout": lambda built, schedule, until: _in(
             built, schedule, lambda c: fused_timing.carveouts(c.runtime, c.stream, options.samples)
         ),
+        "images": lambda built, schedule, until: images(built, schedule, draw, count, options.samples, until),
         "refused": lambda built, schedule, until: _in(built, schedule, refused),
         "repeat": lambda built, schedule, until: _in(built, schedule, lambda c: repeat(c, fresh(built, draw), count, until)),
         "threads": lambda built, schedule, until: threads(built, schedule, draw, count, until),

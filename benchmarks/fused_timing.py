@@ -1,14 +1,17 @@
-"""Times of an open fused runtime: behind a gate, back to back, as a caller waits, what each kernel of the chain adds, both carve-outs."""
+"""Times of an open fused runtime: behind a gate, back to back, as a caller waits, what each kernel adds, and two ways in turn."""
 
 from __future__ import annotations
 
+import itertools
 import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accel import device
 from accel.bench.clock import EventTimer, HostClock
 from accel.device import kernels
 from accel.runtimes.fused import Fused
+from accel.types import Binding
 
 WARM_S, LENGTH, ROUNDS = 0.3, 200, 15
 REPEATS, PART_LENGTH, PART_ROUNDS = 20, 10, 5
@@ -68,6 +71,37 @@ def carveouts(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any
     return {"ok": True, **_compared("device_us", device_us), **_compared("chain_us", chain_us)}
 
 
+def images(runtime: Fused, stream: int | None, given: Sequence[Binding], copied: Sequence[Binding], samples: int) -> dict[str, Any]:
+    """Medians in µs of a call whose image is at home, of calls of `given` in turn (each sets another address), and of `copied` in turn
+    (each copies its image to home in front of the graph): the ways take turns too."""
+    assert stream is not None
+    timer, gate = EventTimer(stream), device.Gate(stream)
+
+    ways: dict[str, tuple[Callable[[Binding], None], Sequence[Binding]]] = {
+        "home": (runtime.enqueue, [runtime.home]),
+        "set": (runtime.enqueue, given),
+        "copied": (device.replay, copied),
+    }
+    device_us: dict[str, list[float]] = {way: [] for way in ways}
+    host_us: dict[str, list[float]] = {way: [] for way in ways}
+    try:
+        for way, (enqueue, bindings) in (item for _ in range(WAY_ROUNDS) for item in ways.items()):
+            # What `copied` replays reads home.
+            runtime.enqueue(runtime.home)
+            device.synchronize(stream)
+            turns = itertools.cycle(bindings)
+
+            def call(enqueue: Any = enqueue, turns: Any = turns) -> None:
+                enqueue(next(turns))
+
+            device_us[way].append(_gated(call, stream, timer, gate, samples))
+            host_us[way].append(_called(call, stream, samples))
+    finally:
+        timer.close()
+    runtime.check()
+    return {**_compared("device_us", device_us), **_compared("host_us", host_us)}
+
+
 def _launch(runtime: Fused) -> None:
     for launch in runtime.launches:
         launch()
@@ -98,10 +132,14 @@ def _gated(call: Any, stream: int, timer: EventTimer, gate: device.Gate, samples
 
 
 def _host(runtime: Fused, stream: int, samples: int) -> float:
+    return _called(lambda: runtime.enqueue(runtime.home), stream, samples)
+
+
+def _called(call: Callable[[], None], stream: int, samples: int) -> float:
     now, taken = HostClock().now_ns, []
     for _ in range(samples):
         begin = now()
-        runtime.enqueue(runtime.home)
+        call()
         device.synchronize(stream)
         taken.append(now() - begin)
     return round(statistics.median(taken) / 1000, 2)

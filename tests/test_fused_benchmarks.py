@@ -26,7 +26,7 @@ from accel.errors import GateError
 from accel.exporters.fused import exporting
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKS = ("layers", "times", "carveout", "refused", "repeat", "threads", "crowded")
+CHECKS = ("layers", "times", "carveout", "images", "refused", "repeat", "threads", "crowded")
 
 
 class TimedDriver(KernelDriver):
@@ -99,6 +99,27 @@ def test_both_carve_outs_are_timed_in_turn_and_the_largest_is_what_stays(
     assert [value for value in asked if value == -1] == [-1, -1]
     first = asked.index(-1)
     assert asked[first - 1 : first + 4] == [100, -1, 100, -1, 100]
+
+
+def test_images_in_turn_are_answered_from_where_they_are_and_the_ways_to_bring_them_are_timed(
+    check: Callable[..., tuple[int, dict[str, Any]]],
+) -> None:
+    _, record = check(handmade.EMULATED)
+    for schedule in ("chain", "grid"):
+        (row,) = [row for row in record["rows"] if (row["schedule"], row["check"]) == (schedule, "images")]
+        # With a graph and without.
+        assert (row["launches"], row["differing"], row["differing_at_once"], row["blocked"]) == (10, 0, 0, 0)
+        assert row["image"] == "read where it is"
+        assert {name for name in row if name.startswith("host_us_")} == {f"host_us_{way}" for way in ("home", "set", "copied", "turns")}
+
+
+def test_an_engine_that_answers_from_another_memory_than_the_bindings_fails(
+    check: Callable[..., tuple[int, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimedDriver, "_cuGraphExecKernelNodeSetParams", lambda *_: ())
+    code, record = check(handmade.EMULATED)
+    failed = {(row["schedule"], row["check"]) for row in record["rows"] if row["ok"] is False}
+    assert (code, failed) == (1, {("chain", "images"), ("grid", "images")})
 
 
 def test_an_engine_that_leaves_a_layer_out_or_wavers_fails(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:

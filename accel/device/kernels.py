@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from accel.device import driver
+from accel.device.graph import Call
 from accel.errors import AccelError, IncompatibleArtifact, RuntimeUnavailable
 from accel.types import Kernel
 
@@ -209,9 +211,7 @@ def count_cooperative(nodes: Sequence[Any]) -> tuple[int, int]:
     """
     cuda = driver.bindings()
     kernels = cooperative = 0
-    for node in nodes:
-        if getattr(driver.check(cuda.cuGraphNodeGetType(node), "reading a node's type"), "name", "") != KERNEL_NODE:
-            continue
+    for node in filter(_is_kernel, nodes):
         kernels += 1
         asked = cuda.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
         value = driver.check(cuda.cuGraphKernelNodeGetAttribute(node, asked), "reading a kernel node's attribute")
@@ -229,6 +229,40 @@ def demand_cooperative(nodes: Sequence[Any], launched: Sequence[Kernel]) -> None
     wanted = sum(kernel.cooperative for kernel in launched)
     if (kernels, cooperative) != (len(launched), wanted):
         raise AccelError(f"{len(launched)} kernels were captured, {wanted} of them cooperative; the graph has {kernels} and {cooperative}")
+
+
+def nodes_of(nodes: Sequence[Any], launches: Sequence[Launch]) -> tuple[Any, ...]:
+    """Of a captured graph's nodes, the one that each of `launches` became, known by its function.
+
+    Raises:
+        AccelError: a launch has not exactly one.
+    """
+    cuda, found = driver.bindings(), dict[int, list[Any]]()
+    for node in filter(_is_kernel, nodes):
+        of = driver.check(cuda.cuGraphKernelNodeGetParams(node), "reading a kernel node's parameters")
+        found.setdefault(int(of.func), []).append(node)
+    of_launches = [found.get(int(launch.function), []) for launch in launches]
+    for launch, of_launch in zip(launches, of_launches, strict=True):
+        if len(of_launch) != 1:
+            raise AccelError(f"the captured graph has {len(of_launch)} nodes of the kernel {launch.kernel.name}")
+    return tuple(node for (node,) in of_launches)
+
+
+def argument_setter(executable: Any, node: Any, launch: Launch) -> Call:
+    """A call that gives `node` of an instantiated graph the arguments of `launch`, for the graph's launches from then on.
+
+    Shape and attributes of the node stay. `launch`, where the arguments lie, must live as long as the call; so must the graph that was
+    captured, to which `node` belongs.
+    """
+    cuda = driver.bindings()
+    parameters = driver.check(cuda.cuGraphKernelNodeGetParams(node), "reading a kernel node's parameters")
+    parameters.kernelParams = launch.parameters
+    return functools.partial(cuda.cuGraphExecKernelNodeSetParams, executable, node, parameters)
+
+
+def _is_kernel(node: Any) -> bool:
+    found = driver.check(driver.bindings().cuGraphNodeGetType(node), "reading a node's type")
+    return getattr(found, "name", "") == KERNEL_NODE
 
 
 def _attribute(name: str) -> Any:

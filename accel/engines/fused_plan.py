@@ -182,7 +182,8 @@ def _scheduled(name: Schedule, data: Any, where: str) -> Scheduled:
 
 def _kernel(data: Any, where: str) -> Kernel:
     strict.check_keys({"kernel": data}, {"kernel": strict.is_object}, where, REMEDY)
-    found = strict.check_keys(data, _KERNEL, where, REMEDY)
+    # Engines of before do not say which kernels read the image: all of them are told where it is.
+    found = strict.check_keys({"reads_image": True, **data}, _KERNEL, where, REMEDY)
     if found["grid"] % found["cluster"]:
         raise CorruptArtifact(f"{where}: {found['grid']} CTAs are not whole clusters of {found['cluster']}", remedy=REMEDY)
     return Kernel(**{**found, "layers": tuple(found["layers"])})
@@ -274,4 +275,5 @@ _KERNEL: dict[str, strict.Kind] = {
     "cooperative": strict.is_bool,
     "dependent": strict.is_bool,
     "layers": strict.is_texts,
+    "reads_image": strict.is_bool,
 }
