@@ -218,6 +218,12 @@ def _link(plan: Plan, index: int) -> tuple[str, Kernel]:
     return text, Kernel(name, step.tiles, THREADS, step.shared, dependent=index > 0, layers=step.layer_names, reads_image=reads)
 
 
+def link(plan: Plan, index: int) -> tuple[str, Kernel]:
+    """The source of one kernel of the chain, to be compiled by itself, and its launch."""
+    text, kernel = _link(plan, index)
+    return "\n".join([*_templates(plan, "chain"), _struct(plan, {})(plan.steps[index]), text]), kernel
+
+
 def _grid(plan: Plan) -> Written:
     ctas = min(plan.sms, max(step.tiles for step in plan.steps))
     firsts = dict(zip((step.name for step in plan.steps), itertools.accumulate(map(_counters, plan.steps), initial=0), strict=False))
