@@ -13,7 +13,8 @@ crowded    the same in one context, while a kernel that fills every multiprocess
 images     8 images in memory of their own, prepared once: their bindings and the home one in random turn, with a graph and without, each
            answer equal, bit for bit, to that of its image alone at home; then all 8 enqueued at once behind a gate, so that addresses are
            set while launches of others wait; then the captured nodes are asked again whether they are cooperative. Also medians of µs with
-           the image at home, at an address that every call sets, and copied: `device_us_home`, `_set`, `_copied`, `host_us_…`.
+           the image at home, at an address that every call sets, copied, and read by a graph of its own: `device_us_home`, `_set`,
+           `_copied`, `_own`, and `host_us_…`.
 refused    a graph whose kernels would not be launched cooperatively, and a grid that does not fit: both must be refused.
 times      medians of µs: `device` between two events behind a gate, `chain` of back-to-back replays per call, `host` call and wait;
            of the schedule chain also what each kernel adds to those before it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from fused_context import Built, Context, fresh, opened
 
 from accel import device
 from accel.device import kernels
+from accel.runtimes.fused_image import IMAGE
 from accel.types import Array, Binding
 
 IMAGES = 8
@@ -87,9 +89,33 @@ class Rotated:
 
     def times(self, samples: int) -> dict[str, Any]:
         runtime = self.context.runtime
-        assert runtime.graph is not None
-        copied = [Binding(binding.inputs, runtime.graph.calls(runtime.home.inputs, binding.inputs)) for binding in self.elsewhere]
-        return fused_timing.images(runtime, self.context.stream, self.elsewhere, copied, samples)
+        graph, home = runtime.graph, runtime.home
+        assert graph is not None
+        given = [binding.inputs for binding in self.elsewhere]
+        copied = [Binding(inputs, graph.calls(home.inputs, inputs)) for inputs in given]
+        own = [self._captured(next(iter(inputs.values())).ptr) for inputs in given]
+        calls = {
+            "home": [lambda: runtime.enqueue(home)],
+            "set": [functools.partial(runtime.enqueue, binding) for binding in self.elsewhere],
+            "copied": [functools.partial(device.replay, binding) for binding in copied],
+            "own": [one.launch for one in own],
+        }
+        try:
+            return fused_timing.ways(runtime, self.context.stream, calls, samples)
+        finally:
+            for one in own:
+                one.close()
+
+    def _captured(self, address: int) -> device.Graph:
+        """A graph for this image alone."""
+        runtime = self.context.runtime
+        launches = [launch.with_argument(IMAGE, address) if launch.kernel.reads_image else launch for launch in runtime.launches]
+
+        def enqueue() -> None:
+            for launch in launches:
+                launch()
+
+        return device.capture(self.context.built.on, self.context.stream or 0, enqueue)
 
 
 def _same(one: Array, other: Array) -> bool:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from accel import device
 from accel.bench.clock import EventTimer, HostClock
 from accel.device import kernels
 from accel.runtimes.fused import Fused
-from accel.types import Binding
 
 WARM_S, LENGTH, ROUNDS = 0.3, 200, 15
-REPEATS, PART_LENGTH, PART_ROUNDS = 20, 10, 5
+REPEATS, PART_LENGTH, PART_ROUNDS = 20, 10, 9
 WAYS = {"largest": True, "driver": False}
 WAY_ROUNDS = 5
 """Turns of each way of two that are compared: their medians are told, and every turn's."""
@@ -71,28 +70,20 @@ def carveouts(runtime: Fused, stream: int | None, samples: int) -> dict[str, Any
     return {"ok": True, **_compared("device_us", device_us), **_compared("chain_us", chain_us)}
 
 
-def images(runtime: Fused, stream: int | None, given: Sequence[Binding], copied: Sequence[Binding], samples: int) -> dict[str, Any]:
-    """Medians in µs of a call whose image is at home, of calls of `given` in turn (each sets another address), and of `copied` in turn
-    (each copies its image to home in front of the graph): the ways take turns too."""
+def ways(runtime: Fused, stream: int | None, calls: Mapping[str, Sequence[Callable[[], None]]], samples: int) -> dict[str, Any]:
+    """Medians in µs of the calls of each way, which go round; before each way the image's address is that of home again."""
     assert stream is not None
     timer, gate = EventTimer(stream), device.Gate(stream)
-
-    ways: dict[str, tuple[Callable[[Binding], None], Sequence[Binding]]] = {
-        "home": (runtime.enqueue, [runtime.home]),
-        "set": (runtime.enqueue, given),
-        "copied": (device.replay, copied),
-    }
-    device_us: dict[str, list[float]] = {way: [] for way in ways}
-    host_us: dict[str, list[float]] = {way: [] for way in ways}
+    device_us: dict[str, list[float]] = {way: [] for way in calls}
+    host_us: dict[str, list[float]] = {way: [] for way in calls}
     try:
-        for way, (enqueue, bindings) in (item for _ in range(WAY_ROUNDS) for item in ways.items()):
-            # What `copied` replays reads home.
+        for way in (way for _ in range(WAY_ROUNDS) for way in calls):
             runtime.enqueue(runtime.home)
             device.synchronize(stream)
-            turns = itertools.cycle(bindings)
+            turns = itertools.cycle(calls[way])
 
-            def call(enqueue: Any = enqueue, turns: Any = turns) -> None:
-                enqueue(next(turns))
+            def call(turns: Iterator[Callable[[], None]] = turns) -> None:
+                next(turns)()
 
             device_us[way].append(_gated(call, stream, timer, gate, samples))
             host_us[way].append(_called(call, stream, samples))
@@ -163,22 +154,22 @@ def _chained(graph: device.Graph | None, stream: int, timer: EventTimer, rounds:
 
 def _kernels(runtime: Fused, stream: int, timer: EventTimer) -> dict[str, float]:
     """What each kernel adds to those before it, in graphs that have them REPEATS times: else the host could not launch the short ones as
-    fast as they run."""
-    found: dict[str, float] = {}
-    before = 0.0
-    for count, launch in enumerate(runtime.launches, start=1):
-        part = runtime.launches[:count]
-
-        def enqueue(part: Any = part) -> None:
-            for _ in range(REPEATS):
-                for item in part:
-                    item()
-
-        graph = device.capture(runtime.source.device, stream, enqueue)
-        try:
-            whole = (_chained(graph, stream, timer, PART_ROUNDS, PART_LENGTH) or 0.0) / REPEATS
-        finally:
+    fast as they run. The graphs take turns: a difference is of neighbours in time."""
+    graphs = [_prefix(runtime, stream, count) for count in range(1, len(runtime.launches) + 1)]
+    try:
+        turns = [[(_chained(graph, stream, timer, 1, PART_LENGTH) or 0.0) / REPEATS for graph in graphs] for _ in range(PART_ROUNDS)]
+    finally:
+        for graph in graphs:
             graph.close()
-        found[launch.kernel.name] = round(whole - before, 3)
-        before = whole
-    return found
+    added = [[own - before for own, before in zip(turn, [0.0, *turn[:-1]], strict=True)] for turn in turns]
+    names = [launch.kernel.name for launch in runtime.launches]
+    return {name: round(statistics.median(turn[index] for turn in added), 3) for index, name in enumerate(names)}
+
+
+def _prefix(runtime: Fused, stream: int, count: int) -> device.Graph:
+    def enqueue() -> None:
+        for _ in range(REPEATS):
+            for launch in runtime.launches[:count]:
+                launch()
+
+    return device.capture(runtime.source.device, stream, enqueue)

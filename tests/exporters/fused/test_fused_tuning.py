@@ -15,6 +15,8 @@ import pytest
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
+from exporters.fused import reference
+from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import plain, student
 from fake_cuda import installed
 from fake_kernels import KernelDriver, Launched
@@ -142,6 +144,23 @@ def test_no_layer_has_its_own_tile_as_a_candidate() -> None:
     found = tuning.candidates_of(network, base, 132)
     assert list(found) == list(base)
     assert all(len(of) == 5 and base[name] not in of for name, of in found.items())
+
+
+@pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
+@pytest.mark.parametrize("rank", range(5))
+def test_every_candidate_computes_what_the_reference_does(rank: int, tmp_path: Path) -> None:
+    network = plain()
+    base = {step.layer_names[-1]: step.cut.tile for step in make(network, sms=132).steps if step.cut}
+    chosen = {name: dataclasses.asdict(of[rank]) for name, of in tuning.candidates_of(network, base, 132).items()}
+    emulator = Emulator(generate.generate(network, "chain", tuning=chosen), tmp_path)
+    image = np.random.default_rng(rank).standard_normal((1, 3, 12, 12)).astype(np.float16)
+    logits = emulator.run(image)
+    expected = reference.run(network, image[0])
+    for name, found in emulator.results().items():
+        real = found[: expected[name].shape[0]].astype(np.float64)
+        np.testing.assert_allclose(real, expected[name], rtol=0, atol=5e-3 * np.abs(expected[name]).max(), err_msg=name)
+    answer = expected[network.layers[-1].name].reshape(1, -1)
+    np.testing.assert_allclose(logits, answer, rtol=0, atol=5e-3 * np.abs(answer).max())
 
 
 def test_a_kernel_alone_is_the_chains_and_compiles() -> None:
