@@ -20,7 +20,7 @@ pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 from exporters.fused import handmade
 
 from accel import device, runtimes
-from accel.device import kernels
+from accel.device import driver, kernels
 from accel.errors import AccelError, RuntimeUnavailable
 from accel.exporters import ExportRequest
 from accel.exporters.fused import exporting
@@ -83,6 +83,17 @@ def test_a_call_does_not_wait_for_the_gpu(make: MakeSource, spelling: str) -> No
 
 
 SPELLINGS = ["fused:fp16+chain", "fused:fp16+chain-graph", "fused:fp16+grid", "fused:fp16+grid-graph"]
+
+
+@pytest.mark.parametrize("spelling", ["fused:fp16+chain", "fused:fp16+grid"])
+def test_every_kernel_has_the_largest_carve_out(make: MakeSource, spelling: str) -> None:
+    session = Session(make(spelling))
+    runtime, cuda = session.runtime, driver.bindings()
+    assert isinstance(runtime, Fused)
+    asked = cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+    found = [driver.check(cuda.cuFuncGetAttribute(asked, launch.function), "reading a carve-out") for launch in runtime.launches]
+    assert found == [int(cuda.CUshared_carveout.CU_SHAREDMEM_CARVEOUT_MAX_SHARED)] * len(runtime.launches)
+    session.close()
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
