@@ -186,6 +186,8 @@ def crowded(context: Context, image: Array, launches: int, until: float) -> dict
 def refused(context: Context) -> dict[str, Any]:
     """What must be refused by the driver of this very machine; nothing is launched."""
     runtime, wanted = context.runtime, context.scheduled.kernels
+    if any(kernel.cluster > 1 for kernel in wanted):
+        return {"ok": True, "skipped": "a cluster is launched as a whole or not at all"}
     if not any(kernel.cooperative for kernel in wanted):
         return {"ok": True, "skipped": "no kernel of it waits for another CTA"}
     engine = runtime.engine

@@ -31,6 +31,9 @@ ERROR_MASK, STEP_SHIFT = 0xFF, 8
 
 LOWEST_CAPABILITY = (8, 0)
 
+BEGINS_WITH: Mapping[Schedule, tuple[int, int]] = {"chain": LOWEST_CAPABILITY, "grid": LOWEST_CAPABILITY, "cluster": (9, 0)}
+"""Schedule → the compute capability from which GPUs have what it is made of: clusters of CTAs begin with Hopper."""
+
 PLAN_FILE = "plan.json"
 REMEDY = "copy the whole folder again from where it came, or make it anew: accel export MODEL --to fused --fp16 --force"
 

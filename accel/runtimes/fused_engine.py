@@ -44,11 +44,12 @@ def leased(source: EngineSource, plan: FusedPlan, schedule: Schedule, stream: in
 
     Raises:
         IncompatibleArtifact: the GPU is older than what any source is written for. CorruptArtifact: a file is missing or no machine code.
-        RuntimeUnavailable, MissingExtra: it has to be compiled for this GPU, and NVRTC is not here.
+        RuntimeUnavailable: the GPU has not what the schedule is made of. RuntimeUnavailable, MissingExtra: it has to be compiled for this
+            GPU, and NVRTC is not here.
     """
     file = file_of(source)
     key = (sha256_file(file), str(file.parent), schedule, source.device)
-    with _ENGINES.held(key, lambda: _load(source, plan.schedules[schedule], file.parent, stream)) as engine:
+    with _ENGINES.held(key, lambda: _load(source, plan, schedule, stream)) as engine:
         yield engine
 
 
@@ -98,7 +99,8 @@ def machine_code(scheduled: Scheduled, folder: Path, capability: str) -> tuple[b
     return code, "compiled here"
 
 
-def _load(source: EngineSource, scheduled: Scheduled, folder: Path, stream: int) -> Engine:
+def _load(source: EngineSource, plan: FusedPlan, schedule: Schedule, stream: int) -> Engine:
+    scheduled, folder = plan.schedules[schedule], file_of(source).parent
     found = kernels.limits(source.device).capability
     capability = ".".join(map(str, found))
     if found < fused_plan.LOWEST_CAPABILITY:
@@ -106,6 +108,11 @@ def _load(source: EngineSource, scheduled: Scheduled, folder: Path, stream: int)
         raise IncompatibleArtifact(
             f"a fused engine needs compute capability {lowest} or newer; {source.device} has {capability}",
             remedy="run it on another GPU, or use another runtime",
+        )
+    if found < (first := fused_plan.BEGINS_WITH[schedule]):
+        raise RuntimeUnavailable(
+            f"the schedule {schedule} begins with compute capability {'.'.join(map(str, first))}; {source.device} has {capability}",
+            remedy=instead_of(plan, schedule),
         )
     for name in (scheduled.source, scheduled.weights):
         if not (folder / name).is_file():

@@ -125,7 +125,7 @@ RUNTIMES: dict[str, RuntimeInfo] = {
         distributions=("cuda-bindings",),
         extra="fused",
         exclusive=(("chain", "grid", "cluster"),),
-        showcase={"cpu": ((),), "cuda": ((), ("chain",), ("grid",))},
+        showcase={"cpu": ((),), "cuda": ((), ("chain",), ("grid",), ("cluster",))},
         gpu_only="a fused engine runs on NVIDIA GPUs only",
         built_in=("chain", "grid", "cluster"),
     ),

@@ -371,6 +371,13 @@ def test_a_cluster_for_which_there_is_no_room_is_refused(world: World) -> None:
     assert "needs 16 CTAs resident at once, and it has room for 0" in said
 
 
+def test_a_gpu_from_before_clusters_is_refused_before_anything_is_compiled_for_it(world: World) -> None:
+    world.driver.capability.update({75: 8, 76: 9})
+    said = world.refusal("fused:fp16+cluster", cluster=(Kernel("whole", 16, 32, cluster=16),))
+    assert "the schedule cluster begins with compute capability 9.0; cuda:0 has 8.9" in said
+    assert "run fused:fp16+chain" in said
+
+
 def test_a_schedule_that_was_left_out_is_refused_with_the_generators_reason(world: World) -> None:
     said = world.refusal("fused:fp16+cluster")
     assert "has no schedule cluster: too small" in said

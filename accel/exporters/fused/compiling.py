@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from accel.device import nvrtc
-from accel.errors import AccelError
-from accel.exporters.fused.program import Program
+from accel.engines.fused_plan import LOWEST_CAPABILITY
+from accel.errors import AccelError, UsageError
+from accel.exporters.fused.program import BEGINS_WITH, Program
 from accel.types import Resources
 
 _BOUNDS = r"(?:__launch_bounds__\s*\([^)]*\)\s*)?"
@@ -28,8 +29,15 @@ def compile(program: Program, capability: str, name: str = "network") -> tuple[b
 
     Raises:
         AccelError: the compiler refuses it, naming the kernel with its layers and showing the log; or a kernel that is launched is not in
-            the machine code. RuntimeUnavailable: NVRTC is absent or does not know the capability. MissingExtra: cuda-core is absent.
+            the machine code. UsageError: GPUs of this capability have not what the schedule is made of. RuntimeUnavailable: NVRTC is
+            absent or does not know the capability. MissingExtra: cuda-core is absent.
     """
+    major, _, minor = capability.partition(".")
+    if LOWEST_CAPABILITY <= (int(major), int(minor)) < (first := BEGINS_WITH[program.schedule]):
+        raise UsageError(
+            f"the schedule {program.schedule} begins with compute capability {'.'.join(map(str, first))}; {capability} was asked for",
+            remedy="use the schedule chain, or another capability",
+        )
     try:
         compiled = nvrtc.compile(program.source, f"{name}-{program.schedule}.cu", capability)
     except nvrtc.NotCompiled as error:

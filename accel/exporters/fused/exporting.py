@@ -13,7 +13,7 @@ from typing import Any
 
 from accel.device import kernels, nvrtc
 from accel.engines.embedding import BUFFERS
-from accel.engines.fused_plan import LOWEST_CAPABILITY, PLAN_FILE, SCHEDULES, FusedPlan, Schedule, Scheduled
+from accel.engines.fused_plan import BEGINS_WITH, LOWEST_CAPABILITY, PLAN_FILE, SCHEDULES, FusedPlan, Schedule, Scheduled
 from accel.errors import PrecisionError, UnsupportedOperator, UsageError
 from accel.exporters.describing import describe
 from accel.exporters.fused import from_onnx, from_torch
@@ -62,7 +62,7 @@ def export_network(network: Network, request: ExportRequest, pixels: Pixels | No
     targets, stated = capabilities(request)
     sms = multiprocessors(request, targets)
     tuned = tune_chain(network, request, targets, sms, pixels) if request.options.tune else None
-    programs, left_out = generate(network, sms, pixels, tuned)
+    programs, left_out = for_targets(*generate(network, sms, pixels, tuned), targets)
     proof = prove(network, programs)
     plan = _write(request, programs, left_out, targets, sms)
     toolchain = {
@@ -196,6 +196,30 @@ def generate(
     return programs, {schedule: error.message for schedule, error in refused.items()}
 
 
+def for_targets(
+    programs: Mapping[Schedule, Program], left_out: Mapping[str, str], targets: Sequence[str]
+) -> tuple[dict[Schedule, Program], dict[str, str]]:
+    """`generate`'s result without the schedules that none of the compute capabilities `targets` can launch; the reason goes to the others.
+
+    Raises:
+        UsageError: no schedule is left.
+    """
+    old = [schedule for schedule in programs if not _takers(schedule, targets)]
+    reasons: dict[str, str] = {
+        schedule: f"it begins with compute capability {'.'.join(map(str, BEGINS_WITH[schedule]))}, and {', '.join(targets)} is compiled for"
+        for schedule in old
+    }
+    kept = {schedule: program for schedule, program in programs.items() if schedule not in reasons}
+    if not kept:
+        raise UsageError(f"no schedule for {', '.join(targets)} is left: {reasons}", remedy="--compute-capability 9.0")
+    return kept, {**left_out, **reasons}
+
+
+def _takers(schedule: Schedule, targets: Sequence[str]) -> list[str]:
+    """Those of `targets` that have what a schedule is made of."""
+    return [target for target in targets if _numbers(target) >= BEGINS_WITH[schedule]]
+
+
 def choose(programs: Mapping[Schedule, Program]) -> tuple[Schedule, str]:
     """The schedule that runs where none is forced, and why: the chain, which was the fastest that ran on an H100; else the first.
 
@@ -247,7 +271,7 @@ def _write(
             _bytes(folder / packed[digest], program.weights)
         write_text(folder / f"{schedule}.cu", program.source)
         cubins, resources = dict[str, str](), dict[str, Mapping[str, Resources]]()
-        for target in targets:
+        for target in _takers(schedule, targets):
             cubin, resources[target] = compile(program, target)
             cubins[target] = f"{schedule}-sm{target.replace('.', '')}.cubin"
             _bytes(folder / cubins[target], cubin)

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from accel.errors import UsageError
+from accel.exporters.fused.cluster_source import generate_cluster
 from accel.exporters.fused.network import INPUT, Array, Network, Pool
 from accel.exporters.fused.pack import pack
 from accel.exporters.fused.plan import Plan, Step, Tuning, make
@@ -42,19 +43,22 @@ def generate(
     tuning: Tuning | None = None,
     waiting: Waiting = "data",
 ) -> Program:
-    """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; the chain runs on any).
+    """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; chain and cluster run on any).
 
     Args:
         input_dtype: `float16` (NCHW) or `uint8` (NHWC). pixels: of uint8: scale and offset a channel, byte · scale - offset.
-        tuning: layer → fields of tiles.Tile that are fixed.
+        tuning: layer → fields of tiles.Tile that are fixed; the cluster divides layers in its own way (cluster.py) and takes none.
         waiting: of the grid: for each word of data to arrive (flow.cuh), or for counters of stored tiles (grid.cuh).
 
     Raises:
         UnsupportedOperator: a layer or schedule that cannot be generated, named with the reason. UsageError: an argument that is not one.
     """
-    if schedule not in WRITERS:
-        known = "it is not written yet" if schedule in SCHEDULES else "there is no such schedule"
-        raise UsageError(f"cannot generate the schedule {schedule!r}: {known}", remedy=f"choose one of: {', '.join(WRITERS)}")
+    if schedule not in SCHEDULES:
+        raise UsageError(
+            f"cannot generate the schedule {schedule!r}: there is no such schedule", remedy=f"choose one of: {', '.join(SCHEDULES)}"
+        )
+    if schedule == "cluster":
+        return generate_cluster(network, input_dtype=input_dtype, pixels=pixels)
     way = waiting if schedule == "grid" else schedule
     if way not in WRITERS[schedule]:
         raise UsageError(f"the grid cannot wait for {waiting!r}", remedy=f"choose one of: {', '.join(WRITERS['grid'])}")

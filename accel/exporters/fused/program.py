@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from accel.engines.fused_plan import ARENA_ALIGNMENT, PARAMETERS, SCHEDULES, TIMED_OUT, Schedule
+from accel.engines.fused_plan import ARENA_ALIGNMENT, BEGINS_WITH, PARAMETERS, SCHEDULES, TIMED_OUT, Schedule
 from accel.types import Kernel, Shape
 
-__all__ = ["ARENA_ALIGNMENT", "PARAMETERS", "SCHEDULES", "TIMED_OUT", "Kernel", "Program", "Schedule"]
+__all__ = ["ARENA_ALIGNMENT", "BEGINS_WITH", "PARAMETERS", "SCHEDULES", "TIMED_OUT", "Kernel", "Program", "Schedule"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Emulator:
                 function,
                 ctypes.c_int(ctas or kernel.grid),
                 ctypes.c_size_t(kernel.shared),
-                int(kernel.cooperative),
+                int(kernel.cooperative or kernel.cluster > 1),
                 int(kernel.dependent),
                 int(backwards),
                 addresses,

@@ -4,6 +4,8 @@
 // run is deterministic. What a kernel must not do ends the run with a message: reading shared memory that nobody wrote, or that another
 // thread wrote since the last barrier; reading the arena before griddepcontrol.wait, or what another CTA wrote and
 // no counter was waited for; an address outside its buffer or badly aligned; a warp instruction that not all lanes execute alike; a deadlock.
+// Of a cluster: reading what was pushed or copied there without having waited for all of it; pushing over what may still be read or written,
+// without a cluster barrier between; pushing to a CTA that may not have begun or may have ended; more bytes than a barrier expects.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +15,7 @@
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,7 +54,11 @@ struct Buffer {
     }
 };
 
-struct Shadow { int writer = -1, written = -1, reader = -1, read = -1; };  // of two bytes of shared memory; -1: nobody, -2: several
+// Of two bytes of shared memory: who wrote and read them last (a thread, counted through all CTAs; or NOBODY, SEVERAL, or COUNTED by a
+// barrier), the CTA's generation then, and at how many cluster barriers that thread had arrived: what it did lies in front of the next.
+constexpr int NOBODY = -1, SEVERAL = -2, COUNTED = -3;
+struct Shadow { int writer = NOBODY, written = -1, reader = NOBODY, read = -1; long write_arrivals = 0, read_arrivals = -1; Address barrier = 0; };
+struct Count { long expected = -1, come = 0, done = 0; };  // bytes, of a barrier that counts them
 struct Owner { int cta = -1; long time = 0; };                             // of two bytes of the arena, written in this launch
 
 struct Cta;
@@ -62,6 +69,8 @@ struct Fiber {
     const long* word = nullptr;  // blocked while *word == value
     long value = 0;
     long operations = 0;         // of the warp
+    long arrivals = 0, passed = 0;        // cluster barriers arrived at, and waited for
+    std::set<Address> barriers;           // that it has waited for and that count bytes
     jmp_buf place;
     ucontext_t context;
     struct Copy { Address to; const unsigned char* from; bool inside; };
@@ -81,6 +90,8 @@ struct Cta {
     int arrived = 0;
     long generation = 0;
     bool any[2] = {false, false};
+    std::map<Address, Count> counts;
+    std::set<Address> waited;        // barriers of these that some thread has waited for
     std::vector<long> seen;  // vector clock: up to which time of each CTA its writes are visible here
 };
 
@@ -97,6 +108,8 @@ struct Machine {
     jmp_buf scheduler;
     std::string error;
     unsigned long long clock = 0;
+    std::vector<Cta>* ctas = nullptr;  // of this launch, or of what runs of it
+    long cluster_arrived = 0, cluster_generation = 0;
 };
 inline Machine machine;
 
@@ -149,6 +162,8 @@ inline void resume(Fiber& f, size_t number) {
 // CTAs [first, first + count) until all have ended.
 inline void run_together(int first, int count, size_t shared, bool backwards) {
     std::vector<Cta> ctas(count);
+    machine.ctas = &ctas;
+    machine.cluster_arrived = machine.cluster_generation = 0;
     for (int c = 0; c < count; c++) {
         ctas[c].index = first + c;
         ctas[c].shared.assign(shared, 0xff);
@@ -184,24 +199,31 @@ inline void join(std::vector<long>& mine, const std::vector<long>& other) {
     for (size_t i = 0; i < other.size(); i++) mine[i] = std::max(mine[i], other[i]);
 }
 
-// Shared memory.
-inline unsigned char* shared_at(Address at, unsigned bytes, bool writes) {
+// Shared memory of this CTA, or of another of the cluster, to which bytes are sent. COUNTED bytes came by themselves.
+inline std::string name_of(int writer) { return "thread " + std::to_string(writer % THREADS) + " of CTA " + std::to_string(writer / THREADS); }
+inline unsigned char* shared_at(Cta& cta, Address at, unsigned bytes, bool writes, long barrier = -1) {
     Fiber* f = machine.current;
-    Cta& cta = *f->cta;
+    const bool own = &cta == f->cta;
+    const int me = f->cta->index * THREADS + f->thread, now = static_cast<int>(cta.generation);
     if (at % (bytes > 16 ? 16 : bytes)) fail("shared memory address " + std::to_string(at) + " is not aligned to " + std::to_string(bytes));
     if (at + bytes > cta.shared.size()) fail("shared memory address " + std::to_string(at) + " is outside its " + std::to_string(cta.shared.size()) + " bytes");
-    const int now = static_cast<int>(cta.generation);
     for (Address half = at / 2; half < (at + bytes + 1) / 2; half++) {
         Shadow& s = cta.shadow[half];
-        if (!writes && s.writer == -1) fail("reads shared memory that nobody wrote, at " + std::to_string(at));
-        if (s.writer >= 0 && s.writer != f->thread && s.written == now)
-            fail("a race in shared memory at " + std::to_string(at) + ": thread " + std::to_string(s.writer) + " wrote it since the last barrier");
+        if (!writes && s.writer == NOBODY) fail("reads shared memory that nobody wrote, at " + std::to_string(at));
+        if (s.writer == COUNTED) {
+            if (!writes && !f->barriers.count(s.barrier)) fail("reads shared memory at " + std::to_string(at) + " without having waited for what comes there");
+            if (writes && !cta.waited.count(s.barrier)) fail("writes to shared memory at " + std::to_string(at) + ", where something comes");
+        } else if (s.writer >= 0 && s.writer != me && !(own && s.written != now) && !(writes && f->passed > s.write_arrivals)) {
+            fail("a race in shared memory at " + std::to_string(at) + ": " + name_of(s.writer) + " wrote it since the last barrier");
+        }
         if (writes) {
-            if (s.read == now && s.reader != f->thread) fail("a race in shared memory at " + std::to_string(at) + ": another thread has read it since the last barrier");
-            s.writer = f->thread, s.written = now;
+            if (s.read >= 0 && s.reader != me && !(own && s.read != now) && f->passed <= s.read_arrivals)
+                fail("a race in shared memory at " + std::to_string(at) + ": another thread has read it since the last barrier");
+            s.writer = barrier >= 0 ? COUNTED : me, s.written = now, s.write_arrivals = f->arrivals, s.barrier = static_cast<Address>(barrier);
         } else {
-            s.reader = s.read == now && s.reader != f->thread ? -2 : f->thread;
+            s.reader = s.read == now && s.reader != me ? SEVERAL : me;
             s.read = now;
+            s.read_arrivals = std::max(s.read_arrivals, f->arrivals);
         }
     }
     return cta.shared.data() + at;
@@ -209,12 +231,12 @@ inline unsigned char* shared_at(Address at, unsigned bytes, bool writes) {
 template <class T>
 T shared_load(Address at) {
     T v;
-    std::memcpy(&v, shared_at(at, sizeof(T), false), sizeof(T));
+    std::memcpy(&v, shared_at(*machine.current->cta, at, sizeof(T), false), sizeof(T));
     return v;
 }
 template <class T>
 void shared_store(Address at, T v) {
-    std::memcpy(shared_at(at, sizeof(T), true), &v, sizeof(T));
+    std::memcpy(shared_at(*machine.current->cta, at, sizeof(T), true), &v, sizeof(T));
 }
 
 // Global memory.
@@ -335,6 +357,7 @@ inline void store_shared16(Address to, uint4 v) { emulator::shared_store(to, v);
 inline void store_shared4(Address to, Word v) { emulator::shared_store(to, v); }
 inline void store_shared4(Address to, float v) { emulator::shared_store(to, v); }
 inline void store_shared2(Address to, unsigned short v) { emulator::shared_store(to, v); }
+inline unsigned short load_shared2(Address from) { return emulator::shared_load<unsigned short>(from); }
 inline uint4 load_shared16(Address from) { return emulator::shared_load<uint4>(from); }
 inline float4 load_shared16f(Address from) { return emulator::shared_load<float4>(from); }
 inline float2 load_shared8(Address from) { return emulator::shared_load<float2>(from); }
@@ -390,6 +413,12 @@ inline float shuffle_xor(float v, int mask) {
     const emulator::Slot* all = emulator::together(emulator::SHUFFLE, slot);
     std::memcpy(&v, all[lane() ^ mask].words, 4);
     return v;
+}
+
+inline Word shuffle_xor(Word v, int mask) {
+    emulator::Slot slot{};
+    slot.words[0] = v;
+    return emulator::together(emulator::SHUFFLE, slot)[lane() ^ mask].words[0];
 }
 
 inline uint4 load_fragment(Address row) {
@@ -470,6 +499,84 @@ inline void hand_on4(void* to, Word v) {
 inline Word load_relaxed(const Word* word) { return *word; }
 inline void store_relaxed(Word* word, Word v) { *word = v; }
 inline unsigned long long nanoseconds() { return emulator::machine.clock; }
+
+// Clusters: all CTAs of the launch are one.
+inline void cluster_arrive() {
+    emulator::Machine& m = emulator::machine;
+    if (m.current->arrivals != m.current->passed) emulator::fail("arrives at a cluster barrier without having waited for the last");
+    m.current->arrivals++;
+    if (++m.cluster_arrived == static_cast<long>(m.ctas->size()) * emulator::THREADS) m.cluster_arrived = 0, m.cluster_generation++;
+}
+inline void cluster_wait() {
+    emulator::Fiber* f = emulator::machine.current;
+    if (f->passed == f->arrivals) emulator::fail("waits for a cluster barrier at which it has not arrived");
+    emulator::block_while(emulator::machine.cluster_generation, f->arrivals - 1);
+    f->passed = f->arrivals;
+}
+inline void make_barrier(Address barrier) {
+    emulator::shared_store(barrier, static_cast<unsigned long long>(1));
+    emulator::machine.current->cta->counts[barrier] = {};
+}
+inline void barriers_are_made() {}
+inline void before_blocks() {}
+namespace emulator {
+inline Count& count_of(Cta& cta, Address barrier) {
+    if (!cta.counts.count(barrier)) fail("a barrier that was not made, at " + std::to_string(barrier));
+    return cta.counts[barrier];
+}
+inline void settle(Count& count) {
+    if (count.expected >= 0 && count.come > count.expected) fail("more bytes come than were expected");
+    count.done = count.come == count.expected;
+}
+// Bytes to the shared memory of a CTA, counted there.
+inline void come(Cta& cta, Address to, const void* from, int bytes, Address barrier) {
+    Count& count = count_of(cta, barrier);
+    std::memcpy(shared_at(cta, to, bytes, true, barrier), from, bytes);
+    count.come += bytes;
+    settle(count);
+}
+// Not before it is known that the other has begun, nor when it may have ended.
+inline Cta& peer(int rank) {
+    if (machine.current->passed == 0) fail("pushes to another CTA before it has waited for all to begin");
+    if (rank < 0 || rank >= static_cast<int>(machine.ctas->size())) fail("pushes to CTA " + std::to_string(rank) + ", which is none");
+    Cta& there = (*machine.ctas)[rank];
+    for (const Fiber& other : there.fibers)
+        if (other.finished) fail("pushes to CTA " + std::to_string(rank) + ", which may have ended");
+    return there;
+}
+}  // namespace emulator
+inline void expect(Address barrier, int bytes) {
+    emulator::Cta& cta = *emulator::machine.current->cta;
+    emulator::shared_at(cta, barrier, 8, false);
+    emulator::Count& count = emulator::count_of(cta, barrier);
+    if (count.expected >= 0) emulator::fail("a barrier serves twice");
+    count.expected = bytes;
+    emulator::settle(count);
+}
+inline void copy_block(Address to, const void* from, int bytes, Address barrier) {
+    emulator::Cta& cta = *emulator::machine.current->cta;
+    emulator::shared_at(cta, barrier, 8, false);
+    if (bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("a block that is not aligned to 16 bytes");
+    if (!emulator::machine.weights.holds(from, bytes)) emulator::fail("copies weights from outside them");
+    for (int i = 0; i < bytes; i += 16) emulator::come(cta, to + i, static_cast<const unsigned char*>(from) + i, 16, barrier);
+}
+inline void copy_block_to(Address to, const void* from, int bytes, Address barrier, int ranks) {
+    if (bytes % 16 || reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("a block that is not aligned to 16 bytes");
+    if (!emulator::machine.weights.holds(from, bytes)) emulator::fail("copies weights from outside them");
+    for (int rank = 0; ranks >> rank; rank++) {
+        if (!(ranks >> rank & 1)) continue;
+        emulator::Cta& there = emulator::peer(rank);
+        for (int i = 0; i < bytes; i += 16) emulator::come(there, to + i, static_cast<const unsigned char*>(from) + i, 16, barrier);
+    }
+}
+inline void arrived(Address barrier) {
+    emulator::Fiber* f = emulator::machine.current;
+    emulator::shared_at(*f->cta, barrier, 8, false);
+    emulator::block_while(emulator::count_of(*f->cta, barrier).done, 0);
+    f->barriers.insert(barrier), f->cta->waited.insert(barrier);
+}
+inline void push16(int rank, Address to, uint4 v, Address barrier) { emulator::come(emulator::peer(rank), to, &v, 16, barrier); }
+inline void push4(int rank, Address to, float v, Address barrier) { emulator::come(emulator::peer(rank), to, &v, 4, barrier); }
 
 // Runs one launch; `ctas` of the grid at once, or one after another where they do not wait for one another. Returns 0, or 1 with a message.
 extern "C" int emulate(emulator::Function function, int grid, size_t shared, int together, int dependent, int backwards, void* const* buffers,

@@ -123,6 +123,34 @@ def last_is_a_convolution() -> Network:
     return Build(3, 6, 6, seed=3).conv("stem", 16, 3, 2, 1, activation="relu").conv("answer", 11, 3).network()
 
 
+def straight() -> Network:
+    """What the schedule cluster takes, of odd sizes: a chain of convolutions with rectangular windows, every activation, more logits than
+    half a CTA has threads."""
+    return (
+        Build(3, 23, 17, seed=4)
+        .conv("stem", 20, 3, 1, 1, activation="silu")
+        .conv("tall", 40, (3, 1), (2, 1), (1, 0), activation="hardswish")
+        .conv("point", 24, 1, activation="none")
+        .conv("broad", 72, (1, 4), (1, 2), (0, 1), activation="relu")
+        .conv("down", 56, 3, 2, 1, activation="silu")
+        .pool("global", "average")
+        .linear("classifier", 139, activation="relu")
+        .network()
+    )
+
+
+def short() -> Network:
+    """Two convolutions, the second of stride 1 on a large picture: the pushes of the first step end the network."""
+    return (
+        Build(1, 20, 20, seed=5)
+        .conv("stem", 16, 5, 1, 2, activation="relu")
+        .conv("last", 32, 3, 1, 1, activation="relu")
+        .pool("pool", "average")
+        .linear("classifier", 5)
+        .network()
+    )
+
+
 def student(name: str) -> Network:
     """A shipped student's shapes, with random weights; nothing of torch."""
     build = Build(3, 32, 32)

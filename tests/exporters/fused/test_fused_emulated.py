@@ -1,13 +1,14 @@
 """Generated programs run on a CPU emulator: each layer computes what the float64 interpreter does from the same inputs."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from exporters.fused.emulation import Emulator, available
-from exporters.fused.networks import Build, convolutional, last_is_a_convolution, odd, plain, student
+from exporters.fused.networks import Build, convolutional, last_is_a_convolution, odd, plain, short, straight, student
 from exporters.fused.reference import layer_of
 
 from accel.exporters.fused.generate import generate
@@ -43,9 +44,15 @@ def check(network: Network, results: Any, logits: Any, image: Any) -> None:
         found[layer.name] = given
 
 
+def without_residuals(network: Network) -> Network:
+    layers = [dataclasses.replace(layer, residual=None) if getattr(layer, "residual", None) else layer for layer in network.layers]
+    return dataclasses.replace(network, layers=tuple(layers))
+
+
 CASES = [
     *[(build, schedule, "data") for build in NETWORKS for schedule in ("chain", "grid")],
     *[(build, "grid", "counters") for build in (plain, odd)],
+    *[(build, "cluster", "data") for build in (convolutional, last_is_a_convolution, straight, short)],
 ]
 
 
@@ -59,10 +66,11 @@ def test_every_layer_computes_what_the_reference_does(build: Any, schedule: Any,
     assert np.array_equal(emulator.run(image, backwards=True), logits)
 
 
-def test_bytes_are_normalised_in_the_first_layer_as_numpy_does(tmp_path: Path) -> None:
-    network = plain()
+@pytest.mark.parametrize("schedule", ["grid", "cluster"])
+def test_bytes_are_normalised_in_the_first_layer_as_numpy_does(schedule: Any, tmp_path: Path) -> None:
+    network = without_residuals(plain()) if schedule == "cluster" else plain()
     scale, offset = np.array([0.017, 0.018, 0.019], np.float32), np.array([2.1, 2.0, 1.8], np.float32)
-    program = generate(network, "grid", sms=SMS, input_dtype="uint8", pixels=(scale, offset))
+    program = generate(network, schedule, sms=SMS, input_dtype="uint8", pixels=(scale, offset))
     assert program.input_shape == (1, 12, 12, 3)
     pixels = np.random.default_rng(3).integers(0, 256, program.input_shape, np.uint8)
     emulator = Emulator(program, tmp_path)
@@ -98,10 +106,16 @@ def ran(network: Network, emulator: Emulator, image: Any) -> Any:
     return network, emulator.results(), logits, image
 
 
-def test_a_shipped_model_runs_end_to_end(tmp_path: Path) -> None:
-    network = student("student_a")
-    emulator = Emulator(generate(network, "grid", sms=12), tmp_path)
+@pytest.mark.parametrize(("name", "schedule"), [("student_a", "grid"), ("student_a", "cluster"), ("student_b", "cluster")])
+def test_a_shipped_model_runs_end_to_end(name: str, schedule: Any, tmp_path: Path) -> None:
+    network = student(name)
+    emulator = Emulator(generate(network, schedule, sms=12), tmp_path)
     check(*ran(network, emulator, image_of(network)))
+
+
+def of_four(last_stride: int) -> Network:
+    build = Build(3, 12, 12).conv("stem", 16, 3, 1, 1).conv("second", 32, 3, 1, 1).conv("third", 32, 3, 1, 1)
+    return build.conv("fourth", 32, 3, last_stride, 1).pool("pool", "average").linear("classifier", 4).network()
 
 
 class TestWhatTheEmulatorFinds:
@@ -134,6 +148,59 @@ class TestWhatTheEmulatorFinds:
         image = image_of(network)
         with pytest.raises(AssertionError, match=message):
             check(*ran(network, emulator, image))
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("if (L::PUSHED) arrived(shared_memory() + L::PATCH_BARRIER);", "", "without having waited for what comes there"),
+            ("arrived(shared_memory() + L::BLOCK_BARRIER);\n        const", "const", "without having waited for what comes there"),
+            (
+                "    cluster_wait();  // all CTAs have begun, and can be sent to\n",
+                "",
+                "before it has waited for all to begin|arrives at a cluster barrier",
+            ),
+            ("sync();\n            Next::take", "Next::take", "nobody wrote|a race in shared memory"),
+            ("larger(columns, 0) * L::CHANNELS * 2", "larger(columns, 0) * L::CHANNELS * 2 + 16", "deadlock"),
+            ("larger(columns, 0) * L::CHANNELS * 2", "larger(columns, 0) * L::CHANNELS * 2 - 16", "more bytes come than were expected"),
+            ("PATCH_Y || to_x < 0 ||", "PATCH_Y - 1 || to_x < 0 ||", "deadlock"),
+            ("    sync();\n    Layer_stem::finish", "    Layer_stem::finish", "nobody wrote|a race"),
+            ("    cluster_arrive();\n\n    // Step 2", "\n    // Step 2", "at which it has not arrived"),
+            (
+                "        sync();\n        arrived(shared + L::BLOCK_BARRIER);",
+                "        arrived(shared + L::BLOCK_BARRIER);",
+                "nobody wrote|a race",
+            ),
+            ("Layer_third::clear_border();", "", "nobody wrote|without having waited"),
+        ],
+    )
+    def test_a_broken_cluster_is_found(self, old: str, new: str, message: str, tmp_path: Path) -> None:
+        network = of_four(2)
+        program = generate(network, "cluster")
+        assert old in program.source
+        emulator = Emulator(dataclasses.replace(program, source=program.source.replace(old, new)), tmp_path)
+        image = image_of(network)
+        with pytest.raises(AssertionError, match=message):
+            check(*ran(network, emulator, image))
+
+    def test_weights_sent_to_a_cta_that_may_not_be_ready_are_found(self, tmp_path: Path) -> None:
+        """In step 1 it is not known that the others have done step 0."""
+        network = student("student_b")
+        program = generate(network, "cluster")
+        old = "before_blocks();\n        Layer_features_4::fetch_alone(run);"
+        assert old in program.source
+        broken = program.source.replace(old, old.replace("fetch_alone", "fetch"))
+        with pytest.raises(AssertionError, match="a race in shared memory"):
+            Emulator(dataclasses.replace(program, source=broken), tmp_path).run(image_of(network))
+
+    def test_what_is_pushed_over_something_that_is_still_read_is_found(self, tmp_path: Path) -> None:
+        """The patch of one layer put where the one before it lies, as no plan does."""
+        network = of_four(1)
+        program = generate(network, "cluster")
+        patches = re.findall(r"static constexpr int PATCH = (\d+);", program.source)
+        moved = program.source.replace(f"PATCH = {patches[2]};", f"PATCH = {patches[1]};")
+        emulator = Emulator(dataclasses.replace(program, source=moved), tmp_path)
+        with pytest.raises(AssertionError, match=r"a race|where something comes|without having waited"):
+            emulator.run(image_of(network))
 
     @pytest.mark.parametrize("waiting", ["data", "counters"])
     def test_a_wait_that_is_never_over_ends_with_the_error_word(self, network: Network, waiting: Any, tmp_path: Path) -> None:

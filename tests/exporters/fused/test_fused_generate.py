@@ -159,7 +159,6 @@ def test_what_no_template_computes_is_refused_with_its_name(network: Any, named:
 @pytest.mark.parametrize(
     ("schedule", "arguments", "named"),
     [
-        ("cluster", {}, "'cluster'.*not written yet"),
         ("queue", {}, "'queue'.*no such schedule"),
         ("grid", {"waiting": "luck"}, "cannot wait for 'luck'"),
         ("chain", {"input_dtype": "float32"}, "cannot take float32"),
@@ -206,7 +205,9 @@ def resources(source: str, arch: str) -> dict[str, tuple[int, int]]:
     log = io.StringIO()
     options = core.ProgramOptions(arch=arch, std="c++17", ptxas_options=["-v"])
     core.Program(source, "c++", options).compile("cubin", logs=log)
-    assert "warning" not in log.getvalue(), log.getvalue()
+    # That multicast should be compiled for sm_90a is advice about later GPUs; sm_90 has it.
+    lines = [line for line in log.getvalue().splitlines() if "Advisory: '.multicast::cluster'" not in line]
+    assert not any("warning" in line for line in lines), lines
     pattern = r"entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
     return {name: (int(used), int(a) + int(b) + int(c)) for name, a, b, c, used in re.findall(pattern, log.getvalue(), re.DOTALL)}
 

@@ -85,6 +85,11 @@ INLINE float4 load_shared16f(Address from) {
     asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(from) : "memory");
     return v;
 }
+INLINE unsigned short load_shared2(Address from) {
+    unsigned short v;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from) : "memory");
+    return v;
+}
 INLINE float2 load_shared8(Address from) {
     float2 v;
     asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from) : "memory");
@@ -112,6 +117,7 @@ INLINE void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); 
 INLINE void sync() { __syncthreads(); }
 INLINE bool any_of_cta(bool mine) { return __syncthreads_or(mine); }
 INLINE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
+INLINE Word shuffle_xor(Word v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 
 // Tensor cores: a 16×16 tile of A, whose rows the lanes name (row lane % 16, columns 8 · (lane / 16)), and D += A · B of 16×8.
 INLINE uint4 load_fragment(Address row) {
@@ -185,6 +191,52 @@ INLINE unsigned long long nanoseconds() {
     unsigned long long t;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
     return t;
+}
+
+// Between CTAs of one cluster (compute capability 9.0): an address in the shared memory of another, by its rank.
+INLINE Address remote(Address at, int rank) {
+    Address there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    return there;
+}
+// All threads of the cluster have arrived when a wait is over. Relaxed: it says that what a thread had read and written before was done
+// with, not that others see it; a release waits for every store of the thread, those to global memory too (MEMBAR.ALL.GPU).
+INLINE void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
+INLINE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+// Bytes that come to this CTA's shared memory by themselves, counted by a barrier (mbarrier, 8 bytes), which serves once: one thread makes it
+// and says how many bytes it counts; whoever has waited for it sees them. Other threads know it after sync().
+INLINE void make_barrier(Address barrier) { asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory"); }
+INLINE void barriers_are_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+INLINE void expect(Address barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+INLINE void arrived(Address barrier) {
+    Word done;
+    do {
+        asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], 0; selp.u32 %0, 1, 0, p;}"
+                     : "=r"(done) : "r"(barrier) : "memory");
+    } while (!done);
+}
+// A block of weights, a multiple of 16 bytes. What was read and written in its place before lies before a sync() and before_blocks().
+INLINE void before_blocks() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+INLINE void copy_block(Address to, const void* from, int bytes, Address barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+// The same to all CTAs of the cluster whose bit is in `ranks`, each counting the bytes at its own barrier; read from the L2 once.
+INLINE void copy_block_to(Address to, const void* from, int bytes, Address barrier, int ranks) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;"
+                 ::"r"(to), "l"(from), "r"(bytes), "r"(barrier), "h"(static_cast<unsigned short>(ranks)) : "memory");
+}
+// To the CTA of `rank`, places and barrier as this CTA names its own.
+INLINE void push16(int rank, Address to, uint4 v, Address barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];"
+                 ::"r"(remote(to, rank)), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(remote(barrier, rank)) : "memory");
+}
+INLINE void push4(int rank, Address to, float v, Address barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];"
+                 ::"r"(remote(to, rank)), "f"(v), "r"(remote(barrier, rank)) : "memory");
 }
 
 #endif  // FUSED_EMULATED
