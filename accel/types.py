@@ -205,6 +205,7 @@ class Kernel:
         cooperative: all CTAs must be resident at once (they wait for one another); such a kernel is never launched otherwise.
         dependent: may begin before the kernel in front of it has ended (programmatic stream serialization); it waits itself.
         layers: names of the layers that it computes, for tables and errors.
+        reads_image: whether it looks at its first argument, so that it must be told when the image is somewhere else.
     """
 
     name: str
@@ -215,6 +216,7 @@ class Kernel:
     cooperative: bool = False
     dependent: bool = False
     layers: tuple[str, ...] = ()
+    reads_image: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,16 @@ layers     arena and logits are filled with NaN, then one fresh image is run; ea
 repeat     10,000 launches of one image, logits filled with NaN before each: all equal, bit for bit.
 threads    two contexts of one engine on two threads, 10,000 launches each, each with an image of its own.
 crowded    the same in one context, while a kernel that fills every multiprocessor runs again and again on another stream.
+images     8 images in memory of their own, prepared once: their bindings and the home one in random turn, with a graph and without, each
+           answer equal, bit for bit, to that of its image alone at home; then all 8 enqueued at once behind a gate, so that addresses are
+           set while launches of others wait; then the captured nodes are asked again whether they are cooperative. Also medians of µs with
+           the image at home, at an address that every call sets, copied, and read by a graph of its own: `device_us_home`, `_set`,
+           `_copied`, `_own`, and `host_us_…`.
 refused    a graph whose kernels would not be launched cooperatively, and a grid that does not fit: both must be refused.
 times      medians of µs: `device` between two events behind a gate, `chain` of back-to-back replays per call, `host` call and wait;
            of the schedule chain also what each kernel adds to those before it.
+carveout   the same graph with the largest carve-out of shared memory for every kernel, as the runtime has it, and with the driver's choice,
+           in turn: `device_us_largest`, `device_us_driver`, and of back-to-back replays `chain_us_…`.
 
 What the time did not suffice for is said as `not run`; exit code 1 if anything failed.
 """
@@ -40,6 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import fused_timing
 import reference
 from fused_context import Built, Context, build, fresh, opened
+from fused_images import images
 from fused_networks import NETWORKS, SHIPPED
 
 from accel import device
@@ -222,6 +230,10 @@ def further_checks(options: argparse.Namespace, draw: np.random.Generator) -> di
     count = options.launches
     return {
         "times": lambda built, schedule, until: _in(built, schedule, lambda c: fused_timing.times(c.runtime, c.stream, options.samples)),
+        "carveout": lambda built, schedule, until: _in(
+            built, schedule, lambda c: fused_timing.carveouts(c.runtime, c.stream, options.samples)
+        ),
+        "images": lambda built, schedule, until: images(built, schedule, draw, count, options.samples, until),
         "refused": lambda built, schedule, until: _in(built, schedule, refused),
         "repeat": lambda built, schedule, until: _in(built, schedule, lambda c: repeat(c, fresh(built, draw), count, until)),
         "threads": lambda built, schedule, until: threads(built, schedule, draw, count, until),
@@ -264,7 +276,8 @@ def used(built: Built) -> Iterator[str]:
 def line(row: dict[str, Any]) -> str:
     status = {True: "ok", False: "FAILED", None: "-"}[row["ok"]]
     told = ("worst", "launches", "differing", "competing_launches", "device_us", "chain_us", "host_us", "error", "reason", "skipped")
-    said = "  ".join(f"{name} {row[name]}" for name in told if name in row)
+    ways = [name for name in row if name.startswith(("device_us_", "chain_us_", "host_us_")) and not name.endswith("_turns")]
+    said = "  ".join(f"{name} {row[name]}" for name in (*told, *ways) if name in row)
     return f"{row['network']:<10} {row['schedule']:<8} {row['check']:<8} {status:<7} {said}"
 
 

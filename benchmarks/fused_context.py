@@ -15,7 +15,7 @@ from accel.exporters.fused import exporting
 from accel.exporters.fused.network import Network
 from accel.exporters.request import ExportRequest
 from accel.runtimes.fused import Fused
-from accel.types import Array, EngineEntry, EngineSource, TensorSpec, Variant
+from accel.types import Array, Binding, EngineEntry, EngineSource, TensorSpec, Variant
 
 NAN = 0xFF
 """Of every byte: NaN in FP16 and in FP32."""
@@ -35,8 +35,8 @@ class Built:
         self.file = folder / fused_plan.PLAN_FILE
         self.plan = fused_plan.read(self.file)
 
-    def source(self, schedule: str) -> EngineSource:
-        variant = Variant("fused", "fp16", (schedule,))
+    def source(self, schedule: str, *options: str) -> EngineSource:
+        variant = Variant("fused", "fp16", (*options, schedule))
         return EngineSource(variant, self.on, self.inputs, self.outputs, 1, entry=self.entry, file=self.file)
 
 
@@ -47,10 +47,10 @@ def build(name: str, make: Callable[[], Network], folder: Path, on: str) -> Buil
 class Context:
     """One open runtime with a stream of its own."""
 
-    def __init__(self, built: Built, schedule: str) -> None:
+    def __init__(self, built: Built, schedule: str, *options: str) -> None:
         self.built = built
         self.stream = device.open_stream(built.on)
-        runtime = runtimes.create(built.source(schedule))
+        runtime = runtimes.create(built.source(schedule, *options))
         assert isinstance(runtime, Fused)
         self.runtime = runtime
         runtime.open(self.stream)
@@ -69,10 +69,10 @@ class Context:
         driver.check(driver.bindings().cuMemcpyHtoDAsync(home.ptr, image.ctypes.data, image.nbytes, self.stream), "copying to the GPU")
         device.synchronize(self.stream)
 
-    def again(self) -> Array:
-        """The logits of one more launch, float32."""
+    def again(self, binding: Binding | None = None) -> Array:
+        """The logits of one more launch, float32, of the image at home or in `binding`."""
         self.poison()
-        self.runtime.enqueue(self.runtime.home)
+        self.runtime.enqueue(binding or self.runtime.home)
         (logits,) = self.staging.download(self.runtime.output(self.runtime.home)).values()
         self.runtime.check()
         return logits
@@ -83,11 +83,11 @@ class Context:
 
 
 @contextmanager
-def opened(built: Built, schedule: str, count: int = 1) -> Iterator[list[Context]]:
+def opened(built: Built, schedule: str, count: int = 1, *options: str) -> Iterator[list[Context]]:
     found: list[Context] = []
     try:
         for _ in range(count):
-            found.append(Context(built, schedule))
+            found.append(Context(built, schedule, *options))
         yield found
     finally:
         for context in found:

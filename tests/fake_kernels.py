@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import types
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ class KernelDriver(FakeDriver):
     kernels: name → what it does. launched: every launch, those into a graph too. allowed: what functions were allowed, by name.
     room: CTAs of a kernel that fit on one multiprocessor. clusters: how many fit at all. keeps: whether a graph keeps attributes.
     loaded: machine code by handle; it lives until it is unloaded. parameters: of a kernel that has not five.
+    arguments: of kernel nodes of instantiated graphs, where they were set: (graph, node) → addresses. templates: captured graphs that live.
     """
 
     CUlaunchConfig, CUlaunchAttribute, CUlaunchAttributeID = real.CUlaunchConfig, real.CUlaunchAttribute, real.CUlaunchAttributeID
@@ -55,6 +57,7 @@ class KernelDriver(FakeDriver):
         real.CUdevice_attribute,
         real.CUkernelNodeAttrID,
     )
+    CUshared_carveout, CUDA_KERNEL_NODE_PARAMS = real.CUshared_carveout, real.CUDA_KERNEL_NODE_PARAMS
 
     def __init__(self, kernels: dict[str, Emulated], capability: str = "9.0") -> None:
         super().__init__()
@@ -66,6 +69,8 @@ class KernelDriver(FakeDriver):
         self.room, self.clusters, self.keeps = 1, 8, True
         self.loaded: dict[int, bytes] = {}
         self.parameters: dict[str, int] = {}
+        self.arguments: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.templates: dict[int, Any] = {}
 
     def _cuDeviceGetAttribute(self, attribute: Any, handle: int) -> tuple[int]:  # noqa: N802
         return (self.capability[int(attribute)],)
@@ -80,7 +85,7 @@ class KernelDriver(FakeDriver):
 
     def cuModuleGetFunction(self, handle: int, name: bytes) -> tuple[Any, ...]:  # noqa: N802
         assert handle in self.loaded
-        return (Code.CUDA_SUCCESS, name.decode()) if name.decode() in self.kernels else (500,)
+        return (Code.CUDA_SUCCESS, Function(name.decode())) if name.decode() in self.kernels else (500,)
 
     def _cuFuncSetAttribute(self, function: str, attribute: Any, value: int) -> tuple[()]:  # noqa: N802
         self.allowed.setdefault(function, {})[attribute.name.removeprefix("CU_FUNC_ATTRIBUTE_")] = value
@@ -94,15 +99,19 @@ class KernelDriver(FakeDriver):
         return (self.clusters,)
 
     def _cuLaunchKernelEx(self, config: Any, function: str, parameters: int, extra: int) -> tuple[()]:  # noqa: N802
-        pointers = (ctypes.c_void_p * self.parameters.get(function, 5)).from_address(parameters)
-        arguments = tuple(ctypes.c_void_p.from_address(pointer).value or 0 for pointer in pointers)
+        arguments = self._read(parameters, function)
         attributes, cluster = self._attributes(config)
         launched = Launched(
             function, config.gridDimX, config.blockDimX, config.sharedMemBytes, int(config.hStream), attributes, cluster, arguments
         )
         self.launched.append(launched)
-        self.enqueue(_Work(launched, lambda: self.kernels[function](arguments)))
+        self.enqueue(_Work(launched, lambda given: self.kernels[function](given)))
         return ()
+
+    def _read(self, parameters: int, function: str) -> tuple[int, ...]:
+        """The arguments as the driver takes them, at the moment of the call."""
+        pointers = (ctypes.c_void_p * self.parameters.get(function, 5)).from_address(parameters)
+        return tuple(ctypes.c_void_p.from_address(pointer).value or 0 for pointer in pointers)
 
     def _attributes(self, config: Any) -> tuple[tuple[str, ...], int]:
         found = {attribute.id.name.removeprefix("CU_LAUNCH_ATTRIBUTE_"): attribute.value for attribute in config.attrs[: config.numAttrs]}
@@ -115,9 +124,47 @@ class KernelDriver(FakeDriver):
         kind = "KERNEL" if isinstance(node, _Work) else "MEMCPY"
         return (types.SimpleNamespace(name=f"CU_GRAPH_NODE_TYPE_{kind}"),)
 
+    def _cuStreamEndCapture(self, stream: int) -> tuple[list[Callable[[], None]]]:  # noqa: N802
+        (graph,) = super()._cuStreamEndCapture(stream)
+        self.templates[id(graph)] = graph
+        return (graph,)
+
+    def _cuGraphDestroy(self, graph: list[Callable[[], None]]) -> tuple[()]:  # noqa: N802
+        del self.templates[id(graph)]
+        return ()
+
+    def _cuGraphKernelNodeGetParams(self, node: _Work) -> tuple[Any]:  # noqa: N802
+        found, launched = real.CUDA_KERNEL_NODE_PARAMS(), node.launched
+        found.func = real.CUfunction(int(Function(launched.kernel)))
+        found.gridDimX, found.blockDimX, found.sharedMemBytes = launched.grid, launched.block, launched.shared
+        return (found,)
+
+    def _cuGraphExecKernelNodeSetParams(self, executable: int, node: _Work, parameters: Any) -> tuple[()]:  # noqa: N802
+        launched = node.launched
+        assert any(node is other for other in self.templates[executable]), "the graph that was captured must live"
+        shape = (parameters.gridDimX, parameters.blockDimX, parameters.sharedMemBytes)
+        assert (int(parameters.func), *shape) == (int(Function(launched.kernel)), launched.grid, launched.block, launched.shared)
+        self.arguments[executable, id(node)] = self._read(int(parameters.kernelParams), launched.kernel)
+        return ()
+
+    def _cuGraphLaunch(self, executable: int, stream: int) -> tuple[()]:  # noqa: N802
+        for work in self.graphs[executable]:
+            if isinstance(work, _Work):
+                work.run(self.arguments.get((executable, id(work)), work.launched.arguments))
+            else:
+                work()
+        return ()
+
     def _cuGraphKernelNodeGetAttribute(self, node: _Work, attribute: Any) -> tuple[Any]:  # noqa: N802
         assert attribute.name == "CU_LAUNCH_ATTRIBUTE_COOPERATIVE"
         return (types.SimpleNamespace(cooperative=int(node.launched.cooperative and self.keeps)),)
+
+
+class Function(str):
+    """A kernel's handle: its name, and a number as the real one has."""
+
+    def __int__(self) -> int:
+        return zlib.crc32(self.encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +172,7 @@ class _Work:
     """A node of a captured graph, or work on a stream."""
 
     launched: Launched
-    run: Callable[[], None]
+    run: Emulated
 
     def __call__(self) -> None:
-        self.run()
+        self.run(self.launched.arguments)

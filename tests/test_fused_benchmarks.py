@@ -6,6 +6,7 @@ fused_vs_tensorrt.py on a scripted set, and what it refuses to compare.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from accel.errors import GateError
 from accel.exporters.fused import exporting
 
 ROOT = Path(__file__).resolve().parents[1]
-CHECKS = ("layers", "times", "refused", "repeat", "threads", "crowded")
+CHECKS = ("layers", "times", "carveout", "images", "refused", "repeat", "threads", "crowded")
 
 
 class TimedDriver(KernelDriver):
@@ -51,7 +52,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setattr(fused_check, "NETWORKS", {"hand": handmade.network})
     monkeypatch.setattr(fused_check, "SHIPPED", ("hand",))
     monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
-    for name, value in {"WARM_S": 0.0, "LENGTH": 2, "ROUNDS": 2, "REPEATS": 2, "PART_LENGTH": 1}.items():
+    for name, value in {"WARM_S": 0.0, "LENGTH": 2, "ROUNDS": 2, "REPEATS": 2, "PART_LENGTH": 1, "WAY_ROUNDS": 2}.items():
         monkeypatch.setattr(fused_check.fused_timing, name, value)
 
     def run(kernels: dict[str, Any], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -78,6 +79,51 @@ def test_a_right_engine_passes_every_check_of_every_schedule(check: Callable[...
     assert "resident at once" in by["grid", "refused"]["does not fit"]
     assert list(by["chain", "times"]["kernels_us"]) == ["mean", "fc"]
     assert "cluster of one CTA" in record["left_out"]["hand"]["cluster"]
+
+
+def test_both_carve_outs_are_timed_in_turn_and_the_largest_is_what_stays(
+    check: Callable[..., tuple[int, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    allow = TimedDriver._cuFuncSetAttribute
+
+    def recorded(self: Any, function: str, attribute: Any, value: int) -> tuple[()]:
+        if "CARVEOUT" in attribute.name and function == "fc":
+            asked.append(value)
+        return allow(self, function, attribute, value)
+
+    monkeypatch.setattr(TimedDriver, "_cuFuncSetAttribute", recorded)
+    _, record = check(handmade.EMULATED)
+    (row,) = [row for row in record["rows"] if (row["schedule"], row["check"]) == ("chain", "carveout")]
+    assert {name: len(turns) for name, turns in row["device_us_turns"].items()} == {"largest": 2, "driver": 2}
+    assert (row["device_us_largest"], row["device_us_driver"]) == (1.0, 1.0)
+    # Once when it is opened for each check; in this one in turn, and back.
+    assert [value for value in asked if value == -1] == [-1, -1]
+    first = asked.index(-1)
+    assert asked[first - 1 : first + 4] == [100, -1, 100, -1, 100]
+
+
+def test_images_in_turn_are_answered_from_where_they_are_and_the_ways_to_bring_them_are_timed(
+    check: Callable[..., tuple[int, dict[str, Any]]],
+) -> None:
+    _, record = check(handmade.EMULATED)
+    for schedule in ("chain", "grid"):
+        (row,) = [row for row in record["rows"] if (row["schedule"], row["check"]) == (schedule, "images")]
+        # With a graph and without.
+        assert (row["launches"], row["differing"], row["differing_at_once"], row["blocked"]) == (10, 0, 0, 0)
+        assert row["image"] == "read where it is"
+        assert {name for name in row if name.startswith("host_us_")} == {
+            f"host_us_{way}" for way in ("home", "set", "copied", "own", "turns")
+        }
+
+
+def test_an_engine_that_answers_from_another_memory_than_the_bindings_fails(
+    check: Callable[..., tuple[int, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimedDriver, "_cuGraphExecKernelNodeSetParams", lambda *_: ())
+    code, record = check(handmade.EMULATED)
+    failed = {(row["schedule"], row["check"]) for row in record["rows"] if row["ok"] is False}
+    assert (code, failed) == (1, {("chain", "images"), ("grid", "images")})
 
 
 def test_an_engine_that_leaves_a_layer_out_or_wavers_fails(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:
@@ -133,6 +179,53 @@ def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
     assert [line.split()[-2:] for line in lines[1 : len(names)]] == [["100", "130"]] * (len(names) - 1)
     assert [line.split()[0] for line in lines if "patch there" in line] == ["last:"]
     assert f"{(len(names) - 1) * 100}" in lines[len(names)]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_model
+
+    yield fused_model
+    del sys.modules["fused_model"]
+
+
+def scripted(model: Any, file: Path, us: Callable[[int, Any], float], network: str = "student_b") -> Path:
+    steps = model.make(model.NETWORKS[network](), sms=model.SMS).steps
+    kernels = {f"step_{index:02}_{step.name}": us(index, step) for index, step in enumerate(steps)}
+    file.write_text(json.dumps({"rows": [{"network": network, "check": "layers"}, {"network": network, "kernels_us": kernels}]}))
+    return file
+
+
+def test_a_line_through_measured_times_is_found_again(model: Any, tmp_path: Path) -> None:
+    files = [
+        scripted(model, tmp_path / f"{name}.json", lambda index, step: 0.3 + 2.5 * step.body_us + (0 if index else 2.0), name)
+        for name in ("student_a", "student_b")
+    ]
+    found = model.summary(list(model.read(files)))
+    assert (found["between_us"], found["slope"], found["convolutions"]) == (pytest.approx(0.3), pytest.approx(2.5), 11)
+    assert found["rms_fitted_us"] == pytest.approx(0, abs=1e-9)
+    assert found["rms_left_out_us"] == pytest.approx(0, abs=1e-9)
+    assert found["rms_now_us"] > 0.5
+    # features of the same cut are in both students.
+    assert found["rms_alike_us"] == pytest.approx(0, abs=1e-9)
+    assert found["first_us"] > 2
+
+
+def test_kernels_of_another_plan_are_not_held_against_this_one(model: Any, tmp_path: Path) -> None:
+    file = scripted(model, tmp_path / "check.json", lambda index, step: 1.0)
+    file.write_text(file.read_text().replace("step_03", "step_33"))
+    with pytest.raises(SystemExit, match="are not those of its plan today"):
+        list(model.read([file]))
+
+
+def test_what_was_measured_on_an_h100_can_be_read(model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(ROOT / "results" / "h100" / "fused" / f"check-{name}.json") for name in ("shipped", "shapes")]
+    monkeypatch.setattr(sys, "argv", ["fused_model.py", *files])
+    assert model.main() == 0
+    said = capsys.readouterr().out
+    assert "convolutions     45" in said
+    assert re.search(r"rms_fitted_us +0\.\d+", said)
 
 
 @pytest.fixture

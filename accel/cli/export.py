@@ -49,6 +49,9 @@ def export(
     embed_preprocess: Annotated[
         bool, typer.Option("--embed-preprocess", help="Normalise inside the engine: its input is uint8 pixels, N×H×W×C.")
     ] = False,
+    tune_tiles: Annotated[
+        bool, typer.Option("--tune", help="Fused: choose each layer's tile by timing it on the GPU here; --budget, default 60s.")
+    ] = False,
     budget: tune.BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Export anew what is there; replace a bundle of another model.")] = False,
@@ -57,6 +60,7 @@ def export(
 ) -> None:
     """Export a model to engines, each held against the golden samples before it is kept."""
     from accel import api
+    from accel.api.tune_steps import parse_budget
     from accel.cli.output import print_rows
     from accel.cli.progress import drawn
     from accel.errors import UsageError
@@ -79,6 +83,8 @@ def export(
         min_batch=min_batch,
         opt_batch=opt_batch,
         max_batch=max_batch,
+        tune=tune_tiles,
+        **({"tune_s": parse_budget(budget)} if tune_tiles and budget is not None else {}),
     )
     how: dict[str, Any] = {"flavor": flavor, "options": options, "dry_run": dry_run, "force": force}
     where: dict[str, Any] = {"weights": weights, "input": input, "name": name, "device": device}
@@ -86,8 +92,8 @@ def export(
         demand_alone(to or [], {**what, **how, "options": options.given()})
         tune.run(model, format, export_csv, budget=budget, engines_dir=out, **where)
         return
-    if budget is not None:
-        raise UsageError("--budget is of a search, and none was asked for", remedy=f"add --to {BEST}, or leave --budget out")
+    if budget is not None and not tune_tiles:
+        raise UsageError("--budget is of a search, and none was asked for", remedy=f"add --to {BEST} or --tune, or leave --budget out")
     where["out"] = out
     with drawn() as progress:
         done = api.export(model, to or "onnx", **what, **where, **how, progress=progress)

@@ -21,12 +21,14 @@ class Graph:
         executable: the driver's CUgraphExec.
         nodes: how many nodes were captured.
         stream: the stream that it was captured on, uploaded to and is launched on.
+        kept: the nodes themselves, by which arguments of kernels can be set; empty unless the capture was told to keep them.
     """
 
-    def __init__(self, executable: Any, nodes: int, stream: int, device: str) -> None:
+    def __init__(self, executable: Any, nodes: int, stream: int, device: str, template: Any = None, kept: Sequence[Any] = ()) -> None:
         self.nodes, self.stream = nodes, stream
         self.executable = executable
-        self.close = weakref.finalize(self, _destroy, executable, device)
+        self.kept = tuple(kept)
+        self.close = weakref.finalize(self, _destroy, executable, template, device)
         # At exit the driver frees everything itself, and may be gone before a finaliser runs.
         self.close.atexit = False
 
@@ -63,7 +65,13 @@ def replay(binding: Binding) -> None:
             driver.check(result, "replaying a CUDA graph")
 
 
-def capture(device: str, stream: int, enqueue: Callable[[], None], inspect: Callable[[Sequence[Any]], None] | None = None) -> Graph:
+def capture(
+    device: str,
+    stream: int,
+    enqueue: Callable[[], None],
+    inspect: Callable[[Sequence[Any]], None] | None = None,
+    keep: bool = False,
+) -> Graph:
     """Capture what `enqueue` puts on `stream`, in thread-local mode, and upload it.
 
     Run `enqueue` once and wait for it beforehand: what a first call loads, allocates or chooses cannot be captured.
@@ -72,6 +80,7 @@ def capture(device: str, stream: int, enqueue: Callable[[], None], inspect: Call
         device: `cuda:N`, current on this thread.
         stream: not the default stream; nothing else may use it meanwhile.
         inspect: shown the nodes before they are instantiated; what it raises ends the capture.
+        keep: the captured graph with its nodes too, by which the driver knows what is set in the instantiated one.
 
     Raises:
         AccelError: something in it cannot be captured; the CUDA error is named. What `enqueue` or `inspect` raises goes through.
@@ -88,18 +97,26 @@ def capture(device: str, stream: int, enqueue: Callable[[], None], inspect: Call
             cuda.cuGraphDestroy(captured[0])
         raise
     graph = driver.check(cuda.cuStreamEndCapture(stream), "ending a capture")
+    found = None
     try:
-        _, nodes = driver.check(cuda.cuGraphGetNodes(graph), "counting the nodes of a CUDA graph")
+        _, count = driver.check(cuda.cuGraphGetNodes(graph), "counting the nodes of a CUDA graph")
+        nodes: Sequence[Any] = ()
+        if inspect is not None or keep:
+            nodes = driver.check(cuda.cuGraphGetNodes(graph, count), "listing the nodes of a CUDA graph")[0]
         if inspect is not None:
-            inspect(driver.check(cuda.cuGraphGetNodes(graph, nodes), "listing the nodes of a CUDA graph")[0])
+            inspect(nodes)
         executable = driver.check(cuda.cuGraphInstantiate(graph, 0), "instantiating a CUDA graph")
+        found = Graph(executable, int(count), stream, device, *((graph, nodes) if keep else ()))
     finally:
-        cuda.cuGraphDestroy(graph)
-    found = Graph(executable, int(nodes), stream, device)
+        if found is None or not keep:
+            cuda.cuGraphDestroy(graph)
     driver.check(cuda.cuGraphUpload(executable, stream), "uploading a CUDA graph")
     return found
 
 
-def _destroy(executable: Any, device: str) -> None:
+def _destroy(executable: Any, template: Any, device: str) -> None:
     driver.activate(device)
-    driver.check(driver.bindings().cuGraphExecDestroy(executable), "freeing a CUDA graph")
+    cuda = driver.bindings()
+    driver.check(cuda.cuGraphExecDestroy(executable), "freeing a CUDA graph")
+    if template is not None:
+        driver.check(cuda.cuGraphDestroy(template), "freeing what a CUDA graph was captured to")

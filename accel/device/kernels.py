@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from accel.device import driver
+from accel.device.graph import Call
 from accel.errors import AccelError, IncompatibleArtifact, RuntimeUnavailable
 from accel.types import Kernel
 
@@ -106,6 +108,7 @@ class Module:
             given.append((allow.CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1))
         for attribute, value in given:
             driver.check(cuda.cuFuncSetAttribute(function, attribute, value), f"allowing {kernel.name} what it needs")
+        prefer_shared(function, kernel)
         self._demand_room(function, kernel, instead)
         return function
 
@@ -136,26 +139,45 @@ class Launch:
 
     Args:
         arguments: addresses, in the order of the kernel's parameters.
+
+    Attributes:
+        function: the driver's handle of the kernel. parameters: the address of the addresses of its arguments, valid as long as this lives.
     """
 
     def __init__(self, module: Module, kernel: Kernel, arguments: Sequence[int], stream: int, instead: str) -> None:
         self.kernel = kernel
-        self._module = module
+        self._module, self._stream, self._instead = module, stream, instead
         self._values = (ctypes.c_void_p * len(arguments))(*arguments)
         start, size = ctypes.addressof(self._values), ctypes.sizeof(ctypes.c_void_p)
         self._pointers = (ctypes.c_void_p * len(arguments))(*(start + number * size for number in range(len(arguments))))
-        self._call = (
-            configure(kernel, stream, module.limits.capability),
-            module.function(kernel, instead),
-            ctypes.addressof(self._pointers),
-            0,
-        )
+        self.function, self.parameters = module.function(kernel, instead), ctypes.addressof(self._pointers)
+        self._call = (configure(kernel, stream, module.limits.capability), self.function, self.parameters, 0)
         self._launch = driver.bindings().cuLaunchKernelEx
+
+    def with_argument(self, position: int, address: int) -> Launch:
+        """The same launch, but for one argument."""
+        arguments = [value or 0 for value in self._values]
+        arguments[position] = address
+        return Launch(self._module, self.kernel, arguments, self._stream, self._instead)
 
     def __call__(self) -> None:
         result = self._launch(*self._call)
         if result[0]:
             driver.check(result, f"launching {self.kernel.name}")
+
+
+def prefer_shared(function: Any, kernel: Kernel, largest: bool = True) -> None:
+    """Ask for the largest carve-out of shared memory whenever `function` runs, or leave that to the driver again.
+
+    An SM changes its split of L1 cache and shared memory only when nothing runs on it. The driver chooses the split by what a kernel asks
+    for, so that two kernels of a chain which ask for different amounts could never be on an SM at once, and a dependent launch would
+    overlap nothing. With one split for all of them they can.
+    """
+    cuda = driver.bindings()
+    wanted = cuda.CUshared_carveout
+    value = wanted.CU_SHAREDMEM_CARVEOUT_MAX_SHARED if largest else wanted.CU_SHAREDMEM_CARVEOUT_DEFAULT
+    attribute = cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+    driver.check(cuda.cuFuncSetAttribute(function, attribute, int(value)), f"choosing the carve-out of {kernel.name}")
 
 
 def configure(kernel: Kernel, stream: int, capability: tuple[int, int]) -> Any:
@@ -189,9 +211,7 @@ def count_cooperative(nodes: Sequence[Any]) -> tuple[int, int]:
     """
     cuda = driver.bindings()
     kernels = cooperative = 0
-    for node in nodes:
-        if getattr(driver.check(cuda.cuGraphNodeGetType(node), "reading a node's type"), "name", "") != KERNEL_NODE:
-            continue
+    for node in filter(_is_kernel, nodes):
         kernels += 1
         asked = cuda.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
         value = driver.check(cuda.cuGraphKernelNodeGetAttribute(node, asked), "reading a kernel node's attribute")
@@ -209,6 +229,40 @@ def demand_cooperative(nodes: Sequence[Any], launched: Sequence[Kernel]) -> None
     wanted = sum(kernel.cooperative for kernel in launched)
     if (kernels, cooperative) != (len(launched), wanted):
         raise AccelError(f"{len(launched)} kernels were captured, {wanted} of them cooperative; the graph has {kernels} and {cooperative}")
+
+
+def nodes_of(nodes: Sequence[Any], launches: Sequence[Launch]) -> tuple[Any, ...]:
+    """Of a captured graph's nodes, the one that each of `launches` became, known by its function.
+
+    Raises:
+        AccelError: a launch has not exactly one.
+    """
+    cuda, found = driver.bindings(), dict[int, list[Any]]()
+    for node in filter(_is_kernel, nodes):
+        of = driver.check(cuda.cuGraphKernelNodeGetParams(node), "reading a kernel node's parameters")
+        found.setdefault(int(of.func), []).append(node)
+    of_launches = [found.get(int(launch.function), []) for launch in launches]
+    for launch, of_launch in zip(launches, of_launches, strict=True):
+        if len(of_launch) != 1:
+            raise AccelError(f"the captured graph has {len(of_launch)} nodes of the kernel {launch.kernel.name}")
+    return tuple(node for (node,) in of_launches)
+
+
+def argument_setter(executable: Any, node: Any, launch: Launch) -> Call:
+    """A call that gives `node` of an instantiated graph the arguments of `launch`, for the graph's launches from then on.
+
+    Shape and attributes of the node stay. `launch`, where the arguments lie, must live as long as the call; so must the graph that was
+    captured, to which `node` belongs.
+    """
+    cuda = driver.bindings()
+    parameters = driver.check(cuda.cuGraphKernelNodeGetParams(node), "reading a kernel node's parameters")
+    parameters.kernelParams = launch.parameters
+    return functools.partial(cuda.cuGraphExecKernelNodeSetParams, executable, node, parameters)
+
+
+def _is_kernel(node: Any) -> bool:
+    found = driver.check(driver.bindings().cuGraphNodeGetType(node), "reading a node's type")
+    return getattr(found, "name", "") == KERNEL_NODE
 
 
 def _attribute(name: str) -> Any:

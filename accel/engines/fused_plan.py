@@ -139,12 +139,15 @@ def rows(path: Path) -> list[dict[str, Any]]:
         CorruptArtifact: as `read`.
     """
     plan = read(path)
-    return [row for item in plan.schedules.values() for row in _rows(item, chosen=item.schedule == plan.chosen)]
+    found = [row for item in plan.schedules.values() for row in _rows(item, chosen=item.schedule == plan.chosen)]
+    # Nothing was timed: no column of it.
+    return found if any(row["tuned"] for row in found) else [{key: row[key] for key in row if key != "tuned"} for row in found]
 
 
 def _rows(item: Scheduled, chosen: bool) -> Iterator[dict[str, Any]]:
     used = next(iter(item.resources.values()), {})
     kernels = {layer: kernel for kernel in item.kernels for layer in kernel.layers}
+    tried = _tried(item)
     steps = item.plan.get("steps") or [{"layers": list(kernel.layers)} for kernel in item.kernels]
     for number, step in enumerate(steps):
         layers = step["layers"]
@@ -162,7 +165,21 @@ def _rows(item: Scheduled, chosen: bool) -> Iterator[dict[str, Any]]:
             "registers": of.registers if of else None,
             "spills": of.spills if of else None,
             "predicted_us": step.get("predicted_us"),
+            "tuned": next((tried[layer] for layer in layers if layer in tried), None),
         }
+
+
+def _tried(item: Scheduled) -> dict[str, str]:
+    """Layer → what came of timing other tiles of it: how many, and µs of the whole chain before and with the best of them."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in item.plan.get("tuned", {}).get("tried", []):
+        found.setdefault(one["layer"], []).append(one)
+    told = {}
+    for layer, of_layer in found.items():
+        best = min((one["us"] for one in of_layer if one["us"] is not None), default=None)
+        with_it = "none answers rightly" if best is None else f"{of_layer[0]['own_us']:.2f} → {best:.2f} µs"
+        told[layer] = f"{len(of_layer)} tried, {with_it}" + (", kept" if any(one["kept"] for one in of_layer) else "")
+    return told
 
 
 def _to_dict(item: Scheduled) -> dict[str, Any]:
@@ -185,7 +202,8 @@ def _scheduled(name: Schedule, data: Any, where: str) -> Scheduled:
 
 def _kernel(data: Any, where: str) -> Kernel:
     strict.check_keys({"kernel": data}, {"kernel": strict.is_object}, where, REMEDY)
-    found = strict.check_keys(data, _KERNEL, where, REMEDY)
+    # Engines of before do not say which kernels read the image: all of them are told where it is.
+    found = strict.check_keys({"reads_image": True, **data}, _KERNEL, where, REMEDY)
     if found["grid"] % found["cluster"]:
         raise CorruptArtifact(f"{where}: {found['grid']} CTAs are not whole clusters of {found['cluster']}", remedy=REMEDY)
     return Kernel(**{**found, "layers": tuple(found["layers"])})
@@ -225,9 +243,18 @@ def _is_outputs(value: Any) -> bool:
 
 
 def _is_plan(value: Any) -> bool:
-    """The planner's own words, of which only the layers of its steps are looked at."""
+    """The planner's own words, of which only the layers of its steps, and what was timed, are looked at."""
     steps = value.get("steps", []) if strict.is_object(value) else None
-    return isinstance(steps, list) and all(strict.is_object(step) and strict.is_texts(step.get("layers")) for step in steps)
+    known = isinstance(steps, list) and all(strict.is_object(step) and strict.is_texts(step.get("layers")) for step in steps)
+    return known and _is_tuned(value.get("tuned", {"tried": []}))
+
+
+def _is_tuned(value: Any) -> bool:
+    kinds = {"layer": strict.is_text, "tile": strict.is_object, "us": strict.or_null(strict.is_number)}
+    kinds |= {"own_us": strict.is_number, "kept": strict.is_bool}
+    return strict.is_object(value) and all(
+        strict.is_object(one) and all(key in one and kind(one[key]) for key, kind in kinds.items()) for one in value.get("tried", [])
+    )
 
 
 def _is_resources(value: Any) -> bool:
@@ -277,4 +304,5 @@ _KERNEL: dict[str, strict.Kind] = {
     "cooperative": strict.is_bool,
     "dependent": strict.is_bool,
     "layers": strict.is_texts,
+    "reads_image": strict.is_bool,
 }

@@ -79,7 +79,7 @@ FORMATS: dict[str, FormatInfo] = {
         source="onnx",
         module_first=True,
         batch=1,
-        options=("compute_capabilities",),
+        options=("compute_capabilities", "tune", "tune_s"),
         current="accel.exporters.fused.exporting:is_current",
         details="accel.engines.fused_plan:rows",
     ),

@@ -34,6 +34,7 @@ class BuildOptions:
         builds: how many plans are built, of which the fastest right one is kept.
         allow_mixed: keep a plan whose layers are partly in another precision, and record how many.
         min_batch, opt_batch, max_batch: of a dynamic batch; None takes DYNAMIC_BATCHES.
+        tune: of a fused engine: choose the tiles of its chain by timing them on the GPU. tune_s: about how long, in seconds.
     """
 
     workspace: int | None = None
@@ -48,6 +49,8 @@ class BuildOptions:
     min_batch: int | None = None
     opt_batch: int | None = None
     max_batch: int | None = None
+    tune: bool = False
+    tune_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.workspace is not None and self.workspace < 1:
@@ -57,6 +60,8 @@ class BuildOptions:
             raise UsageError(f"the optimization level {self.optimization_level} does not exist", remedy=f"choose one from {low} to {high}")
         if self.builds < 1:
             raise UsageError(f"{self.builds} builds make no plan", remedy="--builds 1 or more")
+        if self.tune_s <= 0:
+            raise UsageError(f"tiles cannot be tuned in {self.tune_s:g} s", remedy="--budget 60s")
         for text in self.compute_capabilities:
             if not _CAPABILITY.fullmatch(text):
                 raise UsageError(f"{text!r} is no compute capability", remedy="spell it as in --compute-capability 8.6,8.9,12.0")
@@ -88,6 +93,8 @@ class BuildOptions:
 
 def flag_of(option: str) -> str:
     """`--compute-capability` of the field `compute_capabilities`."""
+    if option == "tune_s":
+        return "--budget"
     return "--" + option.replace("capabilities", "capability").replace("_", "-")
 
 

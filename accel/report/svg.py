@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -73,11 +74,77 @@ def inline(svg: str, name: str) -> str:
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
     body = re.sub(r'\s+id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
     body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
+    body = re.sub(r'\sd="([^"]*)"', lambda found: f' d="{compact(found[1])}"', body)
     # A hundredth of a point is below what a screen shows.
-    body = re.sub(r'\s(?:d|points)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
+    body = re.sub(r'\s(?:x|y|points|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
     for stand_in, colour in _COLOURS.items():
         body = body.replace(stand_in, colour)
-    return re.sub(r"\n\s*", "\n", body).strip()
+    return re.sub(r"\n\s*", "\n", _classed(_ungrouped(body), name)).strip()
+
+
+def _ungrouped(body: str) -> str:
+    """Without the groups that say nothing of what they hold: matplotlib wraps each line and label in two of them."""
+    kept: list[bool] = []
+
+    def met(tag: re.Match[str]) -> str:
+        if tag[0] != "</g>":
+            kept.append(tag[0] != "<g>")
+            return tag[0] if kept[-1] else ""
+        return tag[0] if kept.pop() else ""
+
+    return re.sub(r"<g(?:\s[^>]*)?>|</g>", met, body)
+
+
+def _classed(body: str, name: str) -> str:
+    """Styles that stand there more than once, as classes of the figure's own style sheet."""
+    counts = Counter(re.findall(r' style="([^"]*)"', body))
+    names = {style: f"{name}-{number}" for number, style in enumerate(style for style, count in counts.items() if count > 1)}
+    if not names or "</style>" not in body:
+        return body
+    rules = "".join(f".{rule}{{{style}}}" for style, rule in names.items())
+    body = re.sub(r' style="([^"]*)"', lambda found: f' class="{names[found[1]]}"' if found[1] in names else found[0], body)
+    return body.replace("</style>", f"{rules}</style>", 1)
+
+
+def compact(path: str) -> str:
+    """The data of a path of straight lines in tenths of a point, each point as its distance from the one before: a fourth of the text.
+
+    Distances are between rounded points, so that errors do not add up; points that fall together are drawn once. A path with curves
+    keeps its words.
+    """
+    words = path.split()
+    if not set(words) - {"M", "L", "z"} <= {word for word in words if _NUMBER.fullmatch(word)}:
+        return " ".join(words)
+    out, at, start, command = [], (0, 0), (0, 0), ""
+    while words:
+        if words[0] in "MLz":
+            command = words.pop(0)
+        if command == "z":
+            out.append("z")
+            at = start
+            continue
+        x, y = (round(10 * float(words.pop(0))) for _ in range(2))
+        moved = x - at[0], y - at[1]
+        at = x, y
+        if command == "M":
+            out.append(f"M{_tenths(x)}{_joined(_tenths(y))}")
+            start, command = at, "L"
+        elif moved != (0, 0):
+            out.append(f"l{_tenths(moved[0])}{_joined(_tenths(moved[1]))}")
+    return "".join(out)
+
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def _tenths(value: int) -> str:
+    """A whole number of tenths, as short as SVG takes it: `-4`, `.5`, `12.3`."""
+    whole, tenth = divmod(abs(value), 10)
+    return "-" * (value < 0) + (f"{whole or ''}.{tenth}" if tenth else f"{whole}")
+
+
+def _joined(number: str) -> str:
+    return number if number.startswith("-") else f" {number}"
 
 
 def colour(number: int) -> str:

@@ -14,6 +14,7 @@ from accel.engines import fused_plan
 from accel.engines.fused_plan import FusedPlan, Schedule
 from accel.errors import AccelError, RuntimeUnavailable, UsageError
 from accel.runtimes.fused_engine import Engine, demand_named, file_of, forced, instead_of, leased
+from accel.runtimes.fused_image import EagerCall, GraphCall
 from accel.runtimes.inputs import check_inputs, static_inputs
 from accel.runtimes.state import OpenState, not_open
 from accel.types import Binding, DeviceArray, EngineSource, Kernel, TensorSpec
@@ -29,6 +30,9 @@ class Fused(OpenState):
 
     Machine code and weights are shared by all contexts of an engine; the input's place, the activations, State (barrier counters) and the
     logits are each context's own, so that two of them on two threads never meet.
+
+    A binding's image is read where it is (`fused_image.py`): it must stay as it is until the call has ended. The runtime holds the memory
+    of the last binding as long as the graph has its address.
 
     A wait between CTAs that runs out leaves an error word in State. `output` enqueues the copy of that word to pinned memory behind the
     call, and `check`, after the stream was waited for, reads it there: neither adds anything to `enqueue`. The word stays until it was
@@ -47,6 +51,7 @@ class Fused(OpenState):
         self._held = contextlib.ExitStack()
         self.engine: Engine | None = None
         self.launches: tuple[kernels.Launch, ...] = ()
+        self._call: GraphCall | EagerCall | None = None
         self._results: dict[str, DeviceArray] = {}
         self.buffers: dict[str, DeviceArray] = {}
         self._said: PinnedArray | None = None
@@ -101,12 +106,13 @@ class Fused(OpenState):
         self._launch()
         self._settle(stream)
         if "-graph" in source.variant.options:
-            self.enqueue = self._eager
+            self._call = EagerCall(self.launches, home, stream)
         else:
             self.graph = self._capture(engine.scheduled.kernels, stream)
-            self.enqueue = device.replay
-        self._home = Binding(home, self._native(home, home, stream))
-        self._facts = self._read_back(engine, schedule)
+            self._call = GraphCall(self.graph, self.launches, home)
+        self.enqueue = self._call.enqueue
+        self._home = Binding(home, self._call.prepare(home))
+        self._facts = self._read_back(engine, schedule, self._call.refused)
 
     def _clear(self, name: str) -> None:
         buffer = self.buffers[name]
@@ -139,26 +145,20 @@ class Fused(OpenState):
     def _capture(self, launched: Sequence[Kernel], stream: int) -> device.Graph:
         source = self.source
         try:
-            return device.capture(source.device, stream, self._launch, lambda nodes: kernels.demand_cooperative(nodes, launched))
+            return device.capture(source.device, stream, self._launch, lambda nodes: kernels.demand_cooperative(nodes, launched), keep=True)
         except AccelError as error:
             raise RuntimeUnavailable(
                 f"{source.variant} cannot be captured in a CUDA graph: {error.message}",
                 remedy=f"run it without one: {source.variant}-graph",
             ) from error
 
-    def _native(self, home: Mapping[str, DeviceArray], given: Mapping[str, DeviceArray], stream: int) -> tuple[Any, ...]:
-        return device.copies(home, given, stream) if self.graph is None else self.graph.calls(home, given)
-
-    def _eager(self, binding: Binding) -> None:
-        device.replay(binding)
-        self._launch()
-
-    def _read_back(self, engine: Engine, schedule: Schedule) -> dict[str, Any]:
+    def _read_back(self, engine: Engine, schedule: Schedule, refused: str) -> dict[str, Any]:
         source = self.source
+        image = f"copied: {refused}" if refused else "read where it is"
         facts: dict[str, Any] = {
             "provider": source.device,
             "options": list(source.variant.options),
-            "settings": {"schedule": schedule, "kernels": len(self.launches), "machine_code": engine.origin},
+            "settings": {"schedule": schedule, "kernels": len(self.launches), "machine_code": engine.origin, "image": image},
         }
         if self.graph is not None:
             facts["graph_nodes"] = self.graph.nodes
@@ -167,9 +167,10 @@ class Fused(OpenState):
         return facts
 
     def prepare(self, inputs: Mapping[str, DeviceArray]) -> Binding:
-        home = self.home.inputs
+        if self._call is None:
+            raise not_open()
         check_inputs(self._inputs, inputs, self.source.device)
-        return Binding(inputs, self._native(home, inputs, self._stream))
+        return Binding(inputs, self._call.prepare(inputs))
 
     def output(self, binding: Binding) -> Mapping[str, DeviceArray]:
         self._ask()
@@ -201,7 +202,7 @@ class Fused(OpenState):
 
     def close(self) -> None:
         self.enqueue, self._home, self._results, self.launches = _closed, None, {}, ()
-        self._tell, self._said = None, None
+        self._tell, self._said, self._call = None, None, None
         if self.graph is not None:
             self.graph.close()
             self.graph = None

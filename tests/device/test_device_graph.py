@@ -39,6 +39,17 @@ def test_a_capture_that_fails_leaves_the_stream_usable_and_nothing_behind(fake_d
     assert [call for call in fake_driver.calls[-3:] if call.startswith("cuGraph")] == ["cuGraphInstantiate", "cuGraphDestroy"]
 
 
+def test_a_graph_keeps_its_nodes_only_where_they_are_wanted(fake_driver: FakeDriver) -> None:
+    target = device.to_device(np.zeros(4), "float32", "cuda:0", 77)
+    for keep, kept in ((False, 0), (True, 1)):
+        fake_driver.calls.clear()
+        graph = device.capture("cuda:0", 77, lambda: device.copy(target, target.ptr, 77), keep=keep)
+        assert (graph.nodes, len(graph.kept)) == (1, kept)
+        assert fake_driver.calls.count("cuGraphDestroy") == 1 - kept
+        graph.close()
+        assert (fake_driver.calls.count("cuGraphDestroy"), fake_driver.calls.count("cuGraphExecDestroy")) == (1, 1)
+
+
 def test_a_replay_copies_what_is_not_at_its_place(fake_driver: FakeDriver) -> None:
     home = {name: device.to_device(np.zeros(4), "float32", "cuda:0", 77) for name in "ab"}
     given = {"a": device.to_device(np.full(4, 5), "float32", "cuda:0", 77), "b": home["b"]}

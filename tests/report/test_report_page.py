@@ -401,6 +401,37 @@ def test_a_number_keeps_its_unit_on_the_line() -> None:
     )
 
 
+def points(data: str) -> list[tuple[float, float]]:
+    """Of a path of `M` and relative `l`, where a number may follow another without a blank."""
+    found, at = [], (0.0, 0.0)
+    for command, numbers in re.findall(r"([Ml])([^Mlz]*)", data):
+        x, y = map(float, re.findall(r"-?(?:\d+\.?\d*|\.\d+)", numbers))
+        at = (x, y) if command == "M" else (at[0] + x, at[1] + y)
+        found.append(at)
+    return found
+
+
+def test_a_compact_path_goes_through_the_same_points() -> None:
+    draw = np.random.default_rng(0)
+    asked = np.cumsum(draw.normal(scale=3.0, size=(500, 2)), axis=0)
+    data = "M " + " \nL ".join(f"{x:.6f} {y:.6f}" for x, y in asked) + " \n"
+    assert np.abs(np.array(points(svg.compact(data))) - asked).max() <= 0.05 + 1e-9  # tenths, and no error is carried on
+    assert len(svg.compact(data)) < len(data) / 2
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("M 0 0 \nL 0 -3.5 \nL 12.34 -3.5 \nz\n", "M0 0l0-3.5l12.3 0z"),
+        ("M 1 1 \nL 1.04 1.01 \nL 0.5 1 \n", "M1 1l-.5 0"),  # points that fall together
+        ("M 1 1 L 2 2 z M 5 5 L 5 6", "M1 1l1 1zM5 5l0 1"),
+        ("M 0 1.5 \nC 0.4 1.5 0.8 1.3 1 1 \nz", "M 0 1.5 C 0.4 1.5 0.8 1.3 1 1 z"),
+    ],
+)
+def test_a_path_is_written_short(path: str, found: str) -> None:
+    assert svg.compact(path) == found
+
+
 def test_an_svg_file_becomes_an_element() -> None:
     file = (
         '<?xml version="1.0"?><!DOCTYPE svg PUBLIC "a" "http://a">\n<svg xmlns:xlink="http://x" width="9pt" height="8pt" viewBox="0 0 9 8" '
@@ -408,6 +439,17 @@ def test_an_svg_file_becomes_an_element() -> None:
         '<use xlink:href="#a" clip-path="url(#b)"/><clipPath id="b"/></g></svg>\n'
     )
     assert svg.inline(file, "f1") == (
-        '<svg viewBox="0 0 9 8">\n<g><path id="f1-a" d="M 1.23 2" style="stroke: var(--s1)"/>'
-        '<use href="#f1-a" clip-path="url(#f1-b)"/><clipPath id="f1-b"/></g></svg>'
+        '<svg viewBox="0 0 9 8">\n<path id="f1-a" d="M1.2 2" style="stroke: var(--s1)"/>'
+        '<use href="#f1-a" clip-path="url(#f1-b)"/><clipPath id="f1-b"/></svg>'
+    )
+
+
+def test_a_group_goes_if_it_says_nothing_and_a_style_that_repeats_becomes_a_class() -> None:
+    file = (
+        '<svg viewBox="0 0 9 8"><defs><style>*{a: b}</style></defs><g><g clip-path="url(#c)"><g><use style="x: 1"/></g>'
+        '<use style="y: 2"/></g><use style="x: 1"/></g><clipPath id="c"/></svg>'
+    )
+    assert svg.inline(file, "f2") == (
+        '<svg viewBox="0 0 9 8"><defs><style>*{a: b}.f2-0{x: 1}</style></defs><g clip-path="url(#f2-c)"><use class="f2-0"/>'
+        '<use style="y: 2"/></g><use class="f2-0"/><clipPath id="f2-c"/></svg>'
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,14 @@ from fake_cuda import Code, installed
 from fake_kernels import COOPERATIVE, SHARED, KernelDriver
 
 from accel import device, runtimes
-from accel.device import nvrtc
+from accel.device import kernels, nvrtc
 from accel.engines import fused_plan
 from accel.engines.fused_plan import FusedPlan, Scheduled
 from accel.errors import AccelError, CorruptArtifact, IncompatibleArtifact, RuntimeUnavailable, UsageError
-from accel.runtimes import fused_engine, gpu_call
+from accel.runtimes import fused_engine, fused_image, gpu_call
 from accel.runtimes.fused import Fused
 from accel.runtimes.session import Session
-from accel.types import EngineEntry, EngineSource, Kernel, TensorSpec, Variant
+from accel.types import Binding, DeviceArray, EngineEntry, EngineSource, Kernel, TensorSpec, Variant
 
 CODE = b"\x7fELF of a test"
 IN = TensorSpec("image", (1, handmade.CHANNELS, handmade.HEIGHT, handmade.WIDTH), "float16", "NCHW")
@@ -155,14 +157,178 @@ def test_a_large_cluster_is_asked_for_and_a_portable_one_is_not(world: World) ->
         runtime.close()
 
 
-def test_a_call_is_a_copy_unless_the_image_is_at_home_and_one_launch_of_the_graph(world: World) -> None:
-    runtime = world.opened()
-    binding = runtime.prepare({"image": device.to_device(some_image(), "float16", "cuda:0", 77)})
-    for given, calls in ((binding, ["cuMemcpyDtoDAsync", "cuGraphLaunch"]), (runtime.home, ["cuGraphLaunch"])):
-        world.driver.calls.clear()
-        runtime.enqueue(given)
-        assert world.driver.calls == calls
+@pytest.mark.parametrize(("spelling", "names"), [("fused:fp16+chain", {"mean", "fc"}), ("fused:fp16+grid", {"whole"})])
+def test_every_kernel_asks_for_the_largest_carve_out_whatever_shared_memory_it_takes(world: World, spelling: str, names: set[str]) -> None:
+    runtime = world.opened(spelling)
+    assert {name: of["PREFERRED_SHARED_MEMORY_CARVEOUT"] for name, of in world.driver.allowed.items()} == dict.fromkeys(names, 100)
     runtime.close()
+
+
+def test_the_carve_out_can_be_left_to_the_driver_again(world: World) -> None:
+    runtime = world.opened("fused:fp16+chain")
+    for launch in runtime.launches:
+        kernels.prefer_shared(launch.function, launch.kernel, largest=False)
+    assert {of["PREFERRED_SHARED_MEMORY_CARVEOUT"] for of in world.driver.allowed.values()} == {-1}
+    runtime.close()
+
+
+SET, COPY, LAUNCH = "cuGraphExecKernelNodeSetParams", "cuMemcpyDtoDAsync", "cuGraphLaunch"
+
+
+def resident(seed: int, offset: int = 0) -> DeviceArray:
+    """An image in GPU memory of its own, `offset` bytes behind its beginning."""
+    image = some_image(seed).astype(np.float16)
+    memory = device.to_device(np.frombuffer(bytes(offset) + image.tobytes(), np.uint8), "uint8", "cuda:0", 77)
+    return DeviceArray(memory.ptr + offset, IN.shape, IN.dtype, "cuda:0", memory)  # type: ignore[arg-type]
+
+
+def answered(runtime: Fused, binding: Binding) -> np.ndarray:
+    runtime.enqueue(binding)
+    return device.to_numpy(runtime.output(binding)["logits"], 77)
+
+
+def calls_of(world: World, call: Callable[[], object]) -> list[str]:
+    world.driver.calls.clear()
+    call()
+    return list(world.driver.calls)
+
+
+@pytest.mark.parametrize("spelling", ["fused:fp16+chain", "fused:fp16+grid", "fused:fp16+chain-graph", "fused:fp16+grid-graph"])
+def test_bindings_in_turn_answer_the_image_that_each_has_in_its_own_memory(world: World, spelling: str) -> None:
+    runtime = world.opened(spelling)
+    at_home = infer(runtime, some_image(9))
+    bindings = {seed: runtime.prepare({"image": resident(seed)}) for seed in range(3)}
+    for seed in (0, 1, 0, 1, 1, 2, 0):
+        np.testing.assert_allclose(answered(runtime, bindings[seed]), handmade.answer(some_image(seed)), rtol=1e-2, atol=1e-3)
+    # Nothing was copied over what home has.
+    np.testing.assert_array_equal(answered(runtime, runtime.home), at_home)
+    np.testing.assert_allclose(answered(runtime, bindings[2]), handmade.answer(some_image(2)), rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(infer(runtime, some_image(5)), handmade.answer(some_image(5)), rtol=1e-2, atol=1e-3)
+    runtime.close()
+
+
+def test_the_address_is_set_where_it_is_another_one_and_a_call_is_one_launch_otherwise(world: World) -> None:
+    runtime = world.opened()
+    one, two = (runtime.prepare({"image": resident(seed)}) for seed in range(2))
+    for binding, calls in (
+        (runtime.home, [LAUNCH]),
+        (one, [SET, LAUNCH]),
+        (one, [LAUNCH]),
+        (two, [SET, LAUNCH]),
+        (runtime.home, [SET, LAUNCH]),
+        (runtime.home, [LAUNCH]),
+    ):
+        assert calls_of(world, lambda binding=binding: runtime.enqueue(binding)) == calls  # type: ignore[misc]
+    # Another binding of the same memory is no other place.
+    again = runtime.prepare(runtime.home.inputs)
+    assert calls_of(world, lambda: runtime.enqueue(again)) == [LAUNCH]
+    assert runtime.facts["settings"]["image"] == "read where it is"
+    runtime.close()
+
+
+def test_only_kernels_that_read_the_image_are_told_and_of_an_older_engine_all_of_them(world: World) -> None:
+    def older(plan: dict[str, Any]) -> None:
+        for kernel in plan["schedules"]["chain"]["kernels"]:
+            del kernel["reads_image"]
+
+    for change, count in ((lambda plan: None, 1), (older, 2)):
+        runtime = world.opened("fused:fp16+chain", change=change)
+        binding = runtime.prepare({"image": resident(3)})
+        assert calls_of(world, lambda: runtime.enqueue(binding)) == [*[SET] * count, LAUNCH]  # noqa: B023
+        np.testing.assert_allclose(answered(runtime, binding), handmade.answer(some_image(3)), rtol=1e-2, atol=1e-3)
+        runtime.close()
+
+
+@pytest.mark.parametrize("spelling", ["fused:fp16+chain", "fused:fp16+chain-graph"])
+def test_an_image_at_an_odd_address_is_copied_to_its_place_and_read_there(world: World, spelling: str) -> None:
+    runtime = world.opened(spelling)
+    even, odd = (runtime.prepare({"image": resident(seed, offset=16 + seed)}) for seed in range(2))
+    for seed, binding in ((0, even), (1, odd), (0, even), (1, odd), (1, odd)):
+        np.testing.assert_allclose(answered(runtime, binding), handmade.answer(some_image(seed)), rtol=1e-2, atol=1e-3)
+    if runtime.graph:
+        assert calls_of(world, lambda: runtime.enqueue(odd)) == [COPY, LAUNCH]
+        assert calls_of(world, lambda: runtime.enqueue(even)) == [SET, LAUNCH]
+        assert calls_of(world, lambda: runtime.enqueue(odd)) == [SET, COPY, LAUNCH]
+    else:
+        assert calls_of(world, lambda: runtime.enqueue(odd)) == [COPY, *["cuLaunchKernelEx"] * 2]
+    runtime.close()
+
+
+def test_bytes_can_be_read_anywhere_and_halves_at_even_addresses() -> None:
+    def image(ptr: int, dtype: str) -> DeviceArray:
+        return DeviceArray(ptr, (1, 4, 4, 3), dtype, "cuda:0", None)
+
+    assert [fused_image.is_aligned(image(ptr, "float16")) for ptr in (256, 258, 257)] == [True, True, False]
+    assert fused_image.is_aligned(image(257, "uint8"))
+
+
+def test_memory_whose_address_is_in_the_graph_lives_until_another_is_set(world: World) -> None:
+    runtime = world.opened()
+    image = resident(4)
+    alive = weakref.ref(image.owner)
+    binding = runtime.prepare({"image": image})
+    runtime.enqueue(binding)
+    del image, binding
+    gc.collect()
+    assert alive() is not None
+    runtime.enqueue(runtime.home)
+    gc.collect()
+    assert alive() is None
+    runtime.close()
+
+
+def test_where_the_driver_does_not_let_it_be_set_the_image_is_copied_and_the_facts_say_so(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.driver.fail[SET] = Code.CUDA_ERROR_ILLEGAL_ADDRESS
+    runtime = world.opened()
+    del world.driver.fail[SET]
+    assert "copied: setting the image's address in a CUDA graph failed" in runtime.facts["settings"]["image"]
+    assert "the image is copied in every call" in caplog.text
+    bindings = [runtime.prepare({"image": resident(seed)}) for seed in range(2)]
+    for seed in (0, 1, 0):
+        np.testing.assert_allclose(answered(runtime, bindings[seed]), handmade.answer(some_image(seed)), rtol=1e-2, atol=1e-3)
+    assert calls_of(world, lambda: runtime.enqueue(bindings[1])) == [COPY, LAUNCH]
+    assert calls_of(world, lambda: runtime.enqueue(runtime.home)) == [LAUNCH]
+    runtime.close()
+
+
+def test_a_graph_that_lacks_a_node_of_a_kernel_is_no_reason_not_to_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = kernels.nodes_of
+    monkeypatch.setattr(kernels, "nodes_of", lambda nodes, launches: found((), launches))
+    runtime = world.opened("fused:fp16+chain")
+    assert runtime.facts["settings"]["image"] == "copied: the captured graph has 0 nodes of the kernel mean"
+    runtime.close()
+
+
+def test_an_address_that_could_not_be_set_is_an_error_and_is_set_by_the_next_call(world: World) -> None:
+    runtime = world.opened()
+    binding = runtime.prepare({"image": resident(6)})
+    world.driver.fail[SET] = Code.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(AccelError, match="setting the image's address in a CUDA graph failed: CUDA_ERROR_ILLEGAL_ADDRESS"):
+        runtime.enqueue(binding)
+    del world.driver.fail[SET]
+    # Not even home is taken to be what the graph reads.
+    assert calls_of(world, lambda: runtime.enqueue(runtime.home)) == [SET, LAUNCH]
+    np.testing.assert_allclose(answered(runtime, binding), handmade.answer(some_image(6)), rtol=1e-2, atol=1e-3)
+    runtime.close()
+
+
+def test_without_a_graph_the_launches_have_the_bindings_address(world: World) -> None:
+    runtime = world.opened("fused:fp16+chain-graph")
+    image = resident(7)
+    binding = runtime.prepare({"image": image})
+    world.driver.launched.clear()
+    assert calls_of(world, lambda: runtime.enqueue(binding)) == ["cuLaunchKernelEx"] * 2
+    assert [launch.arguments[0] for launch in world.driver.launched] == [image.ptr, runtime.home.inputs["image"].ptr]
+    runtime.close()
+
+
+def test_what_was_captured_is_kept_as_long_as_addresses_are_set_by_it(world: World) -> None:
+    runtime = world.opened()
+    assert len(world.driver.templates) == 1
+    runtime.close()
+    assert (world.driver.templates, world.driver.graphs) == ({}, {})
 
 
 def test_without_the_graph_every_call_launches_the_kernels(world: World) -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 from exporters.fused import handmade
 
 from accel import device, runtimes
-from accel.device import kernels
+from accel.device import driver, kernels
 from accel.errors import AccelError, RuntimeUnavailable
 from accel.exporters import ExportRequest
 from accel.exporters.fused import exporting
@@ -79,6 +79,61 @@ def test_a_call_does_not_wait_for_the_gpu(make: MakeSource, spelling: str) -> No
         session.runtime.enqueue(session.runtime.home)
     device.synchronize(session.stream)
     assert not gate.blocked
+    session.close()
+
+
+SPELLINGS = ["fused:fp16+chain", "fused:fp16+chain-graph", "fused:fp16+grid", "fused:fp16+grid-graph"]
+
+
+@pytest.mark.parametrize("spelling", ["fused:fp16+chain", "fused:fp16+grid"])
+def test_every_kernel_has_the_largest_carve_out(make: MakeSource, spelling: str) -> None:
+    session = Session(make(spelling))
+    runtime, cuda = session.runtime, driver.bindings()
+    assert isinstance(runtime, Fused)
+    asked = cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT
+    found = [driver.check(cuda.cuFuncGetAttribute(asked, launch.function), "reading a carve-out") for launch in runtime.launches]
+    assert found == [int(cuda.CUshared_carveout.CU_SHAREDMEM_CARVEOUT_MAX_SHARED)] * len(runtime.launches)
+    session.close()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_images_are_read_where_each_binding_has_them(make: MakeSource, spelling: str) -> None:
+    session = Session(make(spelling))
+    runtime, stream = session.runtime, session.stream
+    assert isinstance(runtime, Fused)
+    assert runtime.facts["settings"]["image"] == "read where it is"
+    single = [session.run({"image": image(seed)})["logits"] for seed in range(8)]
+    arrays = [device.to_device(image(seed), "float16", "cuda:0", stream) for seed in range(8)]
+    bindings = [runtime.prepare({"image": array}) for array in arrays]
+    draw = np.random.default_rng(5)
+    for seed in draw.integers(-1, 8, 500):
+        binding = runtime.home if seed < 0 else bindings[seed]
+        runtime.enqueue(binding)
+        # Home has what the last of the single calls put there.
+        np.testing.assert_array_equal(device.to_numpy(runtime.output(binding)["logits"], stream), single[seed])
+    if runtime.graph is not None:
+        kernels.demand_cooperative(runtime.graph.kept, runtime.engine.scheduled.kernels)  # type: ignore[union-attr]
+    session.close()
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_launch_under_way_keeps_its_address_and_setting_another_waits_for_nothing(make: MakeSource, spelling: str) -> None:
+    session = Session(make(spelling))
+    runtime, stream = session.runtime, session.stream
+    assert stream is not None
+    single = [session.run({"image": image(seed)})["logits"] for seed in range(8)]
+    bindings = [runtime.prepare({"image": device.to_device(image(seed), "float16", "cuda:0", stream)}) for seed in range(8)]
+    answers = [device.empty((1, handmade.CLASSES), "float32", "cuda:0") for _ in bindings]
+    gate = device.Gate(stream, watchdog_s=3.0)
+    gate.hold()
+    for binding, answer in zip(bindings, answers, strict=True):
+        runtime.enqueue(binding)
+        device.copy(answer, runtime.output(binding)["logits"].ptr, stream)
+    gate.open()
+    device.synchronize(stream)
+    assert not gate.blocked
+    for answer, expected in zip(answers, single, strict=True):
+        np.testing.assert_array_equal(device.to_numpy(answer, stream), expected)
     session.close()
 
 

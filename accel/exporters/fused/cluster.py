@@ -10,10 +10,12 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from accel.errors import UnsupportedOperator
-from accel.exporters.fused.network import INPUT, Convolution, Layer, Linear, Network, Pool, Shape, refused
+from accel.exporters.fused.cluster_chain import Head, chain_of
+from accel.exporters.fused.cluster_places import SHARED, Placed, Wanted, placed
+from accel.exporters.fused.network import Convolution, Network, refused
 from accel.exporters.fused.tiles import (
     CLOCK,
     LATENCY,
@@ -31,13 +33,8 @@ from accel.exporters.fused.tiles import (
 
 CTAS = 16
 """Of the cluster: the most that Hopper takes, with the attribute for sizes that are not portable."""
-SHARED = 227 * 1024
-"""Bytes a CTA of sm_90 can have."""
 REGISTERS = 232
 """A lane's, of 255, in the estimate: one CTA of 256 threads an SM."""
-BARRIER_BYTES = 128
-"""Of the barriers of blocks, 8 bytes each."""
-ALIGNMENT = 128
 ORDERS = 200
 """In which the places in shared memory are given out, until one is the best."""
 PRICES = (0.0, 0.02, 0.03, 0.04, 0.06, 0.08, 0.16)
@@ -122,27 +119,6 @@ class Stem:
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
-    """The linear layer behind the mean over `pixels`; None: the mean, or the last convolution, is the answer itself."""
-
-    layers: tuple[Layer, ...]
-    linear: Linear | None
-    outputs: int
-    pixels: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Placed:
-    """Something in shared memory: `place` in bytes, and the steps in which it lives, both ends included."""
-
-    name: str
-    place: int
-    size: int
-    first: int
-    last: int
-
-
-@dataclasses.dataclass(frozen=True)
 class ClusterPlan:
     """Attributes:
     places: by name: `raw`, `means`, `shares`, `head`, and `weights`, `patch`, `sums` with the number of a layer (`patch 1`).
@@ -163,7 +139,7 @@ def plan_cluster(network: Network) -> ClusterPlan:
     Raises:
         UnsupportedOperator: a layer that this schedule does not compute, or weights that have no room, with the bytes.
     """
-    convolutions, head = _chain_of(network)
+    convolutions, head = chain_of(network)
     candidates = [list(_layered(layer)) for layer in convolutions[1:]]
     for layer, found in zip(convolutions[1:], candidates, strict=True):
         if not found:
@@ -187,57 +163,13 @@ def plan_cluster(network: Network) -> ClusterPlan:
     return best
 
 
-def _chain_of(network: Network) -> tuple[list[Convolution], Head]:
-    """The convolutions, each of which reads the one before, and what ends the network; refuses by name what this schedule does not do."""
-    layers = list(network.layers)
-    convolutions: list[Convolution] = []
-    before = INPUT
-    while layers and isinstance(layer := layers[0], Convolution):
-        if layer.groups > 1:
-            raise refused(layer.name, "convolution", "the schedule cluster computes no grouped convolutions")
-        if layer.residual is not None:
-            raise refused(layer.name, "convolution", "the schedule cluster adds no residuals")
-        if layer.source != before:
-            raise refused(layer.name, "convolution", f"the schedule cluster takes chains alone, and it reads {layer.source!r}")
-        before = layer.name
-        convolutions.append(layer)
-        layers.pop(0)
-    if len(convolutions) < 2:
-        name = network.layers[min(len(convolutions), len(network.layers) - 1)].name
-        raise refused(name, "network", "the schedule cluster begins with two or more convolutions")
-    last, rest = convolutions[-1], tuple(layers)
-    head = _head(last.output, rest)
-    if head is None or (rest and rest[0].source != last.name):
-        raise refused(
-            rest[0].name if rest else last.name,
-            type(rest[0] if rest else last).__name__.lower(),
-            "the schedule cluster ends with a global average, a linear layer, or both",
-        )
-    return convolutions, head
-
-
-def _head(given: Shape, rest: tuple[Layer, ...]) -> Head | None:
-    pooled = bool(rest) and isinstance(pool := rest[0], Pool) and pool.is_global and pool.how == "average"
-    behind = rest[1:] if pooled else rest
-    if not behind:
-        return Head(rest, None, given.channels, given.pixels) if pooled or given.pixels == 1 else None
-    linear = behind[0]
-    if len(behind) > 1 or not isinstance(linear, Linear) or not (pooled or given.pixels == 1):
-        return None
-    return Head(rest, linear, linear.output.channels, given.pixels)
-
-
 # Splits of one layer.
-
-
-def _powers(most: int) -> Iterator[int]:
-    return itertools.takewhile(lambda value: value <= most, (2**exponent for exponent in range(8)))
 
 
 def _layered(layer: Convolution) -> Iterator[Layered]:
     """Each way to divide a layer among the CTAs, with the warps that the model prefers there."""
     height, width, pieces = layer.output.height, layer.output.width, padded(layer.output.channels) // 8
-    for parts_y, parts_x, parts_n in itertools.product(_powers(CTAS), repeat=3):
+    for parts_y, parts_x, parts_n in itertools.product((1, 2, 4, 8, 16), repeat=3):
         if parts_y * parts_x * parts_n > CTAS or parts_y > height or parts_x > width or parts_n > pieces:
             continue
         ways = [
@@ -416,7 +348,7 @@ def _arranged(stem: Stem, layers: Sequence[Layered], head: Head) -> tuple[dict[s
     by_need = sorted(wanted, key=lambda item: (item.end, -item.size))
     for turn in range(ORDERS):
         order = by_need if turn <= 1 else draw.sample(wanted, len(wanted))
-        found = _placed(order, draw if turn % 2 else None)
+        found = placed(order, draw if turn % 2 else None)
         if found is None:
             continue
         for number, of in enumerate(layers, 1):
@@ -426,17 +358,6 @@ def _arranged(stem: Stem, layers: Sequence[Layered], head: Head) -> tuple[dict[s
         if best is None or sum(micros) < sum(best[1]):
             best = found, micros
     return best
-
-
-@dataclasses.dataclass(frozen=True)
-class Wanted:
-    """Something that needs a place: the earliest and the latest step with which its life may begin, and the step with which it ends."""
-
-    name: str
-    size: int
-    earliest: int
-    latest: int
-    end: int
 
 
 def _wanted(stem: Stem, layers: Sequence[Layered], head: Head) -> list[Wanted]:
@@ -455,42 +376,6 @@ def _wanted(stem: Stem, layers: Sequence[Layered], head: Head) -> list[Wanted]:
             found.append(Wanted(f"sums {i}", of.sums_bytes, i, i, i))
     found.append(Wanted("head", head.outputs * tile.n * 2 + -(-head.outputs // 4) * 16, 0, last - 1, last))
     return found
-
-
-def _placed(order: Sequence[Wanted], draw: random.Random | None) -> dict[str, Placed] | None:
-    """Places taken one after another, each life begun as late as it may; then, in the order of need, as early as there is room.
-
-    Args:
-        draw: decides between the lowest place and the highest; without it all are the lowest.
-    """
-
-    def from_above() -> bool:
-        return draw is not None and draw.random() < 0.5
-
-    found = {"barriers": Placed("barriers", 0, BARRIER_BYTES, 0, max(item.end for item in order))}
-    for item in order:
-        place = _gap(found.values(), item.size, item.latest, item.end, from_above())
-        if place is None:
-            return None
-        found[item.name] = Placed(item.name, place, item.size, item.latest, item.end)
-    for item in sorted(order, key=lambda item: item.end):
-        others = [other for other in found.values() if other.name != item.name]
-        for first in range(item.earliest, item.latest):
-            if (place := _gap(others, item.size, first, item.end, from_above())) is not None:
-                found[item.name] = Placed(item.name, place, item.size, first, item.end)
-                break
-    return found
-
-
-def _gap(items: Iterable[Placed], size: int, first: int, last: int, above: bool) -> int | None:
-    """The lowest place (or the highest) of `size` bytes that nothing else has in the steps from `first` to `last`."""
-    taken = sorted((item.place, item.place + item.size) for item in items if item.first <= last and first <= item.last)
-    gaps, free = [], 0
-    for start, end in (*taken, (SHARED, SHARED)):
-        if free + size <= start:
-            gaps.append((start - size) // ALIGNMENT * ALIGNMENT if above else free)
-        free = max(free, -(-end // ALIGNMENT) * ALIGNMENT)
-    return (gaps[-1] if above else gaps[0]) if gaps else None
 
 
 def _micros(stem: Stem, layers: Sequence[Layered], places: dict[str, Placed]) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from accel.exporters.fused import from_onnx, from_torch
 from accel.exporters.fused.compiling import compile
 from accel.exporters.fused.network import Network, Pool, Shape
 from accel.exporters.fused.program import Program
+from accel.exporters.fused.tuning import Tuned, tune
 from accel.exporters.preparing import prepare
 from accel.exporters.request import ExportRequest
 from accel.files import disk_errors, sha256_bytes, sha256_file, write_text
@@ -60,7 +61,8 @@ def export_network(network: Network, request: ExportRequest, pixels: Pixels | No
     started = time.monotonic()
     targets, stated = capabilities(request)
     sms = multiprocessors(request, targets)
-    programs, left_out = for_targets(*generate(network, sms, pixels), targets)
+    tuned = tune_chain(network, request, targets, sms, pixels) if request.options.tune else None
+    programs, left_out = for_targets(*generate(network, sms, pixels, tuned), targets)
     proof = prove(network, programs)
     plan = _write(request, programs, left_out, targets, sms)
     toolchain = {
@@ -136,8 +138,12 @@ def capabilities(request: ExportRequest) -> tuple[tuple[str, ...], str]:
         return asked, f"{', '.join(asked)} (asked for)"
     if request.device == "cpu":
         return (DEFAULT_CAPABILITY,), f"{DEFAULT_CAPABILITY} (no GPU was named: the default)"
-    here = ".".join(map(str, kernels.limits(request.device).capability))
+    here = _capability(request.device)
     return (here,), f"{here} (the GPU here)"
+
+
+def _capability(on: str) -> str:
+    return ".".join(map(str, kernels.limits(on).capability))
 
 
 def multiprocessors(request: ExportRequest, targets: Sequence[str]) -> int:
@@ -149,8 +155,26 @@ def multiprocessors(request: ExportRequest, targets: Sequence[str]) -> int:
     return min(SMS.get(target, SMS[DEFAULT_CAPABILITY]) for target in targets)
 
 
-def generate(network: Network, sms: int, pixels: Pixels | None = None) -> tuple[dict[Schedule, Program], dict[str, str]]:
-    """The network in every schedule that takes it, and schedule → reason for the others.
+def tune_chain(network: Network, request: ExportRequest, targets: Sequence[str], sms: int, pixels: Pixels | None) -> Tuned:
+    """The tiles of the chain that are fastest on the GPU of `request`.
+
+    Raises:
+        UsageError: there is no GPU, or the engine is for others than that.
+    """
+    if request.device != "cpu" and (here := _capability(request.device)) not in targets:
+        raise UsageError(
+            f"--tune times tiles on the GPU here, of compute capability {here}; the engine is for {', '.join(targets)}",
+            remedy="leave --tune or --compute-capability out",
+        )
+    image: dict[str, Any] = {} if pixels is None else {"input_dtype": "uint8", "pixels": pixels}
+    capability = "" if request.device == "cpu" else _capability(request.device)
+    return tune(network, request.device, capability, sms=sms, seconds=request.options.tune_s, progress=request.progress, **image)
+
+
+def generate(
+    network: Network, sms: int, pixels: Pixels | None = None, tuned: Tuned | None = None
+) -> tuple[dict[Schedule, Program], dict[str, str]]:
+    """The network in every schedule that takes it, and schedule → reason for the others; tiles that were tuned are the chain's alone.
 
     Raises:
         UnsupportedOperator: none takes it; the reason is that of the first.
@@ -160,8 +184,10 @@ def generate(network: Network, sms: int, pixels: Pixels | None = None) -> tuple[
     generator = _generator()
     image: dict[str, Any] = {} if pixels is None else {"input_dtype": "uint8", "pixels": pixels}
     for schedule in SCHEDULES:
+        timed = tuned if schedule == "chain" else None
         try:
-            programs[schedule] = generator(network, schedule, sms=sms, **image)
+            program = generator(network, schedule, sms=sms, **image, **({"tuning": timed.tuning} if timed else {}))
+            programs[schedule] = dataclasses.replace(program, plan={**program.plan, "tuned": timed.to_dict()}) if timed else program
         # A layer that cannot be expressed (UnsupportedOperator), or a schedule that is not written yet.
         except UsageError as error:
             refused[schedule] = error
@@ -204,7 +230,10 @@ def choose(programs: Mapping[Schedule, Program]) -> tuple[Schedule, str]:
     known = {schedule: float(value) for schedule, value in predicted.items() if isinstance(value, int | float)}
     if not known:
         return best, "the first that takes the network"
-    return best, ", ".join(f"{schedule} {value:.1f} µs" for schedule, value in known.items()) + " predicted, not measured"
+    why = ", ".join(f"{schedule} {value:.1f} µs" for schedule, value in known.items()) + " predicted, not measured"
+    if tuned := programs[best].plan.get("tuned"):
+        why += f"; replays of the {best} measured here: {tuned['before_us']:.2f} µs, with its tiles tuned {tuned['after_us']:.2f}"
+    return best, why
 
 
 def prove(network: Network, programs: Mapping[Schedule, Program]) -> dict[str, Any]:

@@ -206,15 +206,26 @@ class Written:
 
 
 def _chain(plan: Plan) -> Written:
-    texts, kernels = [], []
-    for index, step in enumerate(plan.steps):
-        name = f"step_{index:02}_{step.name}"
-        texts.append(
-            f'extern "C" __global__ void __launch_bounds__(THREADS, 2) {name}({PARAMETERS}) {{\n'
-            f"    run_alone<{_class(step)}>(Run{{image, weights, arena, logits, state}});\n}}\n"
-        )
-        kernels.append(Kernel(name, step.tiles, THREADS, step.shared, dependent=index > 0, layers=step.layer_names))
-    return Written("chain", "\n".join(texts), tuple(kernels), STATE_BYTES)
+    texts, kernels = zip(*(_link(plan, index) for index in range(len(plan.steps))), strict=True)
+    return Written("chain", "\n".join(texts), kernels, STATE_BYTES)
+
+
+def _link(plan: Plan, index: int) -> tuple[str, Kernel]:
+    """The kernel of one step of the chain, and its launch."""
+    step = plan.steps[index]
+    name = f"step_{index:02}_{step.name}"
+    text = (
+        f'extern "C" __global__ void __launch_bounds__(THREADS, 2) {name}({PARAMETERS}) {{\n'
+        f"    run_alone<{_class(step)}>(Run{{image, weights, arena, logits, state}});\n}}\n"
+    )
+    reads = any(layer.source == INPUT for layer in step.layers)
+    return text, Kernel(name, step.tiles, THREADS, step.shared, dependent=index > 0, layers=step.layer_names, reads_image=reads)
+
+
+def link(plan: Plan, index: int) -> tuple[str, Kernel]:
+    """The source of one kernel of the chain, to be compiled by itself, and its launch."""
+    text, kernel = _link(plan, index)
+    return "\n".join([*_templates(plan, "chain"), _struct(plan, {})(plan.steps[index]), text]), kernel
 
 
 def _grid(plan: Plan) -> Written:

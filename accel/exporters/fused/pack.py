@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,18 @@ def pack(plan: Plan, pixels: tuple[Array, Array] | None = None) -> bytes:
     """
     blob = bytearray(plan.weight_bytes)
     for step in plan.steps:
-        for part, values in _parts(step, pixels).items():
-            data = np.ascontiguousarray(values).tobytes()
-            start = plan.weights[step.name, part]
-            if len(data) != step.parts[part]:
-                raise ValueError(f"{step.name} {part} has {len(data)} bytes, planned were {step.parts[part]}")
+        for start, data in placed(plan, step, pixels):
             blob[start : start + len(data)] = data
     return bytes(blob)
+
+
+def placed(plan: Plan, step: Step, pixels: tuple[Array, Array] | None = None) -> Iterator[tuple[int, bytes]]:
+    """The parts of one step: offset in the file of weights, and bytes; raises as `pack`."""
+    for part, values in _parts(step, pixels).items():
+        data = np.ascontiguousarray(values).tobytes()
+        if len(data) != step.parts[part]:
+            raise ValueError(f"{step.name} {part} has {len(data)} bytes, planned were {step.parts[part]}")
+        yield plan.weights[step.name, part], data
 
 
 def _parts(step: Step, pixels: tuple[Array, Array] | None) -> Mapping[str, npt.NDArray[Any]]:

@@ -19,6 +19,9 @@ SHARED = 96 * 1024
 HELD_WEIGHTS = 72
 """Registers a lane that weights may take; a longer K is fetched in chunks."""
 
+NEAR = 1.5
+"""Times the best cut's estimate up to which another kind of cut is worth timing: the model was 30 to 40 % off."""
+
 CLOCK = 1.7
 """Cycles a nanosecond of an H100 or H200 under such a load; assumed."""
 
@@ -94,21 +97,41 @@ def choose(layer: Convolution, sms: int, override: Mapping[str, int] | None = No
         raise UsageError(
             f"tuning of {layer.name!r} names {sorted(set(override) - fields)}", remedy=f"choose among {', '.join(sorted(fields))}"
         )
-    best: tuple[tuple[float, ...], Cut] | None = None
+    found = min(_cuts(layer, override), key=lambda one: _rank(one, sms), default=None)
+    if found is None:
+        if override:
+            raise UsageError(f"no tile of {layer.name!r} that fits has {dict(override)}", remedy="leave a field out")
+        raise refused(layer.name, "convolution", f"no tile of it fits into {SHARED // 1024} KB of shared memory and {REGISTERS} registers")
+    return found
+
+
+def best(layer: Convolution, sms: int, count: int) -> list[Cut]:
+    """`count` cuts to be timed, the model's choice first: the best of each number of pixels, channels and K splits, then of the rest.
+
+    What the model is least sure of is what those three cost; cuts that are alike in them differ in what it counts exactly, as bytes and
+    banks. What it says to take over NEAR times as long as the best does not come before those.
+    """
+    ranked = sorted(_cuts(layer, None), key=lambda one: _rank(one, sms))
+    kinds: dict[tuple[int, int, int], Cut] = {}
+    for one in ranked:
+        if _cost(one, sms) <= NEAR * _cost(ranked[0], sms):
+            kinds.setdefault((one.tile.y * one.tile.x, one.tile.n, one.tile.warps_k), one)
+    first = list(kinds.values())[:count]
+    return [*first, *(one for one in ranked if one not in first)][:count]
+
+
+def _cuts(layer: Convolution, override: Mapping[str, int] | None) -> Iterator[Cut]:
+    """All that fit and have what `override` fixes."""
     for tile in _tiles(layer):
         if override and any(getattr(tile, name) != value for name, value in override.items() if name != "chunks"):
             continue
         found = cut(layer, dataclasses.replace(tile, chunks=override["chunks"]) if override and "chunks" in override else tile)
-        if found is None:
-            continue
-        rank = (_cost(found, sms), found.tiles, found.shared)
-        if best is None or rank < best[0]:
-            best = rank, found
-    if best is None:
-        if override:
-            raise UsageError(f"no tile of {layer.name!r} that fits has {dict(override)}", remedy="leave a field out")
-        raise refused(layer.name, "convolution", f"no tile of it fits into {SHARED // 1024} KB of shared memory and {REGISTERS} registers")
-    return best[1]
+        if found is not None:
+            yield found
+
+
+def _rank(found: Cut, sms: int) -> tuple[float, int, int]:
+    return _cost(found, sms), found.tiles, found.shared
 
 
 def _cost(found: Cut, sms: int) -> float:

@@ -114,7 +114,8 @@ def generate(network: Network, schedule: Schedule, *, sms: int = 132, **_: Any) 
     if schedule == "cluster":
         raise refused(pool.name, "pool", "a cluster of one CTA is none")
     chain = schedule == "chain"
-    kernels = (Kernel("mean", CHANNELS, 32, 128, layers=(pool.name,)), Kernel("fc", 1, 32, 0, dependent=True, layers=(fc.name,)))
+    second = Kernel("fc", 1, 32, 0, dependent=True, layers=(fc.name,), reads_image=False)
+    kernels = (Kernel("mean", CHANNELS, 32, 128, layers=(pool.name,)), second)
     whole = Kernel("whole", CHANNELS, 32, 128, cooperative=True, layers=(pool.name, fc.name))
     steps = [{"name": layer.name, "layers": [layer.name], "predicted_us": 1.0} for layer in network.layers]
     return Program(

@@ -14,7 +14,7 @@ from exporters.fused.test_fused_generate import resources
 from accel.engines import fused_plan
 from accel.errors import AccelError, UnsupportedOperator, UsageError
 from accel.exporters import BuildOptions, ExportRequest
-from accel.exporters.fused import cluster, compiling, exporting
+from accel.exporters.fused import cluster, cluster_places, compiling, exporting
 from accel.exporters.fused.cluster import CTAS, REGISTERS, SHARED, plan_cluster, pushed
 from accel.exporters.fused.generate import generate
 from accel.exporters.fused.network import Network
@@ -250,11 +250,13 @@ def test_an_order_of_places_that_does_not_fit_is_passed_over(monkeypatch: pytest
     """With less shared memory the weights are fetched later, or there is no plan; never do two things lie in one place."""
     network = student("student_a")
     ample = plan_cluster(network)
-    monkeypatch.setattr(cluster, "SHARED", 200 * 1024)
+    for module in (cluster, cluster_places):
+        monkeypatch.setattr(module, "SHARED", 200 * 1024)
     tight = plan_cluster(network)
     assert tight.shared <= 200 * 1024
     assert sum(tight.micros) >= sum(ample.micros)
-    monkeypatch.setattr(cluster, "SHARED", 60 * 1024)
+    for module in (cluster, cluster_places):
+        monkeypatch.setattr(module, "SHARED", 60 * 1024)
     with pytest.raises(UnsupportedOperator, match=r"no room|registers"):
         plan_cluster(network)
 

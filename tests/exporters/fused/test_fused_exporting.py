@@ -153,6 +153,21 @@ def test_the_command_line_refuses_fp32_and_a_layer_by_name_with_exit_code_2(
     assert (ran.code, "choose one of: fp16" in ran.err) == (2, True)
 
 
+def test_the_command_line_tunes_on_a_gpu_only_and_a_budget_is_of_a_search(accel_cli: Callable[..., Any], weights: Path) -> None:
+    hand = ("export", "exporters.fused.handmade:build", "--weights", weights, "--input", INPUT, "--device", "cpu", "--fp16")
+    for more, said in (
+        (("--to", "fused", "--tune"), "tiles are tuned by timing them, and there is no GPU here"),
+        (("--to", "fused", "--tune", "--budget", "30s"), "there is no GPU here"),
+        (("--to", "fused", "--budget", "30s"), "--budget is of a search, and none was asked for"),
+        (("--to", "fused", "--tune", "--budget", "soon"), "'soon' is no budget"),
+        (("--to", "onnx", "--tune"), "--tune does not apply to onnx"),
+        (("--to", "best", "--tune"), "--to best chooses the engine itself, and --precision, --tune was given"),
+    ):
+        ran = accel_cli(*hand, *more)
+        assert (ran.code, said in ran.err) == (2, True), (more, ran.err)
+    assert not Path("engines/handmade.accel").exists()
+
+
 def test_a_model_that_no_schedule_takes_is_refused_with_the_first_reason(
     fused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

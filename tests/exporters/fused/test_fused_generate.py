@@ -84,6 +84,14 @@ def test_both_schedules_share_one_file_of_weights() -> None:
     assert grid.kernels[0].grid <= 132
 
 
+def test_a_kernel_says_whether_it_reads_the_image() -> None:
+    assert [kernel.reads_image for kernel in generate(plain(), "chain").kernels] == [True, False, False, False, False]
+    twice = Build(3, 8, 8).conv("one", 16, 3, 1, 1).conv("two", 16, 3, 1, 1, source=INPUT, residual="one")
+    network = twice.pool("pool", "average").linear("classifier", 10).network()
+    assert [kernel.reads_image for kernel in generate(network, "chain").kernels] == [True, True, False]
+    assert [kernel.reads_image for kernel in generate(network, "grid").kernels] == [True]
+
+
 def test_the_grid_has_no_more_ctas_than_the_gpu_has_sms() -> None:
     assert generate(plain(), "grid", sms=3).kernels[0].grid == 3
 
