@@ -148,6 +148,9 @@ def _rows(item: Scheduled, chosen: bool) -> Iterator[dict[str, Any]]:
     used = next(iter(item.resources.values()), {})
     kernels = {layer: kernel for kernel in item.kernels for layer in kernel.layers}
     tried = _tried(item)
+    us = item.plan.get("tuned", {}).get("device_us")
+    said = [*(["chosen"] if chosen else []), *([f"{us:.1f} µs"] if us is not None else [])]
+    name = f"{item.schedule} ({', '.join(said)})" if said else item.schedule
     steps = item.plan.get("steps") or [{"layers": list(kernel.layers)} for kernel in item.kernels]
     for number, step in enumerate(steps):
         layers = step["layers"]
@@ -155,7 +158,7 @@ def _rows(item: Scheduled, chosen: bool) -> Iterator[dict[str, Any]]:
         of = used.get(kernel.name)
         tile = step.get("tile")
         yield {
-            "schedule": f"{item.schedule} (chosen)" if chosen else item.schedule,
+            "schedule": name,
             "step": number + 1,
             "layers": " + ".join(layers),
             "shape": step.get("shape"),
@@ -252,7 +255,9 @@ def _is_plan(value: Any) -> bool:
 def _is_tuned(value: Any) -> bool:
     kinds = {"layer": strict.is_text, "tile": strict.is_object, "us": strict.or_null(strict.is_number)}
     kinds |= {"own_us": strict.is_number, "kept": strict.is_bool}
-    return strict.is_object(value) and all(
+    if not strict.is_object(value) or not strict.is_number(value.get("device_us", 0.0)):
+        return False
+    return all(
         strict.is_object(one) and all(key in one and kind(one[key]) for key, kind in kinds.items()) for one in value.get("tried", [])
     )
 

@@ -1,11 +1,15 @@
-"""Chains on the GPU here whose kernels are compiled one by one, so that one layer's can be another while all others stay: for timing."""
+"""Kernels of one network on the GPU here, timed: chains of kernels that were compiled one by one, whole grids, all schedules of an engine.
+
+Times are taken behind a gate (device.Gate), opened when all is enqueued: what the host does meanwhile has no part in them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +18,15 @@ from accel import device
 from accel.device import driver, kernels
 from accel.engines.fused_plan import PARAMETERS
 from accel.errors import AccelError
+from accel.exporters.fused.network import Network
 from accel.exporters.fused.pack import placed
 from accel.exporters.fused.plan import Plan
 from accel.types import Array, DeviceArray, Kernel
 
-LENGTH = 100
-"""Replays of a graph between two events; the time is of the difference to twice as many."""
+LENGTH, SHORTEST, RUN_US = 100, 20, 2000.0
+"""Replays of a graph between two events, fewer where they take longer than RUN_US; the time is of the difference to twice as many."""
+SAMPLES = 40
+"""Single replays of a turn, each between two events of its own."""
 TURNS = 9
 WARM_S = 0.1
 """Of the first chain of a comparison, so that the clocks are up before anything is timed."""
@@ -31,21 +38,39 @@ STATE_BYTES = 256
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One step's kernel: machine code, its launch, and its weights, which lie from `offset` on in the file of their plan."""
+    """Kernels of one machine code, in order: their launches, their weights, which lie from `offset` on in the file of their plan, and how
+    many bytes of State are theirs alone."""
 
-    kernel: Kernel
+    kernels: tuple[Kernel, ...]
     cubin: bytes
     offset: int
     weights: bytes
+    state_bytes: int = STATE_BYTES
 
 
 def part_of(plan: Plan, index: int, kernel: Kernel, cubin: bytes, pixels: tuple[Array, Array] | None) -> Part:
+    """Of one step of a chain."""
     parts = dict(placed(plan, plan.steps[index], pixels))
     offset = min(parts, default=0)
     blob = bytearray(max((start + len(data) for start, data in parts.items()), default=offset) - offset)
     for start, data in parts.items():
         blob[start - offset : start - offset + len(data)] = data
-    return Part(kernel, cubin, offset, bytes(blob))
+    return Part((kernel,), cubin, offset, bytes(blob))
+
+
+@contextlib.contextmanager
+def opened(network: Network, on: str, input_dtype: str, arena_bytes: int) -> Iterator[Chains]:
+    """`Chains` of `network` on a stream of their own, with some image."""
+    driver.activate(on)
+    stream = device.open_stream(on)
+    assert stream is not None
+    try:
+        shape = network.input
+        sizes = (shape.channels, shape.height, shape.width) if input_dtype == "float16" else (shape.height, shape.width, shape.channels)
+        image = np.random.default_rng(1).integers(0, 2, (1, *sizes)).astype(input_dtype)
+        yield Chains(on, stream, image, arena_bytes, network.layers[-1].output.channels)
+    finally:
+        device.close_stream(stream)
 
 
 class Chains:
@@ -62,50 +87,71 @@ class Chains:
         arena = draw.standard_normal(arena_bytes // 2).astype(np.float16)
         self._arena = device.to_device(arena, "float16", on, stream)
         self._logits = device.empty((classes,), "float32", on)
-        self._state = device.to_device(np.zeros(STATE_BYTES, np.uint8), "uint8", on, stream)
-        self._launches: dict[Any, kernels.Launch] = {}
-        self._weights: list[DeviceArray] = []
+        self._launches: dict[Any, list[kernels.Launch]] = {}
+        self._held: list[DeviceArray] = []
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self._launches
 
     def add(self, key: Any, part: Part) -> None:
-        """Load a kernel; `compare` names it by `key`."""
-        module = kernels.Module(part.cubin, self._on, f"a candidate for {part.kernel.name}")
-        weights = device.to_device(np.frombuffer(part.weights or b"\0", np.uint8), "uint8", self._on, self._stream)
-        self._weights.append(weights)
-        # The kernel adds its offset in the plan's file, of which only its own part is here.
-        places = {"image": self._image.ptr, "weights": weights.ptr - part.offset, "arena": self._arena.ptr}
-        places |= {"logits": self._logits.ptr, "state": self._state.ptr}
-        arguments = [places[name] for name in PARAMETERS]
-        launch = self._launches[key] = kernels.Launch(module, part.kernel, arguments, self._stream, "leave --tune out")
-        # What a first launch loads could not be captured.
-        launch()
-        device.synchronize(self._stream)
+        """Load kernels; `compare` names them by `key`.
 
-    def compare(self, chains: Sequence[Sequence[Any]]) -> list[list[float]]:
-        """µs a replay of each chain (keys of its kernels, in order), a list a turn; infinite where it answers otherwise than the first."""
+        Raises:
+            RuntimeUnavailable: this GPU cannot launch one of them.
+        """
+        kernels_of = ", ".join(kernel.name for kernel in part.kernels)
+        module = kernels.Module(part.cubin, self._on, f"a candidate for {kernels_of}")
+        weights, state = (
+            device.to_device(np.frombuffer(data, np.uint8), "uint8", self._on, self._stream)
+            for data in (part.weights or b"\0", bytes(max(part.state_bytes, STATE_BYTES)))
+        )
+        self._held += [weights, state]
+        # A kernel adds its offset in the plan's file, of which only its own part may be here.
+        places = {"image": self._image.ptr, "weights": weights.ptr - part.offset, "arena": self._arena.ptr}
+        places |= {"logits": self._logits.ptr, "state": state.ptr}
+        arguments = [places[name] for name in PARAMETERS]
+        launches = [kernels.Launch(module, kernel, arguments, self._stream, "leave --tune out") for kernel in part.kernels]
+        # What a first launch loads could not be captured.
+        for launch in launches:
+            launch()
+        device.synchronize(self._stream)
+        self._launches[key] = launches
+
+    def compare(self, chains: Sequence[Sequence[Any]], single: bool = False) -> list[list[float]]:
+        """µs a replay of each chain (keys of its kernels, in order), a list a turn; infinite where it answers otherwise than the first.
+
+        Args:
+            single: a replay alone between two events, as `accel bench` takes `device`, not back to back.
+        """
         timer = _Timer(self._stream)
         graphs: list[device.Graph] = []
         try:
             graphs = [self._captured(keys) for keys in chains]
             self._warm(graphs[0])
-            answers = [self._answer(graph) for graph in graphs]
-            if not np.isfinite(answers[0]).all():
+            first = self._answer(graphs[0])
+            if not np.isfinite(first).all():
                 raise AccelError("the chain answers with infinities, so that its tiles cannot be tuned", remedy="leave --tune out")
-            limit = WRONG * float(np.abs(answers[0]).max())
-            right = [bool(np.abs(answer - answers[0]).max() <= limit) for answer in answers]
+            lengths = [timer.length(graph.launch) for graph in graphs]
             turns = []
             for turn in range(TURNS):
                 # Forwards and backwards, so that what drifts is in all of them.
                 order = range(len(graphs)) if turn % 2 == 0 else range(len(graphs) - 1, -1, -1)
-                found = {index: self._us(graphs[index], timer) for index in order}
-                turns.append([found[index] if right[index] else float("inf") for index in range(len(graphs))])
-            return turns
+                found = {
+                    index: timer.single(graphs[index].launch) if single else timer.chained(graphs[index].launch, lengths[index])
+                    for index in order
+                }
+                turns.append([found[index] for index in range(len(graphs))])
+            # Asked last: a wait that ran out ends the later launches at once, which would pass as fast.
+            limit = WRONG * float(np.abs(first).max())
+            right = [bool(np.abs(self._answer(graph) - first).max() <= limit) for graph in graphs]
+            return [[us if well else float("inf") for us, well in zip(turn, right, strict=True)] for turn in turns]
         finally:
             timer.close()
             for graph in graphs:
                 graph.close()
 
     def _captured(self, keys: Sequence[Any]) -> device.Graph:
-        launches = [self._launches[key] for key in keys]
+        launches = [launch for key in keys for launch in self._launches[key]]
 
         def enqueue() -> None:
             for launch in launches:
@@ -125,26 +171,36 @@ class Chains:
         graph.launch()
         return device.to_numpy(self._logits, self._stream)
 
-    def _us(self, graph: device.Graph, timer: _Timer) -> float:
-        short, long = (timer.us(graph.launch, count) for count in (LENGTH, 2 * LENGTH))
-        return (long - short) / LENGTH
-
 
 class _Timer:
-    """Two CUDA events around calls."""
+    """Two CUDA events around calls, behind a gate."""
 
     def __init__(self, stream: int) -> None:
-        self._cuda, self._stream = driver.bindings(), stream
+        self._cuda, self._stream, self._gate = driver.bindings(), stream, device.Gate(stream)
         self._events = [driver.check(self._cuda.cuEventCreate(0), "creating an event") for _ in range(2)]
 
     def us(self, call: Callable[[], None], count: int) -> float:
         begin, end = self._events
-        driver.check(self._cuda.cuEventRecord(begin, self._stream), "recording an event")
-        for _ in range(count):
-            call()
-        driver.check(self._cuda.cuEventRecord(end, self._stream), "recording an event")
+        with self._gate:
+            driver.check(self._cuda.cuEventRecord(begin, self._stream), "recording an event")
+            for _ in range(count):
+                call()
+            driver.check(self._cuda.cuEventRecord(end, self._stream), "recording an event")
         device.synchronize(self._stream)
         return float(driver.check(self._cuda.cuEventElapsedTime(begin, end), "reading two events")) * 1000
+
+    def length(self, call: Callable[[], None]) -> int:
+        """How many calls a run has; they are made once, which warms too."""
+        return max(SHORTEST, min(LENGTH, int(RUN_US * SHORTEST / max(self.us(call, SHORTEST), 1e-3))))
+
+    def chained(self, call: Callable[[], None], length: int) -> float:
+        """µs a call, back to back."""
+        short, long = (self.us(call, count) for count in (length, 2 * length))
+        return (long - short) / length
+
+    def single(self, call: Callable[[], None]) -> float:
+        """µs of a call alone, the events' own with it: the median of SAMPLES."""
+        return statistics.median(self.us(call, 1) for _ in range(SAMPLES))
 
     def close(self) -> None:
         for event in self._events:

@@ -18,9 +18,11 @@ from accel.errors import PrecisionError, UnsupportedOperator, UsageError
 from accel.exporters.describing import describe
 from accel.exporters.fused import from_onnx, from_torch
 from accel.exporters.fused.compiling import compile
+from accel.exporters.fused.measuring import gpu_name, time_schedules, tune_all
 from accel.exporters.fused.network import Network, Pool, Shape
 from accel.exporters.fused.program import Program
-from accel.exporters.fused.tuning import Tuned, tune
+from accel.exporters.fused.tuning import Tuned
+from accel.exporters.fused.tuning_grid import TunedGrid
 from accel.exporters.preparing import prepare
 from accel.exporters.request import ExportRequest
 from accel.files import disk_errors, sha256_bytes, sha256_file, write_text
@@ -39,6 +41,7 @@ made where there is no such GPU."""
 GENERATOR = "accel.exporters.fused.generate:generate"
 Generate = Callable[..., Program]
 Pixels = tuple[Array, Array]
+Found = Tuned | TunedGrid
 _PACKAGE = Path(__file__).parent
 _OF_THE_GENERATOR = (".py", ".cuh", ".cu", ".h")
 
@@ -61,10 +64,10 @@ def export_network(network: Network, request: ExportRequest, pixels: Pixels | No
     started = time.monotonic()
     targets, stated = capabilities(request)
     sms = multiprocessors(request, targets)
-    tuned = tune_chain(network, request, targets, sms, pixels) if request.options.tune else None
+    tuned = tune_here(network, request, targets, sms, pixels) if request.options.tune else {}
     programs, left_out = for_targets(*generate(network, sms, pixels, tuned), targets)
     proof = prove(network, programs)
-    plan = _write(request, programs, left_out, targets, sms)
+    plan = _write(network, request, programs, left_out, targets, sms)
     toolchain = {
         "exporter": "accel fused",
         "nvrtc": nvrtc.version(),
@@ -155,8 +158,10 @@ def multiprocessors(request: ExportRequest, targets: Sequence[str]) -> int:
     return min(SMS.get(target, SMS[DEFAULT_CAPABILITY]) for target in targets)
 
 
-def tune_chain(network: Network, request: ExportRequest, targets: Sequence[str], sms: int, pixels: Pixels | None) -> Tuned:
-    """The tiles of the chain that are fastest on the GPU of `request`.
+def tune_here(
+    network: Network, request: ExportRequest, targets: Sequence[str], sms: int, pixels: Pixels | None
+) -> Mapping[Schedule, Found]:
+    """The tiles of chain and grid that are fastest on the GPU of `request`.
 
     Raises:
         UsageError: there is no GPU, or the engine is for others than that.
@@ -166,15 +171,13 @@ def tune_chain(network: Network, request: ExportRequest, targets: Sequence[str],
             f"--tune times tiles on the GPU here, of compute capability {here}; the engine is for {', '.join(targets)}",
             remedy="leave --tune or --compute-capability out",
         )
-    image: dict[str, Any] = {} if pixels is None else {"input_dtype": "uint8", "pixels": pixels}
-    capability = "" if request.device == "cpu" else _capability(request.device)
-    return tune(network, request.device, capability, sms=sms, seconds=request.options.tune_s, progress=request.progress, **image)
+    return tune_all(network, request.device, sms=sms, pixels=pixels, seconds=request.options.tune_s, progress=request.progress)
 
 
 def generate(
-    network: Network, sms: int, pixels: Pixels | None = None, tuned: Tuned | None = None
+    network: Network, sms: int, pixels: Pixels | None = None, tuned: Mapping[Schedule, Found] | None = None
 ) -> tuple[dict[Schedule, Program], dict[str, str]]:
-    """The network in every schedule that takes it, and schedule → reason for the others; tiles that were tuned are the chain's alone.
+    """The network in every schedule that takes it, and schedule → reason for the others; `tuned` has a schedule's tiles where they were.
 
     Raises:
         UnsupportedOperator: none takes it; the reason is that of the first.
@@ -184,16 +187,23 @@ def generate(
     generator = _generator()
     image: dict[str, Any] = {} if pixels is None else {"input_dtype": "uint8", "pixels": pixels}
     for schedule in SCHEDULES:
-        timed = tuned if schedule == "chain" else None
+        timed = (tuned or {}).get(schedule)
+        chosen: dict[str, Any] = {"tuning": timed.tuning} if timed else {}
+        if isinstance(timed, TunedGrid):
+            chosen["ahead"] = timed.way.ahead
         try:
-            program = generator(network, schedule, sms=sms, **image, **({"tuning": timed.tuning} if timed else {}))
-            programs[schedule] = dataclasses.replace(program, plan={**program.plan, "tuned": timed.to_dict()}) if timed else program
+            program = generator(network, schedule, sms=sms, **image, **chosen)
+            programs[schedule] = _with_tuned(program, timed.to_dict()) if timed else program
         # A layer that cannot be expressed (UnsupportedOperator), or a schedule that is not written yet.
         except UsageError as error:
             refused[schedule] = error
     if not programs:
         raise refused[SCHEDULES[0]]
     return programs, {schedule: error.message for schedule, error in refused.items()}
+
+
+def _with_tuned(program: Program, more: Mapping[str, Any]) -> Program:
+    return dataclasses.replace(program, plan={**program.plan, "tuned": {**program.plan.get("tuned", {}), **more}})
 
 
 def for_targets(
@@ -220,20 +230,29 @@ def _takers(schedule: Schedule, targets: Sequence[str]) -> list[str]:
     return [target for target in targets if _numbers(target) >= BEGINS_WITH[schedule]]
 
 
-def choose(programs: Mapping[Schedule, Program]) -> tuple[Schedule, str]:
-    """The schedule that runs where none is forced, and why: the chain, which was the fastest that ran on an H100; else the first.
+def choose(programs: Mapping[Schedule, Program], measured: Mapping[Schedule, float] | None = None, on: str = "") -> tuple[Schedule, str]:
+    """The schedule that runs where none is forced, and why: the fastest of those that were timed; else the chain; else the first.
 
-    The planner's predictions do not decide: they were 30 to 40 % too low there, and its grid has changed since (NOTES.md).
+    The planner's predictions do not decide: they were 30 to 40 % too low on an H100, and for a cluster on an H200 half of it (NOTES.md).
+
+    Args:
+        measured: schedule → µs on the GPU `on`.
     """
     best: Schedule = "chain" if "chain" in programs else next(iter(programs))
     predicted = {schedule: program.plan.get("predicted_us") for schedule, program in programs.items()}
     known = {schedule: float(value) for schedule, value in predicted.items() if isinstance(value, int | float)}
-    if not known:
-        return best, "the first that takes the network"
-    why = ", ".join(f"{schedule} {value:.1f} µs" for schedule, value in known.items()) + " predicted, not measured"
-    if tuned := programs[best].plan.get("tuned"):
-        why += f"; replays of the {best} measured here: {tuned['before_us']:.2f} µs, with its tiles tuned {tuned['after_us']:.2f}"
+    why = f"{_listed(known)} predicted, not measured" if known else "the first that takes the network"
+    if measured:
+        best = min(measured, key=lambda schedule: measured[schedule])
+        why = f"{_listed(measured)} measured on {on}"
+    for schedule, program in programs.items():
+        if "after_us" in (tuned := program.plan.get("tuned", {})):
+            why += f"; replays of the {schedule} {tuned['before_us']:.2f} µs, with its tiles tuned {tuned['after_us']:.2f}"
     return best, why
+
+
+def _listed(us: Mapping[Schedule, float]) -> str:
+    return ", ".join(f"{schedule} {value:.1f} µs" for schedule, value in us.items())
 
 
 def prove(network: Network, programs: Mapping[Schedule, Program]) -> dict[str, Any]:
@@ -256,6 +275,7 @@ def prove(network: Network, programs: Mapping[Schedule, Program]) -> dict[str, A
 
 
 def _write(
+    network: Network,
     request: ExportRequest,
     programs: Mapping[Schedule, Program],
     left_out: Mapping[str, str],
@@ -263,6 +283,7 @@ def _write(
     sms: int,
 ) -> FusedPlan:
     folder, packed, scheduled = request.folder, dict[str, str](), dict[Schedule, Scheduled]()
+    here, codes = _capability(request.device) if request.options.tune else "", dict[Schedule, bytes]()
     for number, (schedule, program) in enumerate(programs.items()):
         request.progress(f"compile {schedule}", number, len(programs))
         digest = sha256_bytes(program.weights)
@@ -274,6 +295,8 @@ def _write(
         for target in _takers(schedule, targets):
             cubin, resources[target] = compile(program, target)
             cubins[target] = f"{schedule}-sm{target.replace('.', '')}.cubin"
+            if target == here:
+                codes[schedule] = cubin
             _bytes(folder / cubins[target], cubin)
             _warn_of_spills(schedule, target, resources[target])
         scheduled[schedule] = Scheduled(
@@ -286,10 +309,16 @@ def _write(
             state_bytes=program.state_bytes,
             outputs=program.outputs,
             resources=resources,
-            # Through JSON once, so that what is in memory is what will be read.
-            plan=json.loads(json.dumps(dict(program.plan))),
         )
-    chosen, why = choose(programs)
+    measured, on = (time_schedules(network, programs, codes, request.device), gpu_name(request.device)) if codes else ({}, "")
+    programs = {
+        name: _with_tuned(program, {"device_us": measured[name]}) if name in measured else program for name, program in programs.items()
+    }
+    # Through JSON once, so that what is in memory is what will be read.
+    scheduled = {
+        name: dataclasses.replace(item, plan=json.loads(json.dumps(dict(programs[name].plan)))) for name, item in scheduled.items()
+    }
+    chosen, why = choose(programs, measured, on)
     program = programs[chosen]
     spec = request.inputs[0]
     input = TensorSpec(spec.name, program.input_shape, program.input_dtype, "NCHW" if program.input_dtype == "float16" else "NHWC")

@@ -42,6 +42,7 @@ def generate(
     pixels: tuple[Array, Array] | None = None,
     tuning: Tuning | None = None,
     waiting: Waiting = "data",
+    ahead: int = FURTHEST_AHEAD,
 ) -> Program:
     """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; chain and cluster run on any).
 
@@ -49,6 +50,7 @@ def generate(
         input_dtype: `float16` (NCHW) or `uint8` (NHWC). pixels: of uint8: scale and offset a channel, byte · scale - offset.
         tuning: layer → fields of tiles.Tile that are fixed; the cluster divides layers in its own way (cluster.py) and takes none.
         waiting: of the grid: for each word of data to arrive (flow.cuh), or for counters of stored tiles (grid.cuh).
+        ahead: of the grid that waits for data: most steps that weights are fetched ahead.
 
     Raises:
         UnsupportedOperator: a layer or schedule that cannot be generated, named with the reason. UsageError: an argument that is not one.
@@ -63,19 +65,12 @@ def generate(
     if way not in WRITERS[schedule]:
         raise UsageError(f"the grid cannot wait for {waiting!r}", remedy=f"choose one of: {', '.join(WRITERS['grid'])}")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
-    written = WRITERS[schedule][way](plan)
+    written = _flow(plan, ahead) if way == "data" else WRITERS[schedule][way](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
         schedule=schedule,
-        source="\n".join(
-            [
-                _table(plan, schedule, way),
-                *_templates(plan, written.template),
-                *map(_struct(plan, written.slots), plan.steps),
-                written.source,
-            ]
-        ),
+        source=_source(plan, schedule, way, written),
         kernels=written.kernels,
         weights=pack(plan, pixels),
         arena_bytes=plan.arena_bytes,
@@ -86,6 +81,17 @@ def generate(
         outputs=plan.outputs,
         plan=described(plan, schedule, way),
     )
+
+
+def grid_of(plan: Plan, ahead: int) -> tuple[str, Kernel, int]:
+    """The grid of `plan` that waits for data: its source, its launch, and the bytes of its State."""
+    written = _flow(plan, ahead)
+    return _source(plan, "grid", "data", written), written.kernels[0], written.state_bytes
+
+
+def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
+    structs = map(_struct(plan, written.slots), plan.steps)
+    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template), *structs, written.source])
 
 
 def predicted_us(step: Step, way: str, sms: int) -> float:
@@ -247,17 +253,17 @@ def _grid(plan: Plan) -> Written:
     return Written("grid", "\n".join(lines), (kernel,), 4 * words)
 
 
-def _flow(plan: Plan) -> Written:
+def _flow(plan: Plan, ahead: int = FURTHEST_AHEAD) -> Written:
     ctas = min(plan.sms, max(step.tiles for step in plan.steps))
-    slots, distance, shared = hold_weights(plan.steps)
+    slots, distance, shared = hold_weights(plan.steps, ahead)
     lines = [
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
         f"    Flow<{ctas}, {plan.arena_bytes}, {distance}> all;",
         "    if (!all.begin(Run{image, weights, arena, logits, state})) return;",
     ]
-    ahead = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
-    lines += [f"    {fetch}" for fetch in ahead[:distance]]
-    for step, fetch in zip(plan.steps, ahead[distance:] if distance else [""] * len(plan.steps), strict=True):
+    fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
+    lines += [f"    {fetch}" for fetch in fetches[:distance]]
+    for step, fetch in zip(plan.steps, fetches[distance:] if distance else [""] * len(plan.steps), strict=True):
         then = f"[&] {{ {fetch} }}" if fetch else "Nothing{}"
         lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
     lines += ["    all.end();", "}", ""]
@@ -267,14 +273,14 @@ def _flow(plan: Plan) -> Written:
     return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots)
 
 
-def hold_weights(steps: Sequence[Step]) -> tuple[dict[str, int], int, int]:
+def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[dict[str, int], int, int]:
     """Where in shared memory the weights of steps wait: step → offset, how many steps ahead they are fetched, and bytes of a CTA in all.
 
     A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
     """
     work = -(-max(step.shared for step in steps) // 128) * 128
     sizes = [step.cut.loads * THREADS * 16 if step.cut and step.cut.tile.chunks == 1 else 0 for step in steps]
-    for distance in range(min(FURTHEST_AHEAD, len(steps)), 0, -1):
+    for distance in range(min(ahead, len(steps)), 0, -1):
         places, next_place = [], work
         for size in sizes:
             place = next_place if next_place + size <= GRID_SHARED else work

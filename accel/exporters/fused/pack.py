@@ -32,11 +32,17 @@ def pack(plan: Plan, pixels: tuple[Array, Array] | None = None) -> bytes:
 
 def placed(plan: Plan, step: Step, pixels: tuple[Array, Array] | None = None) -> Iterator[tuple[int, bytes]]:
     """The parts of one step: offset in the file of weights, and bytes; raises as `pack`."""
-    for part, values in _parts(step, pixels).items():
-        data = np.ascontiguousarray(values).tobytes()
+    for part, data in packed(step, pixels).items():
+        yield plan.weights[step.name, part], data
+
+
+def packed(step: Step, pixels: tuple[Array, Array] | None = None) -> dict[str, bytes]:
+    """The parts of one step, wherever they will lie; raises as `pack`."""
+    found = {part: np.ascontiguousarray(values).tobytes() for part, values in _parts(step, pixels).items()}
+    for part, data in found.items():
         if len(data) != step.parts[part]:
             raise ValueError(f"{step.name} {part} has {len(data)} bytes, planned were {step.parts[part]}")
-        yield plan.weights[step.name, part], data
+    return found
 
 
 def _parts(step: Step, pixels: tuple[Array, Array] | None) -> Mapping[str, npt.NDArray[Any]]:

@@ -11,13 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
-
-from accel import device
-from accel.device import driver, nvrtc
+from accel.device import nvrtc
 from accel.errors import AccelError, UsageError
 from accel.exporters.fused import generate, tiles
-from accel.exporters.fused.chains import Chains, Part, median, part_of
+from accel.exporters.fused.chains import Part, median, opened, part_of
 from accel.exporters.fused.network import Convolution, Network
 from accel.exporters.fused.plan import Plan, Tuning, make
 from accel.exporters.fused.tiles import Tile
@@ -120,14 +117,7 @@ def tune(
     plan = make(network, sms=sms, input_dtype=input_dtype)
     base = {step.layer_names[-1]: step.cut.tile for step in plan.steps if step.cut}
     candidates = candidates_of(network, base, sms)
-    driver.activate(on)
-    stream = device.open_stream(on)
-    assert stream is not None
-    try:
-        shape = network.input
-        sizes = (shape.channels, shape.height, shape.width) if input_dtype == "float16" else (shape.height, shape.width, shape.channels)
-        image = np.random.default_rng(1).integers(0, 2, (1, *sizes)).astype(input_dtype)
-        chains = Chains(on, stream, image, plan.arena_bytes, network.layers[-1].output.channels)
+    with opened(network, on, input_dtype, plan.arena_bytes) as chains:
         keys = [(index, base.get(step.layer_names[-1])) for index, step in enumerate(plan.steps)]
         wanted = [*keys, *_in_order(plan, candidates)]
         made = _compiled(network, plan, base, wanted, capability, pixels, time.monotonic() + COMPILING * seconds, len(keys), progress)
@@ -139,8 +129,6 @@ def tune(
             return chains.compare([[(index, way.get(step.layer_names[-1])) for index, step in enumerate(plan.steps)] for way in ways])
 
         return search(base, known, compare, lambda: time.monotonic() > until, progress)
-    finally:
-        device.close_stream(stream)
 
 
 def candidates_of(network: Network, base: Tiles, sms: int) -> dict[str, list[Tile]]:

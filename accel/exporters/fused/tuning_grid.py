@@ -1,0 +1,343 @@
+"""The grid's tiles chosen by measurement: whole kernels, each of which differs from the current one in one layer, or in how far ahead
+weights are fetched; what is faster alone is then tried together."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from accel.device import nvrtc
+from accel.errors import AccelError
+from accel.exporters.fused import generate, pack, tiles
+from accel.exporters.fused.chains import Part, median, opened
+from accel.exporters.fused.network import Convolution, Network
+from accel.exporters.fused.plan import Plan, Tuning, make
+from accel.exporters.fused.tiles import Tile
+from accel.exporters.fused.tuning import COMPILING, THREADS, is_faster, noise
+from accel.progress import Progress, silent
+from accel.types import Array
+
+logger = logging.getLogger(__name__)
+
+EACH = 5
+"""Other cuts of a layer a round."""
+CUTS = 21
+"""Cuts of a layer in all rounds, the model's choice among them."""
+LAST_S = 1.0
+"""Of the time, which is kept for what comes behind the rounds, beside one compilation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A grid: its tiles, by layer, and most steps that weights are fetched ahead."""
+
+    tiles: tuple[tuple[str, Tile], ...]
+    ahead: int
+
+    @property
+    def tuning(self) -> Tuning:
+        return {layer: dataclasses.asdict(tile) for layer, tile in self.tiles}
+
+    def with_(self, layer: str, tile: Tile) -> Way:
+        return dataclasses.replace(self, tiles=tuple((name, tile if name == layer else own) for name, own in self.tiles))
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """One layer's tile, or (no layer) how far ahead weights are fetched."""
+
+    layer: str | None
+    tile: Tile | None = None
+    ahead: int | None = None
+
+    def of(self, way: Way) -> Way:
+        if self.layer is not None and self.tile is not None:
+            return way.with_(self.layer, self.tile)
+        return way if self.ahead is None else dataclasses.replace(way, ahead=self.ahead)
+
+    def is_in(self, way: Way) -> bool:
+        return self.of(way) == way
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A change that was timed.
+
+    Attributes:
+        us: of the grid with it; None where it answered otherwise. own_us: of the grid without it, in the same turns.
+    """
+
+    change: Change
+    us: float | None
+    own_us: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedGrid:
+    """What the search found.
+
+    Attributes:
+        way: the fastest. start: with what it began: the model's tiles. rounds: that were begun. untried: layers for which the time did not
+            suffice, with at least one cut.
+        before_us, after_us: of the start and `way`, timed in turn at the end. noise_us: in those turns.
+    """
+
+    way: Way
+    start: Way
+    tried: tuple[Tried, ...]
+    untried: tuple[str, ...]
+    rounds: int
+    before_us: float
+    after_us: float
+    noise_us: float
+
+    @property
+    def tuning(self) -> Tuning:
+        return self.way.tuning
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it; `tried` has the changes of tiles, `tried_ahead` those of how far ahead weights are fetched."""
+        told = [(one, {"us": None if one.us is None else round(one.us, 3), "own_us": round(one.own_us, 3)}) for one in self.tried]
+        kept = {id(one): one.change.is_in(self.way) and not one.change.is_in(self.start) for one in self.tried}
+        return {
+            "before_us": round(self.before_us, 3),
+            "after_us": round(self.after_us, 3),
+            "noise_us": round(self.noise_us, 3),
+            "rounds": self.rounds,
+            "ahead": self.way.ahead,
+            "untried": list(self.untried),
+            "tried": [
+                {"layer": one.change.layer, "tile": dataclasses.asdict(one.change.tile), **us, "kept": kept[id(one)]}
+                for one, us in told
+                if one.change.layer is not None and one.change.tile is not None
+            ],
+            "tried_ahead": [{"ahead": one.change.ahead, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None],
+        }
+
+
+Build = Callable[[Sequence[Way], float | None], set[Way]]
+"""Which of these ways can be timed; until a moment (time.monotonic), or all of them."""
+Compare = Callable[[Sequence[Way]], list[list[float]]]
+"""Times in µs, a list a turn; infinite for a grid that answers otherwise than the first."""
+
+
+def tune_grid(
+    network: Network,
+    on: str,
+    capability: str,
+    *,
+    sms: int,
+    input_dtype: str = "float16",
+    pixels: tuple[Array, Array] | None = None,
+    of_chain: Tuning | None = None,
+    seconds: float,
+    progress: Progress = silent,
+) -> TunedGrid:
+    """Search the tiles of `network`'s grid on `cuda:N`, for about `seconds`.
+
+    Args:
+        of_chain: the chain's tiles, which are tried first, all together.
+
+    Raises:
+        RuntimeUnavailable: this GPU cannot launch the grid. Beside that as `generate` and the compiler.
+    """
+    until = time.monotonic() + seconds
+    plan = make(network, sms=sms, input_dtype=input_dtype)
+    start = _way(plan)
+    kernels = Kernels(network, sms, input_dtype, pixels, capability, progress)
+    with opened(network, on, input_dtype, plan.arena_bytes) as grids:
+        began = time.monotonic()
+        grids.add(start, kernels.part(start))
+        compiling = time.monotonic() - began
+
+        def build(ways: Sequence[Way], end: float | None) -> set[Way]:
+            made = kernels.parts([way for way in ways if way not in grids], end)
+            for way, part in made.items():
+                try:
+                    grids.add(way, part)
+                except AccelError as error:
+                    logger.warning("a grid is left out: %s", error.message)
+            return {way for way in ways if way in grids}
+
+        search = Search(start, build, lambda ways: grids.compare([[way] for way in ways]), until - compiling - LAST_S, progress)
+        others = [_way(make(network, sms=sms, input_dtype=input_dtype, tuning=of_chain))] if of_chain else []
+        return search.run(candidates_of(network, start, sms), aheads(plan), others)
+
+
+def _way(plan: Plan) -> Way:
+    found = tuple((step.layer_names[-1], step.cut.tile) for step in plan.steps if step.cut)
+    return Way(found, generate.hold_weights(plan.steps)[1])
+
+
+def aheads(plan: Plan) -> list[int]:
+    """How many steps ahead weights can be fetched: fewer than FURTHEST_AHEAD where no more have room."""
+    return sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
+
+
+def candidates_of(network: Network, start: Way, sms: int) -> dict[str, list[Tile]]:
+    """What is timed in place of each layer's own tile, the best by the model first."""
+    layers = {layer.name: layer for layer in network.layers if isinstance(layer, Convolution)}
+    return {name: [cut.tile for cut in tiles.best(layers[name], sms, CUTS) if cut.tile != own] for name, own in start.tiles}
+
+
+class Search:
+    """Rounds of single changes, and their combinations.
+
+    Args:
+        until: the moment (time.monotonic) at which nothing more is begun.
+    """
+
+    def __init__(self, start: Way, build: Build, compare: Compare, until: float, progress: Progress = silent) -> None:
+        self._start = self._current = start
+        self._build, self._compare, self._until, self._progress = build, compare, until, progress
+        self._tried: list[Tried] = []
+
+    def run(self, candidates: Mapping[str, Sequence[Tile]], aheads: Iterable[int], others: Sequence[Way] = ()) -> TunedGrid:
+        """Search, and time what was found against the start once more: if it is not faster after all the start stays."""
+        self._begin(others)
+        rounds = 0
+        waiting = {layer: [Change(layer, tile) for tile in of] for layer, of in candidates.items()}
+        further = [Change(None, ahead=ahead) for ahead in aheads]
+        while (any(waiting.values()) or further) and not self._is_over():
+            changes = [of[:EACH] for of in waiting.values() if of] + ([further] if further else [])
+            waiting, further, rounds = {layer: of[EACH:] for layer, of in waiting.items()}, [], rounds + 1
+            self._round(changes, rounds)
+        known = {one.change.layer for one in self._tried}
+        untried = tuple(layer for layer, of in candidates.items() if of and layer not in known)
+        turns = self._compare([self._start, self._current, self._start])
+        if self._current != self._start and not is_faster(turns, 1, 2):
+            logger.warning("the grid's tuned tiles are not faster after all: the model's stay")
+            self._current = self._start
+        after = median(turns, 0 if self._current == self._start else 1)
+        return TunedGrid(self._current, self._start, tuple(self._tried), untried, rounds, median(turns, 0), after, noise(turns, 2))
+
+    def _is_over(self) -> bool:
+        return time.monotonic() > self._until
+
+    def _begin(self, others: Sequence[Way]) -> None:
+        if ready := [way for way in dict.fromkeys(others) if way != self._start and way in self._build([way], None)]:
+            self._take(ready)
+
+    def _round(self, changes: Sequence[Sequence[Change]], number: int) -> None:
+        """Each group of changes (those of a layer) is timed in turn with the current grid, which stands at both ends for the noise."""
+        begin = self._current
+        groups = [[change for change in group if not change.is_in(begin)] for group in changes]
+        # The best of every layer first: where the time ends, each has been given some.
+        in_order = [group[rank] for rank in range(max(map(len, groups), default=0)) for group in groups if rank < len(group)]
+        now = time.monotonic()
+        made = self._build([change.of(begin) for change in in_order], now + COMPILING * max(0.0, self._until - now))
+        gains: list[tuple[float, Change]] = []
+        for index, group in enumerate(groups):
+            self._progress(f"tune the grid, round {number}", index, len(groups))
+            ready = [change for change in group if change.of(begin) in made]
+            if ready and not self._is_over():
+                gains += self._gains(begin, ready)
+        gains.sort(key=lambda one: -one[0])
+        self._take(self._together(begin, [change for _, change in gains]))
+
+    def _gains(self, begin: Way, changes: Sequence[Change]) -> list[tuple[float, Change]]:
+        """The fastest of `changes` with the µs that it saves, if that is more than the noise."""
+        turns = self._compare([begin, *(change.of(begin) for change in changes), begin])
+        last, own = len(changes) + 1, median(turns, 0)
+        for index, change in enumerate(changes, start=1):
+            us = median(turns, index)
+            self._tried.append(Tried(change, us if us < float("inf") else None, own))
+        fastest = min(range(1, last), key=lambda index: median(turns, index))
+        if not is_faster(turns, fastest, last):
+            return []
+        return [(statistics.median(turn[0] - turn[fastest] for turn in turns), changes[fastest - 1])]
+
+    def _together(self, begin: Way, best_first: Sequence[Change]) -> list[Way]:
+        """All that is faster alone in one grid, the better half of it, and the best alone."""
+        counts = sorted({len(best_first), -(-len(best_first) // 2), min(1, len(best_first))} - {0})
+        ways = []
+        for count in counts:
+            way = begin
+            for change in best_first[:count]:
+                way = change.of(way)
+            ways.append(way)
+        made = self._build(ways, None) if ways else set()
+        return [way for way in ways if way in made]
+
+    def _take(self, ways: Sequence[Way]) -> None:
+        """The fastest of `ways` becomes the current one, if it is faster than that."""
+        if not ways:
+            return
+        turns = self._compare([self._current, *ways, self._current])
+        last = len(ways) + 1
+        faster = [index for index in range(1, last) if is_faster(turns, index, last)]
+        if faster:
+            self._current = ways[min(faster, key=lambda index: median(turns, index)) - 1]
+
+
+class Kernels:
+    """Grids compiled in threads: NVRTC runs in all of them at once. Weights are packed once for each layer and tile."""
+
+    def __init__(
+        self,
+        network: Network,
+        sms: int,
+        input_dtype: str,
+        pixels: tuple[Array, Array] | None,
+        capability: str,
+        progress: Progress = silent,
+    ) -> None:
+        self._network, self._sms, self._input_dtype = network, sms, input_dtype
+        self._pixels, self._capability, self._progress = pixels, capability, progress
+        self._packed: dict[tuple[str, Tile | None], dict[str, bytes]] = {}
+        self._lock = threading.Lock()
+
+    def parts(self, ways: Sequence[Way], until: float | None) -> dict[Way, Part]:
+        """Those of `ways` that compile without a spill, in time."""
+        found: dict[Way, Part] = {}
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
+            futures = {way: pool.submit(self._unspilt, way) for way in dict.fromkeys(ways)}
+            try:
+                for number, (way, future) in enumerate(futures.items()):
+                    self._progress("compile grids", number, len(futures))
+                    # What has begun is waited for: it is done within the time of one.
+                    if until is not None and time.monotonic() > until and future.cancel():
+                        continue
+                    try:
+                        part = future.result()
+                    except AccelError as error:
+                        logger.warning("a grid is left out: %s", error.message)
+                        continue
+                    if part is not None:
+                        found[way] = part
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return found
+
+    def part(self, way: Way) -> Part:
+        """Raises as `generate` and the compiler."""
+        return self._made(way)[0]
+
+    def _unspilt(self, way: Way) -> Part | None:
+        part, spills = self._made(way)
+        return None if spills else part
+
+    def _made(self, way: Way) -> tuple[Part, int]:
+        plan = make(self._network, sms=self._sms, input_dtype=self._input_dtype, tuning=way.tuning)
+        source, kernel, state_bytes = generate.grid_of(plan, way.ahead)
+        compiled = nvrtc.compile(source, "grid.cu", self._capability)
+        return Part((kernel,), compiled.cubin, 0, self._weights(plan), state_bytes), compiled.kernels[kernel.name].spills
+
+    def _weights(self, plan: Plan) -> bytes:
+        blob = bytearray(plan.weight_bytes)
+        for step in plan.steps:
+            key = step.name, step.cut.tile if step.cut else None
+            with self._lock:
+                if key not in self._packed:
+                    self._packed[key] = pack.packed(step, self._pixels)
+            for part, data in self._packed[key].items():
+                start = plan.weights[step.name, part]
+                blob[start : start + len(data)] = data
+        return bytes(blob)
