@@ -76,8 +76,9 @@ class KernelDriver(FakeDriver):
         return (self.capability[int(attribute)],)
 
     def _cuModuleLoadData(self, address: int) -> tuple[int]:  # noqa: N802
-        self.loaded[len(self.loaded) + 1] = ctypes.string_at(address, 4)
-        return (len(self.loaded),)
+        handle = max(self.loaded, default=0) + 1
+        self.loaded[handle] = ctypes.string_at(address, 4)
+        return (handle,)
 
     def _cuModuleUnload(self, handle: int) -> tuple[()]:  # noqa: N802
         del self.loaded[handle]

@@ -265,9 +265,23 @@ def test_a_tuned_export_has_the_tiles_that_were_fastest_and_says_what_was_timed(
     assert kept
     steps = {step["layers"][-1]: step["tile"] for step in chain.plan["steps"]}
     assert all(steps[layer] == tile for layer, tile in kept.items())
-    # The grid was not timed, and keeps the model's tiles with weights packed for them.
-    assert tuned.schedules["grid"].kernels == before.schedules["grid"].kernels
-    assert "with its tiles tuned" in entry.toolchain["chosen"]
+    # The grid costs by its CTAs here: the one of fewest was found, with weights packed for it.
+    grid, grids = tuned.schedules["grid"], before.schedules["grid"]
+    assert grid.kernels[0].grid < grids.kernels[0].grid
+    told = grid.plan["tuned"]
+    assert (told["before_us"], told["after_us"]) == tuple(pytest.approx(1 + 0.01 * one.kernels[0].grid, abs=1e-3) for one in (grids, grid))
+    assert {one["layer"]: one["tile"] for one in told["tried"] if one["kept"]}.items() <= {
+        step["layers"][-1]: step["tile"] for step in grid.plan["steps"]
+    }.items()
+    assert told["ahead"] in {0, 1, 2, 3}
+    # Of both the whole was timed at the end, and the faster one runs.
+    assert told["device_us"] == pytest.approx(1 + 0.01 * grid.kernels[0].grid, abs=1e-3)
+    assert record["device_us"] == pytest.approx(5 + 0.01 * sum(kernel.grid for kernel in chain.kernels), abs=1e-3)
+    assert (tuned.chosen, before.chosen) == ("grid", "chain")
+    assert re.match(
+        r"grid: chain \d\.\d µs, grid \d\.\d µs measured on \S.*; replays of the chain .*with its tiles tuned", entry.toolchain["chosen"]
+    )
+    assert fused_plan.rows(tmp_path / "tuned" / "plan.json")[-1]["schedule"] == f"grid (chosen, {told['device_us']:.1f} µs)"
     assert json.loads(entry.toolchain["options"]) == {"tune": True}
     rows = fused_plan.rows(tmp_path / "tuned" / "plan.json")
     assert re.fullmatch(r"5 tried, \d\.\d\d → \d\.\d\d µs(, kept)?", rows[1]["tuned"])
@@ -282,6 +296,9 @@ def test_where_no_tile_is_faster_the_models_stay_and_that_is_said(gpu: CostDrive
     chain = fused_plan.read(tmp_path / "tuned" / "plan.json").schedules["chain"]
     assert not any(one["kept"] for one in chain.plan["tuned"]["tried"])
     assert chain.kernels == generate.generate(plain(), "chain").kernels
+    grid = fused_plan.read(tmp_path / "tuned" / "plan.json").schedules["grid"]
+    assert grid.kernels == generate.generate(plain(), "grid").kernels
+    assert not any(one["kept"] for name in ("tried", "tried_ahead") for one in grid.plan["tuned"][name])
 
 
 def test_in_no_time_nothing_is_timed_and_every_layer_is_named(gpu: CostDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +306,8 @@ def test_in_no_time_nothing_is_timed_and_every_layer_is_named(gpu: CostDriver, t
     record = fused_plan.read(tmp_path / "tuned" / "plan.json").schedules["chain"].plan["tuned"]
     assert set(record["untried"]) <= {"stem", "wide", "again", "down"}
     assert record["tried"] == []
+    grid = fused_plan.read(tmp_path / "tuned" / "plan.json").schedules["grid"].plan["tuned"]
+    assert (grid["tried"], grid["rounds"], set(grid["untried"])) == ([], 0, {"stem", "wide", "again", "down"})
 
 
 def test_a_candidate_that_the_compiler_refuses_or_spills_is_left_out(
@@ -331,12 +350,23 @@ def test_a_chain_that_answers_otherwise_takes_for_ever(gpu: CostDriver) -> None:
     assert stream is not None
     both = Chains("cuda:0", stream, np.ones((1, 3, 4, 4), np.float16), 256, 10)
     plan = make(plain(), sms=132)
+    calls = [0]
+
+    def failing(arguments: Sequence[int]) -> None:
+        # A wait that runs out later: the launches behind it end at once.
+        calls[0] += 1
+        (answers(2.0) if calls[0] < 50 else nothing)(arguments)
+
+    gpu.kernels["failing"] = failing
+    both.add("failing", part_of(plan, 0, Kernel("failing", 10, 32), CODE, None))
     for name in ("right", "almost", "wrong", "none"):
         both.add(name, part_of(plan, 0, Kernel(name, 10, 32), CODE, None))
     turns = both.compare([["right"], ["almost"], ["wrong"], ["none"], ["right"]])
     assert len(turns) == TURNS
     assert turns[0] == [pytest.approx(1.1), pytest.approx(1.1), INF, INF, pytest.approx(1.1)]
     assert gpu.graphs == {}
+    assert both.compare([["right"], ["failing"]])[0][1] == INF
+    assert both.compare([["right"]], single=True)[0] == [pytest.approx(1.1)]
     with pytest.raises(AccelError, match="answers with infinities"):
         both.compare([["none"], ["right"]])
 
@@ -360,6 +390,26 @@ def test_each_kernel_reads_its_own_weights_where_its_plan_has_them(gpu: CostDriv
     assert list(seen.values()) == [True, True]
 
 
+def test_a_schedule_that_answers_otherwise_or_cannot_be_launched_is_not_chosen(
+    gpu: CostDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu.kernels["grid"] = answers(2.0)
+    exporting.export_network(plain(), request(tmp_path / "wrong", tune_s=1e-9))
+    plan = fused_plan.read(tmp_path / "wrong" / "plan.json")
+    assert plan.chosen == "chain"
+    assert "device_us" not in plan.schedules["grid"].plan["tuned"]
+    assert "answers otherwise than the chain" in caplog.text
+    gpu.room = 0
+    exporting.export_network(plain(), request(tmp_path / "large", tune_s=1e-9))
+    plan = fused_plan.read(tmp_path / "large" / "plan.json")
+    assert (plan.chosen, "tuned" in plan.schedules["grid"].plan) == ("chain", False)
+    assert "the grid's tiles are not tuned" in caplog.text
+    assert "the schedule grid is not timed" in caplog.text
+    # What is not tuned has no time at all.
+    assert "measured on" in plan.why
+    assert "grid" not in plan.why.partition(" measured on")[0]
+
+
 # What is refused.
 
 
@@ -380,7 +430,7 @@ def test_no_time_at_all_is_no_option_and_other_formats_have_none() -> None:
         BuildOptions(tune_s=0)
 
 
-@pytest.mark.parametrize("doctored", [{"tried": [{"layer": "wide"}]}, {"tried": [1]}, []])
+@pytest.mark.parametrize("doctored", [{"tried": [{"layer": "wide"}]}, {"tried": [1]}, [], {"device_us": "fast"}])
 def test_a_doctored_record_is_refused(gpu: CostDriver, tmp_path: Path, doctored: Any) -> None:
     exporting.export_network(plain(), request(tmp_path / "tuned", tune_s=1e-9))
     file = tmp_path / "tuned" / "plan.json"
