@@ -1,18 +1,21 @@
 """Where the time of the fused schedule `cluster` goes: each step's cycles on a GPU, beside what the plan predicted.
 
-    python benchmarks/fused_cluster_steps.py --network student_a
+    python benchmarks/fused_cluster_steps.py --network student_a student_b --out cluster-steps.json
 
 Random weights. The kernel is compiled with stamps (`clock` of the SM, by one thread of each CTA), which the exported one has not; each
-costs a store. Of every difference between two stamps that follow one another the medians over launches are shown: of CTA 0, and of the CTA
-with the most. `weights in registers` is the wait for weights, `patch there` the wait for what others push, `pushed` the step itself up to
-its last push. A cycle of a GPU at 1.7 GHz is 0.59 ns.
+costs a store. Of every difference between two stamps that follow one another the medians over launches are shown: of CTA 0, of the median
+CTA, and of the CTA with the most. `weights in registers` is the wait for weights, `patch there` the wait for what others push, `pushed` the
+step itself up to its last push; `step predicted` is of these three together. A cycle of a GPU at 1.7 GHz is 0.59 ns; the time of a launch,
+measured back to back, is told beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fused_networks import NETWORKS
 
 from accel import device
+from accel.bench.clock import EventTimer
 from accel.device import driver, kernels
 from accel.exporters.fused.cluster import CLOCK, CTAS, plan_cluster
 from accel.exporters.fused.cluster_source import generate_cluster, stamps
@@ -31,8 +35,8 @@ from accel.types import Array
 LAUNCHES = 200
 
 
-def measured(network: Network, on: str) -> Array:
-    """Launches × CTAs × stamps, in cycles of each CTA's own SM."""
+def measured(network: Network, on: str) -> tuple[Array, float]:
+    """Launches × CTAs × stamps, in cycles of each CTA's own SM; and µs a launch, of LAUNCHES back to back."""
     driver.activate(on)
     program = generate_cluster(network, timed=True)
     capability = ".".join(map(str, kernels.limits(on).capability))
@@ -50,8 +54,19 @@ def measured(network: Network, on: str) -> Array:
         launch()
         device.synchronize(stream)
         taken.append(device.to_numpy(state, stream).view(np.uint32).reshape(CTAS, -1).copy())
-    device.close_stream(stream)
-    return np.stack(taken)
+    timer, gate = EventTimer(stream), device.Gate(stream)
+    try:
+        with gate:
+            timer.start()
+            for _ in range(LAUNCHES):
+                launch()
+            timer.stop()
+        device.synchronize(stream)
+        us = timer.elapsed_ns() / LAUNCHES / 1000
+    finally:
+        timer.close()
+        device.close_stream(stream)
+    return np.stack(taken), us
 
 
 def differences(taken: Array) -> Array:
@@ -59,24 +74,57 @@ def differences(taken: Array) -> Array:
     return (taken[:, :, 1:] - taken[:, :, :-1]).astype(np.uint32)
 
 
-def report(network: Network, taken: Array) -> str:
+def rows(network: Network, taken: Array) -> list[dict[str, Any]]:
+    """One a difference between two stamps: medians over launches in cycles, and what was predicted of a layer's step, at its `pushed`."""
     plan = plan_cluster(network)
     cycles = np.median(differences(taken), 0)
-    lines = [f"{'up to':<40} {'CTA 0':>7} {'most':>7}"]
-    lines += [f"{name:<40} {cycles[0, i]:>7.0f} {cycles[:, i].max():>7.0f}" for i, name in enumerate(stamps(plan)[1:])]
-    whole = np.median(differences(taken).sum(2), 0)[0]
-    lines.append(f"{'in all, of CTA 0':<40} {whole:>7.0f}         predicted {sum(plan.micros) * CLOCK * 1000:.0f}")
-    steps = ", ".join(f"{micros * CLOCK * 1000:.0f}" for micros in plan.micros)
-    return "\n".join([*lines, f"predicted of each step, the stem first: {steps}"])
+    # The stem has a prediction of its own, which stands first.
+    predicted = {f"{of.layer.name}: pushed": micros for of, micros in zip(plan.layers, plan.micros[1:], strict=True)} | {
+        "stem done": plan.micros[0]
+    }
+    return [
+        {
+            "up to": name,
+            "cta_0": round(float(cycles[0, i])),
+            "median": round(float(np.median(cycles[:, i]))),
+            "most": round(float(cycles[:, i].max())),
+            "step_predicted": round(predicted[name] * CLOCK * 1000) if name in predicted else None,
+        }
+        for i, name in enumerate(stamps(plan)[1:])
+    ]
+
+
+def whole(network: Network, taken: Array) -> dict[str, Any]:
+    """Cycles from the first stamp to the last: of CTA 0, and what the plan predicts."""
+    plan = plan_cluster(network)
+    return {"cycles": round(float(np.median(differences(taken).sum(2), 0)[0])), "predicted": round(sum(plan.micros) * CLOCK * 1000)}
+
+
+def report(network: Network, taken: Array) -> str:
+    lines = [f"{'up to':<40} {'CTA 0':>7} {'median':>7} {'most':>7} {'step predicted':>15}"]
+    for row in rows(network, taken):
+        said = "" if row["step_predicted"] is None else row["step_predicted"]
+        lines.append(f"{row['up to']:<40} {row['cta_0']:>7} {row['median']:>7} {row['most']:>7} {said:>15}")
+    of = whole(network, taken)
+    return "\n".join([*lines, f"{'in all, of CTA 0':<40} {of['cycles']:>7} {'':>15} {of['predicted']:>15}"])
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=list(NETWORKS), default="student_a")
+    parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
-    network = NETWORKS[options.network]()
-    print(report(network, measured(network, device.parse(options.device))))
+    on = device.parse(options.device)
+    record: dict[str, Any] = {"gpu": device.describe(on).name, "launches": LAUNCHES, "networks": {}}
+    for name in options.network:
+        network = NETWORKS[name]()
+        taken, us = measured(network, on)
+        print(f"{record['gpu']}, {name}: {us:.2f} µs a launch back to back, with the stamps\n{report(network, taken)}\n", flush=True)
+        record["networks"][name] = {"launch_us": round(us, 3), **whole(network, taken), "steps": rows(network, taken)}
+        if options.out is not None:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 

@@ -156,7 +156,7 @@ def test_without_a_gpu_it_compiles_and_prints_what_kernels_use(
 
 
 def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
     import fused_cluster_steps
@@ -171,14 +171,21 @@ def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
 
     monkeypatch.setattr(fused_cluster_steps, "NETWORKS", {"short": short})
     monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
-    monkeypatch.setattr(sys, "argv", ["fused_cluster_steps.py", "--network", "short"])
-    with installed(KernelDriver({"cluster": clocked})) as driver:
+    monkeypatch.setattr(sys, "argv", ["fused_cluster_steps.py", "--network", "short", "--out", str(tmp_path / "steps.json")])
+    with installed(TimedDriver({"cluster": clocked})) as driver:
         assert fused_cluster_steps.main() == 0
         assert driver.launched[-1].cluster == 16
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[-2:] for line in lines[1 : len(names)]] == [["100", "130"]] * (len(names) - 1)
+    assert all(re.search(r" 100 +100 +130( +\d+)?$", line.rstrip()) for line in lines[2 : len(names) + 1])
     assert [line.split()[0] for line in lines if "patch there" in line] == ["last:"]
-    assert f"{(len(names) - 1) * 100}" in lines[len(names)]
+    assert f" {(len(names) - 1) * 100} " in lines[len(names) + 1]
+    record = json.loads((tmp_path / "steps.json").read_text())["networks"]["short"]
+    assert record["cycles"] == (len(names) - 1) * 100
+    assert record["launch_us"] == pytest.approx(1 / 200, abs=1e-3)
+    assert [row["up to"] for row in record["steps"]] == list(names[1:])
+    steps = [row["step_predicted"] for row in record["steps"] if row["step_predicted"] is not None]
+    assert sum(steps) == pytest.approx(record["predicted"], abs=len(steps))
+    assert {(row["cta_0"], row["median"], row["most"]) for row in record["steps"]} == {(100, 100, 130)}
 
 
 @pytest.fixture
