@@ -259,13 +259,15 @@ def _flow(plan: Plan, ahead: int = FURTHEST_AHEAD) -> Written:
     lines = [
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
         f"    Flow<{ctas}, {plan.arena_bytes}, {distance}> all;",
-        "    if (!all.begin(Run{image, weights, arena, logits, state})) return;",
+        "    all.begin(Run{image, weights, arena, logits, state});",
     ]
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
     lines += [f"    {fetch}" for fetch in fetches[:distance]]
-    for step, fetch in zip(plan.steps, fetches[distance:] if distance else [""] * len(plan.steps), strict=True):
-        then = f"[&] {{ {fetch} }}" if fetch else "Nothing{}"
+    for index, (step, fetch) in enumerate(zip(plan.steps, fetches[distance:] if distance else [""] * len(plan.steps), strict=True)):
+        work = " ".join(filter(None, ["" if index else "all.settle();", fetch]))
+        then = f"[&] {{ {work} }}" if work else "Nothing{}"
         lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
+        lines += [] if index else ["    if (all.failed()) return;"]
     lines += ["    all.end();", "}", ""]
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     words = -(-(32 + ctas) // 64) * 64

@@ -13,17 +13,27 @@ struct Flow {
     static constexpr int LAUNCHES = 32, EXCHANGE = ceil_div(LAUNCHES + CTAS, 64) * 64;  // words of State
 
     Run run;
-    Word launch;  // of this CTA, from 0
+    Word launch, error;  // of this CTA, from 0; of an earlier launch
 
-    // False: an earlier launch has failed.
-    INLINE bool begin(const Run& given) {
+    // What comes is not looked at before the first step has its input (settle), which reads no exchange: a trip to the L2 less.
+    INLINE void begin(const Run& given) {
         run = given;
         launch = load_relaxed(run.state + LAUNCHES + cta());
+        error = load_relaxed(run.state);
+    }
+
+    INLINE void settle() {
         unsigned char* exchanges = reinterpret_cast<unsigned char*>(run.state + EXCHANGE);
         run.exchange = exchanges + launch % 2 * ARENA_BYTES;
         unsigned char* next = exchanges + (launch + 1) % 2 * ARENA_BYTES;
         for (int i = cta() * THREADS + thread(); i < ARENA_BYTES / 16; i += CTAS * THREADS) hand_on16(next + i * 16, make_uint4(0, 0, 0, 0));
-        return load_relaxed(run.state) == 0;
+    }
+
+    // Behind the first step: an earlier launch has failed, and what its exchange has is void.
+    INLINE bool failed() {
+        if (error == 0) return false;
+        copies_arrived();
+        return true;
     }
 
     INLINE void end() {
