@@ -267,7 +267,7 @@ def _flow(plan: Plan, ahead: int = FURTHEST_AHEAD) -> Written:
         work = " ".join(filter(None, ["" if index else "all.settle();", fetch]))
         then = f"[&] {{ {work} }}" if work else "Nothing{}"
         lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
-        lines += [] if index else ["    if (all.failed()) return;"]
+        lines += [] if index else ["    if (all.failed()) return;", "    all.clear_next();"]
     lines += ["    all.end();", "}", ""]
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     words = -(-(32 + ctas) // 64) * 64

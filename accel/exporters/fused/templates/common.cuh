@@ -38,6 +38,33 @@ INLINE uint4 read16(const Run& run, int offset, Word number) {
     for (Patience patience; !arrived(v) && !patience.over(run, number);) v = peek16(run.exchange + offset);
     return inverted(v);
 }
+
+// Several at once, so that a round costs the latency of one read; an offset below zero gives zeros. `look` asks, `look_again` waits for all.
+template <int N>
+INLINE void look(const Run& run, const int (&from)[N], uint4 (&values)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        values[i] = POLLS ? make_uint4(~0u, ~0u, ~0u, ~0u) : make_uint4(0, 0, 0, 0);
+        if (from[i] >= 0) values[i] = POLLS ? peek16(run.exchange + from[i]) : load_activation16(run.arena + from[i]);
+    }
+}
+template <int N>
+INLINE void look_again(const Run& run, const int (&from)[N], uint4 (&values)[N], Word number) {
+    if constexpr (POLLS) {
+        for (Patience patience;;) {
+            bool missing = false;
+#pragma unroll
+            for (int i = 0; i < N; i++) missing = missing || !arrived(values[i]);
+            if (!missing || patience.over(run, number)) break;
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                if (!arrived(values[i])) values[i] = peek16(run.exchange + from[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) values[i] = inverted(values[i]);
+    }
+}
+
 INLINE void write16(const Run& run, int offset, uint4 v) {
     if constexpr (POLLS) hand_on16(run.exchange + offset, inverted(v));
     store_activation16(run.arena + offset, v);

@@ -35,6 +35,17 @@ struct Convolution {
         float2 bias[MINE_PAIRS];
     };
 
+    // The patch, in copies of 16 bytes; of the image there are none.
+    static constexpr int PIECES = larger(L::CHANNELS / 8, 1), COPIES = PATCH_Y * PATCH_X * PIECES, MINE = ceil_div(COPIES, THREADS);
+    static constexpr int TOGETHER = POLLS ? smaller(MINE, 8) : MINE;  // looked at together, in 4 registers each
+
+    // Some of a thread's copies: offsets in the arena; -1: outside the image, -2: no copy.
+    struct Copies {
+        Address to[TOGETHER];
+        int from[TOGETHER];
+        uint4 values[TOGETHER];
+    };
+
     // Where a pair of outputs lies in the tile: the order in which the accumulators of mma lie.
     MEMBER int pixel_of(int pair) { return pair / 64 / FRAGMENTS_N * 16 + pair % 2 * 8 + pair % 64 / 8; }
     MEMBER int channel_of(int pair) { return pair / 64 % FRAGMENTS_N * 8 + pair / 2 % 4 * 2; }
@@ -98,6 +109,22 @@ struct Convolution {
     // `then` runs when the input is there, and nothing is waited for any more.
     template <class Then = Nothing>
     MEMBER void finish(const Run& run, int tile, Prepared& ready, Then then = {}) {
+        Copies copies;
+        finish_asked<false>(run, tile, ready, copies, then);
+    }
+
+    // A step of a grid that POLLS.
+    template <bool AHEAD, class Then>
+    MEMBER void compute(const Run& run, int tile, Then then) {
+        Copies copies;
+        Prepared ready;
+        ask(run, tile, copies);
+        prepare<AHEAD>(run, tile, ready);
+        finish_asked<true>(run, tile, ready, copies, then);
+    }
+
+    template <bool ASKED, class Then>
+    MEMBER void finish_asked(const Run& run, int tile, Prepared& ready, Copies& copies, Then then) {
         const Address shared = shared_memory();
         const int pixel_tile = tile % PIXEL_TILES, first_channel = tile / PIXEL_TILES * L::TILE_N;
         const int out_y = pixel_tile / TILES_X * L::TILE_Y, out_x = pixel_tile % TILES_X * L::TILE_X;
@@ -114,7 +141,7 @@ struct Convolution {
                                                                 : load_activation4(run.arena + L::RESIDUAL + places[i] * 2);
         }
         if constexpr (L::SOURCE != ARENA) gather_image<L>(run, shared + PATCH, out_y, out_x);
-        else fetch_patch(run, shared + PATCH, out_y, out_x);
+        else fetch_patch<ASKED>(run, tile, copies);
         if constexpr (L::RESIDUAL >= 0 && POLLS) {
 #pragma unroll
             for (int i = 0; i < MINE_PAIRS; i++) {
@@ -163,55 +190,46 @@ struct Convolution {
         }
     }
 
-    // The patch in shared memory, 16 bytes a copy; behind the next barrier everybody's is there.
-    MEMBER void fetch_patch(const Run& run, Address patch, int out_y, int out_x) {
-        constexpr int PIECES = L::CHANNELS / 8, COPIES = PATCH_Y * PATCH_X * PIECES, MINE = ceil_div(COPIES, THREADS);
-        constexpr int TOGETHER = POLLS ? smaller(MINE, 8) : MINE;  // looked at together, in 4 registers each
+    MEMBER void aim(Copies& copies, int tile, int first) {
+        const int pixel_tile = tile % PIXEL_TILES, out_y = pixel_tile / TILES_X * L::TILE_Y, out_x = pixel_tile % TILES_X * L::TILE_X;
+#pragma unroll
+        for (int i = 0; i < TOGETHER; i++) {
+            const int copy = thread() + (first + i) * THREADS, pixel = copy / PIECES, piece = copy % PIECES;
+            const int y = pixel / PATCH_X, x = pixel % PATCH_X;
+            const int from_y = out_y * L::STRIDE_Y - L::PAD_Y + y, from_x = out_x * L::STRIDE_X - L::PAD_X + x;
+            const bool inside = from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
+            copies.to[i] = shared_memory() + PATCH + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + piece * 16;
+            copies.from[i] = copy >= COPIES ? -2 : inside ? L::INPUT + ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : -1;
+        }
+    }
+
+    // Where POLLS: a first look at the input before `prepare`, which then costs no time of its own.
+    MEMBER void ask(const Run& run, int tile, Copies& copies) {
+        if constexpr (L::SOURCE == ARENA) {
+            aim(copies, tile, 0);
+            look(run, copies.from, copies.values);
+        }
+    }
+
+    // The patch in shared memory; behind the next barrier everybody's is there.
+    template <bool ASKED>
+    MEMBER void fetch_patch(const Run& run, int tile, Copies& copies) {
 #pragma unroll
         for (int first = 0; first < MINE; first += TOGETHER) {
-            Address to[TOGETHER];
-            int from[TOGETHER];  // offsets in the arena; -1: outside the image, -2: no copy
-#pragma unroll
-            for (int i = 0; i < TOGETHER; i++) {
-                const int copy = thread() + (first + i) * THREADS, pixel = copy / PIECES, piece = copy % PIECES;
-                const int y = pixel / PATCH_X, x = pixel % PATCH_X;
-                const int from_y = out_y * L::STRIDE_Y - L::PAD_Y + y, from_x = out_x * L::STRIDE_X - L::PAD_X + x;
-                const bool inside = from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
-                to[i] = patch + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + piece * 16;
-                from[i] = copy >= COPIES ? -2 : inside ? L::INPUT + ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : -1;
-            }
+            if (!ASKED || first > 0) aim(copies, tile, first);
             if constexpr (POLLS) {
-                poll(run, to, from);
+                if (!ASKED || first > 0) look(run, copies.from, copies.values);
+                look_again(run, copies.from, copies.values, L::NUMBER);
+#pragma unroll
+                for (int i = 0; i < TOGETHER; i++)
+                    if (copies.from[i] != -2) store_shared16(copies.to[i], copies.values[i]);
             } else {
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
-                    if (from[i] != -2) copy16(to[i], run.arena + larger(from[i], 0), from[i] >= 0);
+                    if (copies.from[i] != -2) copy16(copies.to[i], run.arena + larger(copies.from[i], 0), copies.from[i] >= 0);
             }
         }
         if constexpr (!POLLS) copies_arrived();
-    }
-
-    // All that is missing is looked at again together, so that a round costs the latency of one read.
-    template <int N>
-    MEMBER void poll(const Run& run, const Address (&to)[N], const int (&from)[N]) {
-        uint4 values[N];
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            values[i] = make_uint4(~0u, ~0u, ~0u, ~0u);
-            if (from[i] >= 0) values[i] = peek16(run.exchange + from[i]);
-        }
-        for (Patience patience;;) {
-            bool missing = false;
-#pragma unroll
-            for (int i = 0; i < N; i++) missing = missing || !arrived(values[i]);
-            if (!missing || patience.over(run, L::NUMBER)) break;
-#pragma unroll
-            for (int i = 0; i < N; i++)
-                if (!arrived(values[i])) values[i] = peek16(run.exchange + from[i]);
-        }
-#pragma unroll
-        for (int i = 0; i < N; i++)
-            if (from[i] != -2) store_shared16(to[i], inverted(values[i]));
     }
 
     MEMBER void multiply_all(const Run& run, int tile, Address shared, Prepared& ready, float4 (&total)[MINE_M][MINE_N]) {

@@ -4,6 +4,8 @@
 // needs a fence, an addition, a look at it, and then the read. Words that are "not there" have to be cleared: launches take turns between
 // two exchanges, each clearing the other's. They lie in State, which is zeros when a context is made.
 //
+// A step's first look at its input comes before all else that it has to prepare, so that the look's way to the L2 and back hides that.
+//
 // Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read.
 //
 // No CTA can wait for itself or in a circle: all of them take steps in order, and a step reads what earlier ones wrote.
@@ -22,10 +24,15 @@ struct Flow {
         error = load_relaxed(run.state);
     }
 
-    INLINE void settle() {
-        unsigned char* exchanges = reinterpret_cast<unsigned char*>(run.state + EXCHANGE);
-        run.exchange = exchanges + launch % 2 * ARENA_BYTES;
-        unsigned char* next = exchanges + (launch + 1) % 2 * ARENA_BYTES;
+    INLINE void settle() { run.exchange = exchange_of(launch); }
+
+    INLINE unsigned char* exchange_of(Word number) {
+        return reinterpret_cast<unsigned char*>(run.state + EXCHANGE) + number % 2 * ARENA_BYTES;
+    }
+
+    // Behind the first step's stores, which others wait for.
+    INLINE void clear_next() {
+        unsigned char* next = exchange_of(launch + 1);
         for (int i = cta() * THREADS + thread(); i < ARENA_BYTES / 16; i += CTAS * THREADS) hand_on16(next + i * 16, make_uint4(0, 0, 0, 0));
     }
 
@@ -51,11 +58,9 @@ struct Flow {
     template <class Layer, int TILES, class Then>
     INLINE void step(Then then) {
         if (cta() < TILES) {
-            typename Layer::Prepared ready;
             if constexpr (DISTANCE > 0) copies_left<DISTANCE - 1>();
-            Layer::template prepare<(DISTANCE > 0)>(run, cta(), ready);
-            Layer::finish(run, cta(), ready, then);
-            if constexpr (TILES > CTAS) more<Layer, TILES>(ready);
+            Layer::template compute<(DISTANCE > 0)>(run, cta(), then);
+            if constexpr (TILES > CTAS) more<Layer, TILES>();
             sync();  // before the next step writes over this one's shared memory
         } else {
             then();
@@ -63,9 +68,10 @@ struct Flow {
     }
 
     template <class Layer, int TILES>
-    INLINE void more(typename Layer::Prepared& ready) {
+    INLINE void more() {
 #pragma unroll 1
         for (int tile = cta() + CTAS; tile < TILES; tile += CTAS) {
+            typename Layer::Prepared ready;
             Layer::template prepare<false>(run, tile, ready);
             Layer::finish(run, tile, ready);
         }

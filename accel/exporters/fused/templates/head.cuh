@@ -6,6 +6,7 @@ struct Head {
     static constexpr int GROUPS = PIECES >= THREADS ? 1 : (THREADS / PIECES < L::PIXELS ? THREADS / PIECES : L::PIXELS);
     static constexpr int OUTPUTS = L::TILE_N / WARPS, ROUNDS = ceil_div(PIECES, 32);          // a warp's; 256 channels a round
     static constexpr int HELD = ROUNDS <= 4 ? ROUNDS : 0;                                     // rounds whose weights are fetched early
+    static constexpr int TOGETHER = smaller(ceil_div(L::PIXELS, GROUPS), 8);                  // pixels that a thread reads at once
     static constexpr int SUMS = 0, MEANS = GROUPS * L::CHANNELS * 4;                          // shared memory
 
     static constexpr int COUNTERS = 1, ARRIVALS = ceil_div(L::OUT_REAL, L::TILE_N);           // of the grid
@@ -22,6 +23,13 @@ struct Head {
     }
 
     MEMBER void fetch_ahead(const Run&, int) {}
+
+    template <bool AHEAD, class Then>
+    MEMBER void compute(const Run& run, int tile, Then then) {
+        Prepared ready;
+        prepare<AHEAD>(run, tile, ready);
+        finish(run, tile, ready, then);
+    }
 
     template <bool AHEAD>
     MEMBER void prepare(const Run& run, int tile, Prepared& ready) {
@@ -44,10 +52,20 @@ struct Head {
         for (int item = thread(); item < GROUPS * PIECES; item += THREADS) {
             const int piece = item % PIECES, group = item / PIECES;
             float sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-#pragma unroll 8
-            for (int pixel = group; pixel < L::PIXELS; pixel += GROUPS) {
-                const uint4 values = read16(run, L::INPUT + (pixel * L::CHANNELS + piece * 8) * 2, L::NUMBER);
-                add(sums, 0, values.x), add(sums, 2, values.y), add(sums, 4, values.z), add(sums, 6, values.w);
+#pragma unroll 1
+            for (int first = group; first < L::PIXELS; first += TOGETHER * GROUPS) {
+                int from[TOGETHER];
+                uint4 values[TOGETHER];
+#pragma unroll
+                for (int i = 0; i < TOGETHER; i++) {
+                    const int pixel = first + i * GROUPS;
+                    from[i] = pixel < L::PIXELS ? L::INPUT + (pixel * L::CHANNELS + piece * 8) * 2 : -1;
+                }
+                look(run, from, values);
+                look_again(run, from, values, L::NUMBER);
+#pragma unroll
+                for (int i = 0; i < TOGETHER; i++)
+                    add(sums, 0, values[i].x), add(sums, 2, values[i].y), add(sums, 4, values[i].z), add(sums, 6, values[i].w);
             }
             const Address to = shared + SUMS + (group * L::CHANNELS + piece * 8) * 4;
             store_shared16(to, make_float4(sums[0], sums[1], sums[2], sums[3]));

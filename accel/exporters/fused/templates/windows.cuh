@@ -11,6 +11,12 @@ struct Windows {
 
     MEMBER void fetch_ahead(const Run&, int) {}
 
+    template <bool AHEAD, class Then>
+    MEMBER void compute(const Run& run, int tile, Then then) {
+        Prepared ready;
+        finish(run, tile, ready, then);
+    }
+
     template <bool AHEAD>
     MEMBER void prepare(const Run&, int, Prepared&) {}
 
