@@ -160,7 +160,7 @@ def test_who_wants_no_more_is_refused_and_the_connection_closed(full: Full, vers
     with wired(full.port) as wire:
         wire.send(head(INFER, len(BODY), *more, version=version) + BODY)
         status, headers, _ = wire.answer()
-        assert (status, headers["connection"]) == (503, "close")
+        assert (status, headers.get("connection", "close")) == (503, "close")  # older ones of uvicorn close it without a word
         assert wire.ended()
     assert full.counted() == (1, 1, 1)
 
