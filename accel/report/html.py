@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from accel.bench.summary import DIAGNOSTICS
 from accel.optional import require
 from accel.report import about, distribution, ledger, sentences, svg, tradeoff
 from accel.report import table as tables
@@ -152,7 +153,7 @@ FIGURES: tuple[tuple[str, Draw, str, str, str], ...] = (
 
 
 def _figure(section: Section, name: str, order: Sequence[str], part: str, draw: Draw, title: str, note: str, absent: str) -> Figure:
-    drawn = draw(section, f"{name}-{part}", order)
+    drawn = draw(section, f"{name.replace('set', 's')}{part[0]}", order)  # it stands before every id and class of the figure
     return Figure(title, note, None if drawn is None else _markup(drawn), absent)
 
 
@@ -161,9 +162,10 @@ def _raw(section: Section) -> str:
 
     A line of JSON is an object, or of a latency an array in the order of the `columns` that the first line names. Written out in full, the
     rows were two thirds of a page; so what was not measured is left out, as is the place of the samples, which are no part of a page, and
-    numbers have six digits: the record has them all. Quotes need no escape in text.
+    numbers have six digits, and diagnostics (span, enqueue, replay) are missing: the record has them all. Quotes need no escape in text.
     """
-    rows = [{key: _six_digits(value) for key, value in row.items() if value is not None and key != "raw_path"} for row in section.rows]
+    shown = [row for row in section.rows if row["latency_kind"] not in DIAGNOSTICS] or section.rows
+    rows = [{key: _six_digits(value) for key, value in row.items() if value is not None and key != "raw_path"} for row in shown]
     lines, columns = _nested(rows, ("variant", "round"))
     head = json.loads(lines[0]) | ({"columns": columns} if columns else {})
     return html.escape("\n".join([_compact(head), *lines[1:]]), quote=False)
