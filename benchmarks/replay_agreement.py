@@ -4,8 +4,9 @@
 
 The graph is the one that `eager+graph` recorded. The hand-written loop launches it with its input copy, CALLS times between two events of
 torch's, and divides. Triton records the very callable and its copy anew, some times in one graph, so that nothing is launched between two
-calls: about 4 times, which is judged, and about 100 times, which is told beside it, since a graph of 10,000 nodes is another graph. accel's `replay_us` is [T(2k) - T(k)] / k over calls of the runtime. The three are taken in turn, ROUNDS times, and their medians
-compared: wanted is agreement within 2 %; with `--check` more is exit code 3.
+calls: about 4 times, which is judged, and about 100 times, which is told beside it, since a graph of 10,000 nodes is another graph.
+accel's `replay_us` is [T(2k) - T(k)] / k over calls of the runtime. All are taken in turn, ROUNDS times, and their medians compared:
+wanted is agreement within 2 %; with `--check` more is exit code 3.
 """
 
 from __future__ import annotations
