@@ -1,6 +1,6 @@
 """The model of the fused chain (tiles.py) against what was measured, `kernels_us` of fused_check.py's files, and a fit of two constants.
 
-    python benchmarks/fused_model.py results/h100/fused/check-shipped.json results/h100/fused/check-shapes.json
+    python benchmarks/fused_model.py results/h200/fused/check.json
 
 Needs no GPU. Every convolution behind the first is fitted: µs = between + slope · body, body as tiles.py has it. Told are the root mean
 square of what is left, the same with each network left out of the fit that predicts it, and what measurements of convolutions of one cut

@@ -1,20 +1,24 @@
 """The load of serve_load.py: one kind of request over long-lived connections, one after another or at given times.
 
-Raw HTTP on asyncio transports: a request is bytes that were made beforehand, an answer is its status and when its last byte came. The loop
-stands on select(), whose timeouts are of microseconds; those of epoll are of whole milliseconds.
+Raw HTTP on sockets: a request is bytes that were made beforehand, short enough for the socket's buffer; an answer is its status and when
+its last byte came. One thread without tasks or futures: generator and server share the CPUs, and what a request costs here the server has
+not, and the next request is late by. It stands on select(), whose timeouts are of microseconds; those of epoll are of whole milliseconds.
 """
 
 from __future__ import annotations
 
-import asyncio
+import collections
+import contextlib
 import dataclasses
 import selectors
+import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 CLOSED = 0
 """Instead of a status: the connection ended before the answer."""
+
+CHUNK = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,101 +41,123 @@ class Answer:
         return self.done - self.due
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One keep-alive connection with at most one request on its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer, self._whole = bytearray(), 0
-        self._answer: asyncio.Future[int] | None = None
+        self._due = self._sent = 0.0
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+    def ask(self, request: bytes, due: float | None = None) -> None:
+        self._sent = time.perf_counter()
+        self._due = self._sent if due is None else due
+        # A connection that the server closed is found out by reading.
+        with contextlib.suppress(ConnectionError):
+            self.socket.sendall(request)
 
-    def data_received(self, data: bytes) -> None:
+    def read(self) -> Answer | None:
+        """What has come, without waiting for more than there is; the answer once it is whole."""
+        try:
+            data = self.socket.recv(CHUNK)
+        except ConnectionError:
+            data = b""
+        done = time.perf_counter()
         self._buffer += data
+        if data and not self._complete():
+            return None
+        status = int(self._buffer[9:12]) if data else CLOSED
+        self._buffer, self._whole = bytearray(), 0
+        return Answer(self._due, self._sent, done, status)
+
+    def _complete(self) -> bool:
         if not self._whole:
             end = self._buffer.find(b"\r\n\r\n")
             if end < 0:
-                return
+                return False
             head = bytes(self._buffer[:end]).lower()
             self._whole = end + 4 + int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-        if len(self._buffer) >= self._whole:
-            status = int(self._buffer[9:12])
-            self._buffer, self._whole = bytearray(), 0
-            self._end(status)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end(CLOSED)
-
-    def ask(self, request: bytes) -> asyncio.Future[int]:
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return self._answer
-
-    def _end(self, status: int) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(status)
+        return len(self._buffer) >= self._whole
 
 
 class Pool:
-    """Connections to one address; more are opened when none is idle."""
+    """Connections to one address; more are opened when none is idle. A context manager, which closes them."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
+        self._selector = selectors.SelectSelector()
         self._idle: list[Connection] = []
-        self.opened = 0
+        self._busy = 0
 
-    async def fill(self, count: int) -> None:
-        self._idle += [await self._open() for _ in range(count - len(self._idle))]
+    def __enter__(self) -> Pool:
+        return self
 
-    async def ask(self, request: bytes, due: float | None = None) -> Answer:
-        connection = self._idle.pop() if self._idle else await self._open()
-        sent = time.perf_counter()
-        status = await connection.ask(request)
-        done = time.perf_counter()
-        if status != CLOSED:
-            self._idle.append(connection)
-        return Answer(sent if due is None else due, sent, done, status)
+    def __exit__(self, *_: object) -> None:
+        for key in list(self._selector.get_map().values()):
+            key.data.socket.close()
+        self._selector.close()
 
-    def close(self) -> None:
-        for connection in self._idle:
-            connection.transport.close()
+    def fill(self, count: int) -> None:
+        """So many connections, all idle."""
+        self._idle += [self._open() for _ in range(count - len(self._idle))]
 
-    async def _open(self) -> Connection:
-        _, connection = await asyncio.get_running_loop().create_connection(Connection, *self._address)
-        self.opened += 1
-        return connection
-
-
-async def in_turn(pool: Pool, request: bytes, clients: int, seconds: float) -> list[Answer]:
-    """A closed loop: each client asks as soon as it is answered."""
-    until = time.perf_counter() + seconds
-
-    async def client() -> list[Answer]:
-        answers = []
-        while time.perf_counter() < until:
-            answers.append(await pool.ask(request))
+    def in_turn(self, request: bytes, clients: int, seconds: float) -> list[Answer]:
+        """A closed loop: each client asks as soon as it is answered."""
+        until, answers = time.perf_counter() + seconds, []
+        for _ in range(clients):
+            self._ask(request)
+        while self._busy:
+            for answer in self._answers(None):
+                answers.append(answer)
+                if answer.done < until:
+                    self._ask(request)
         return answers
 
-    return [answer for answers in await asyncio.gather(*(client() for _ in range(clients))) for answer in answers]
+    def at_times(self, request: bytes, times: Sequence[float]) -> list[Answer]:
+        """An open loop: a request at each of `times` (seconds from now), whatever became of those before it."""
+        began, answers = time.perf_counter(), []
+        due = collections.deque(began + moment for moment in times)
 
+        def send() -> None:
+            while due and due[0] <= time.perf_counter():
+                self._ask(request, due.popleft())
 
-async def at_times(pool: Pool, request: bytes, times: Sequence[float]) -> list[Answer]:
-    """An open loop: a request at each of `times` (seconds from now), whatever became of those before it."""
-    began, tasks = time.perf_counter(), []
-    for moment in times:
-        wait = began + moment - time.perf_counter()
-        if wait > 0:
-            await asyncio.sleep(wait)
-        tasks.append(asyncio.create_task(pool.ask(request, due=began + moment)))
-    return list(await asyncio.gather(*tasks))
+        while due or self._busy:
+            for answer in self._answers(max(0.0, due[0] - time.perf_counter()) if due else None):
+                answers.append(answer)
+                send()
+            send()
+        return answers
 
+    def _ask(self, request: bytes, due: float | None = None) -> None:
+        connection = self._idle.pop() if self._idle else self._open()
+        self._busy += 1
+        connection.ask(request, due)
 
-def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    """`asyncio.run` on select()."""
-    loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
-    try:
-        return loop.run_until_complete(main())
-    finally:
-        loop.close()
+    def _answers(self, timeout: float | None) -> Iterator[Answer]:
+        """Wait up to `timeout` seconds (None: as long as it takes), then all answers that are there."""
+        for key, _ in self._selector.select(timeout):
+            connection: Connection = key.data
+            answer = connection.read()
+            if answer is None:
+                continue
+            asked = connection not in self._idle
+            if answer.status == CLOSED or not asked:
+                self._forget(connection)
+            else:
+                self._idle.append(connection)
+            if asked:
+                self._busy -= 1
+                yield answer
+
+    def _forget(self, connection: Connection) -> None:
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def _open(self) -> Connection:
+        connection = Connection(self._address)
+        self._selector.register(connection.socket, selectors.EVENT_READ, connection)
+        return connection

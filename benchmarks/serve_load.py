@@ -19,7 +19,6 @@ exit code 0.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import collections
 import dataclasses
 import json
@@ -28,6 +27,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,7 +37,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import serve_client
 from serve_client import Answer, Pool
 
 from accel.api.serving import default_concurrency
@@ -152,7 +151,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def measure(engines: Path, model: str, slots: int, options: argparse.Namespace) -> Case:
     server, address = start(engines / f"{model}.accel" if (engines / f"{model}.accel").is_dir() else Path(model), slots)
     try:
-        case = serve_client.run(lambda: phases(server, address, engines, model, slots, options))
+        case = phases(server, address, engines, model, slots, options)
         server.send_signal(signal.SIGTERM)
         return dataclasses.replace(case, exit_code=server.wait(30))
     finally:
@@ -174,27 +173,26 @@ def start(bundle: Path, slots: int) -> tuple[subprocess.Popen[str], tuple[str, i
     raise SystemExit(f"the server ended with {server.wait()}\n{said}")
 
 
-async def phases(
+def phases(
     server: subprocess.Popen[str], address: tuple[str, int], engines: Path, model: str, slots: int, options: argparse.Namespace
 ) -> Case:
     bundle = Bundle.open(engines / f"{model}.accel")
-    request, pool = infer_request(bundle), Pool(*address)
-    everything = await serve_client.in_turn(pool, request, slots, options.seconds / 4)
-    await pool.fill(CONNECTIONS)
-    generator, rounds = np.random.default_rng(options.seed), []
-    for _ in range(options.rounds):
-        unloaded = await serve_client.in_turn(pool, request, 1, options.seconds)
-        closed = await serve_client.in_turn(pool, request, slots, options.seconds)
-        capacity = len(closed) / (max(answer.done for answer in closed) - min(answer.sent for answer in closed))
-        rate = TIMES_CAPACITY * capacity
-        times = np.cumsum(generator.exponential(1 / rate, int(rate * options.seconds)))
-        offered = await serve_client.at_times(pool, request, times.tolist())
-        everything += [*unloaded, *closed, *offered]
-        rounds.append(judged(unloaded, capacity, len(times) / times[-1], offered, resident_mb(server.pid)))
+    request, generator, rounds = infer_request(bundle), np.random.default_rng(options.seed), []
+    with Pool(*address) as pool:
+        everything = pool.in_turn(request, slots, options.seconds / 4)
+        pool.fill(CONNECTIONS)
+        for _ in range(options.rounds):
+            unloaded = pool.in_turn(request, 1, options.seconds)
+            closed = pool.in_turn(request, slots, options.seconds)
+            capacity = len(closed) / (max(answer.done for answer in closed) - min(answer.sent for answer in closed))
+            rate = TIMES_CAPACITY * capacity
+            times = np.cumsum(generator.exponential(1 / rate, int(rate * options.seconds)))
+            offered = pool.at_times(request, times.tolist())
+            everything += [*unloaded, *closed, *offered]
+            rounds.append(judged(unloaded, capacity, len(times) / times[-1], offered, resident_mb(server.pid)))
     # What was answered last is counted a moment later.
-    await asyncio.sleep(0.2)
-    counted, variant = await asyncio.get_running_loop().run_in_executor(None, counts, address)
-    pool.close()
+    time.sleep(0.2)
+    counted, variant = counts(address)
     asked = collections.Counter(str(answer.status) for answer in everything)
     return Case(model, variant, slots, tuple(rounds), counted, dict(asked), -1)
 
@@ -256,7 +254,7 @@ def summary(case: Case) -> str:
 def page(cases: Sequence[Case], options: argparse.Namespace, load: float) -> str:
     """What was measured, on what, and with which command; a table for each case."""
     machine = snapshot("cpu")
-    versions = {**machine["versions"], **{name: version_of(name) for name in ("starlette", "uvicorn", "prometheus-client")}}
+    versions = {**machine["versions"], **{name: version_of(name) for name in ("starlette", "uvicorn", "httptools", "prometheus-client")}}
     lines = [
         "# accel serve under twice its capacity",
         "",

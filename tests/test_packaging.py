@@ -108,7 +108,8 @@ def test_signing_needs_one_package_and_the_tests_have_it() -> None:
 
 
 def test_serving_needs_an_extra_of_its_own_with_the_pillow_of_the_others_and_the_tests_have_it() -> None:
-    assert {requirements.Requirement(text).name for text in EXTRAS["serve"]} == {"starlette", "uvicorn", "prometheus-client", "pillow"}
+    needed = {"starlette", "uvicorn", "httptools", "prometheus-client", "pillow"}
+    assert {requirements.Requirement(text).name for text in EXTRAS["serve"]} == needed
     assert EXTRAS["images"][0] in EXTRAS["serve"]
     assert "accel-engines[serve]" in EXTRAS["dev"]
     assert "serve" not in requirements.Requirement(EXTRAS["toolkit"][0]).extras

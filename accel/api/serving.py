@@ -33,7 +33,7 @@ MOST_DEFAULT_CONCURRENCY = 8
 GPU_CONCURRENCY = 2
 """One request's copies beside another's kernels; more threads on one GPU only wait for each other."""
 
-PACKAGES = ("starlette", "uvicorn", "prometheus_client", "PIL.Image")
+PACKAGES = ("starlette", "uvicorn", "httptools", "prometheus_client", "PIL.Image")
 
 
 def serve(

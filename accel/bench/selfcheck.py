@@ -7,7 +7,7 @@ a fake clock's: that one proves the arithmetic, where there is no GPU to prove m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ R_SQUARED, OFFSET_US, OFFSET_SHARE, UNSYNCED, TAIL = 0.9999, 5.0, 0.005, 0.10, 0
 SHORT_US, MANY, FEW, LONGER = 100.0, 970, 30, 3.0
 PAIR_US, SLOWER_BY, RUN, ROUNDS = 1000.0, 1.03, 60, 3
 FLOOR_CALLS = 1000
-OFFSET_TURNS = 25
+OFFSET_TURNS, OFFSET_BLOCKS = 25, 4
 
 
 class Rig(Protocol):
@@ -142,13 +142,24 @@ def constant_offset(rig: Rig, seed: int) -> Check:
     tenth of the visits is judged: who waits 10 ms on a virtual machine is interrupted more often than who waits 50 µs, and that adds to
     some calls; a wait that sleeps, or events that bracket something else, add to every one. OFFSET_SHARE of the length is allowed where
     that is more than OFFSET_US: half of the smallest difference that any verdict is given for.
+
+    Where that is exceeded, OFFSET_TURNS further turns join those before, up to OFFSET_BLOCKS times in all: a second in which the host was
+    busy passes, and what is wrong with the harness is in every visit.
     """
     chance = np.random.default_rng(seed)
     differences: dict[float, list[int]] = {length: [] for length in LENGTHS_US}
-    for _ in range(OFFSET_TURNS):
-        for length in chance.permutation(LENGTHS_US):
-            host, span = host_and_span_ns(rig, float(length))
-            differences[float(length)].append(host - span)
+    for _ in range(OFFSET_BLOCKS):
+        for _ in range(OFFSET_TURNS):
+            for length in chance.permutation(LENGTHS_US):
+                host, span = host_and_span_ns(rig, float(length))
+                differences[float(length)].append(host - span)
+        if (found := judged_offset(differences)).passed:
+            break
+    return found
+
+
+def judged_offset(differences: Mapping[float, Sequence[int]]) -> Check:
+    """Host less events in nanoseconds, by length in microseconds: the check of its least disturbed tenth."""
     offsets = {length: float(np.percentile(found, 10)) / 1e3 for length, found in differences.items()}
     least = min(offsets.values())
     worst = max(offsets, key=lambda length: (offsets[length] - least) / allowed_offset_us(length))
@@ -157,7 +168,8 @@ def constant_offset(rig: Rig, seed: int) -> Check:
         f"at most {allowed_offset_us(worst):g}"
     )
     passed = offsets[worst] - least <= allowed_offset_us(worst)
-    return Check("offset", passed, said, {f"{length:.0f} us": round(value, 3) for length, value in offsets.items()})
+    figures = {f"{length:.0f} us": round(value, 3) for length, value in offsets.items()}
+    return Check("offset", passed, said, figures | {"visits": float(len(next(iter(differences.values()))))})
 
 
 def allowed_offset_us(length: float) -> float:

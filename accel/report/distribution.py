@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 160
+POINTS = 120
 """Points of a distribution's curve: all that a screen resolves; the ends are always among them."""
 TAIL, TAIL_SHARE = 40, 0.05
 """Points more for the slowest calls, closer and closer to the slowest: there neighbours in rank lie far apart in latency."""
 NAMED = (0.5, 0.95, 0.99)
 """Percentiles of the table: a curve passes through them exactly."""
-BINS = 24
+BINS = 16
 """Groups of neighbouring calls in a round's strip."""
 FAR = (0.7, 1.6)
 """The widest scale of the strips, as a multiple of the median: one outlier must not flatten all of them."""

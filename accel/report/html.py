@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from accel.bench.summary import DIAGNOSTICS
 from accel.optional import require
 from accel.report import about, distribution, ledger, sentences, svg, tradeoff
 from accel.report import table as tables
@@ -152,40 +153,63 @@ FIGURES: tuple[tuple[str, Draw, str, str, str], ...] = (
 
 
 def _figure(section: Section, name: str, order: Sequence[str], part: str, draw: Draw, title: str, note: str, absent: str) -> Figure:
-    drawn = draw(section, f"{name}-{part}", order)
+    drawn = draw(section, f"{name.replace('set', 's')}{part[0]}", order)  # it stands before every id and class of the figure
     return Figure(title, note, None if drawn is None else _markup(drawn), absent)
 
 
 def _raw(section: Section) -> str:
     """What all rows share, then what those of a variant share, of a run, and each latency's own; deeper lines are indented.
 
-    What was not measured is left out, and so is the place of the samples, which are no part of a page; quotes need no escape in text:
-    written out in full, the rows were two thirds of a page.
+    A line of JSON is an object, or of a latency an array in the order of the `columns` that the first line names. Written out in full, the
+    rows were two thirds of a page; so what was not measured is left out, as is the place of the samples, which are no part of a page, and
+    numbers have six digits, and diagnostics (span, enqueue, replay) are missing: the record has them all. Quotes need no escape in text.
     """
-    rows = [{key: value for key, value in row.items() if value is not None and key != "raw_path"} for row in section.rows]
-    lines = _nested(rows, ("variant", "round"))
-    return html.escape("\n".join(lines), quote=False)
+    shown = [row for row in section.rows if row["latency_kind"] not in DIAGNOSTICS] or section.rows
+    rows = [{key: _six_digits(value) for key, value in row.items() if value is not None and key != "raw_path"} for row in shown]
+    lines, columns = _nested(rows, ("variant", "round"))
+    head = json.loads(lines[0]) | ({"columns": columns} if columns else {})
+    return html.escape("\n".join([_compact(head), *lines[1:]]), quote=False)
 
 
-def _nested(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], indent: str = "") -> list[str]:
-    """A line of what `rows` share, then their groups by the first of `keys`, and within those by the next; at last row by row."""
+def _six_digits(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _nested(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], indent: str = "", columns: tuple[str, ...] = ()
+) -> tuple[list[str], Any]:
+    """A line of what `rows` share, then their groups by the first of `keys`, and within those by the next; at last row by row.
+
+    Returns:
+        The lines, and the columns of the last kind, those of `columns` first.
+    """
     first, *others = rows
     shared = {key: value for key, value in first.items() if all(key in row and row[key] == value for row in others)}
     lines = [indent + _compact(shared)]
     if not others:
-        return lines
+        return lines, columns
     left = [{key: value for key, value in row.items() if key not in shared} for row in rows]
     keys = [key for key in keys if key not in shared]
     if not keys:
-        return lines + [f"{indent} {_compact(row)}" for row in left]
+        columns = tuple(dict.fromkeys([*columns, *(key for row in left for key in row)]))
+        return lines + [f"{indent} {_compact(_in_order(row, columns))}" for row in left], columns
     groups: dict[Any, list[Mapping[str, Any]]] = {}
     for row in left:
         groups.setdefault(row.get(keys[0]), []).append(row)
-    return lines + [line for group in groups.values() for line in _nested(group, keys[1:], indent + " ")]
+    for group in groups.values():
+        deeper, columns = _nested(group, keys[1:], indent + " ", columns)
+        lines += deeper
+    return lines, columns
 
 
-def _compact(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+def _in_order(row: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
+    """The row's values; null in front of the last of them where it has none."""
+    last = max(columns.index(key) for key in row) if row else -1
+    return [row.get(key) for key in columns[: last + 1]]
+
+
+def _compact(values: Mapping[str, Any] | Sequence[Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
 def _markup(safe: str) -> Any:

@@ -71,9 +71,11 @@ def inline(svg: str, name: str) -> str:
     body = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", body).replace("xlink:href=", "href=")
     body = re.sub(r'(<svg[^>]*?)\s+width="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg[^>]*?)\s+height="[^"]*"', r"\1", body, count=1)
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
-    body = re.sub(r'\s+id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
-    body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
+    used = dict.fromkeys(re.findall(r'(?:url\(#|href="#)([^")]+)', body))
+    numbers = {found: f"{name}-i{number}" for number, found in enumerate(used)}
+    body = re.sub(r'\s+id="([^"]*)"', lambda found: f' id="{numbers[found[1]]}"' if found[1] in numbers else "", body)
+    body = re.sub(r'(url\(#|href="#)([^")]+)', lambda found: found[1] + numbers[found[2]], body)
+    body = re.sub(r' transform="rotate\(-0 [^"]*"', "", body)  # matplotlib's of every label that stands upright
     body = re.sub(r'\sd="([^"]*)"', lambda found: f' d="{compact(found[1])}"', body)
     # A hundredth of a point is below what a screen shows.
     body = re.sub(r'\s(?:x|y|points|transform)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from accel import optional
@@ -61,13 +61,13 @@ def build(service: Service) -> ASGIApp:
 
 
 class Door:
-    """Turns work away before anything is looked at: what an overloaded server must do most of is the cheapest that it does."""
+    """Turns work away before anything is looked at, where the connection has not done so already (see accel.serve.connection)."""
 
     def __init__(self, app: ASGIApp, gate: Gate, metrics: Metrics) -> None:
         self._app, self._gate, self._metrics = app, gate, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        endpoint = _work(scope)
+        endpoint = work_of(scope)
         turned = None if endpoint is None else self._gate.closed()
         if turned is None:
             await self._app(scope, receive, send)
@@ -75,9 +75,7 @@ class Door:
         scope[ENDPOINT] = endpoint
         self._metrics.rejected(turned.reason)
         reply = turned.reply
-        headers = {"content-type": reply.content_type, "content-length": str(len(reply.body)), **reply.headers}
-        encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": reply.status, "headers": encoded})
+        await send({"type": "http.response.start", "status": reply.status, "headers": reply.encoded_headers})
         await send({"type": "http.response.body", "body": reply.body})
 
 
@@ -102,7 +100,7 @@ class Measured:
             self._metrics.answered(scope.get(ENDPOINT, "other"), code, time.perf_counter() - began)
 
 
-def _work(scope: Scope) -> str | None:
+def work_of(scope: Mapping[str, Any]) -> str | None:
     """The endpoint, if it is one that needs a place."""
     if scope["method"] != "POST":
         return None

@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from accel.serve.reply import Refusal
 from accel.serve.workers import Workers
@@ -47,9 +47,19 @@ class Gate:
         self.draining = False
         self._idle: asyncio.Event | None = None
 
+    @property
+    def is_full(self) -> bool:
+        return self.running >= self.slots
+
     def closed(self) -> Turned | None:
         """Why a request that comes now would not be let in; None if it would be."""
-        return Turned(DRAINING, "the server is stopping", {"Connection": "close"}) if self.draining else self._full()
+        if self.draining:
+            return Turned(DRAINING, "the server is stopping", {"Connection": "close"})
+        return self.full() if self.is_full else None
+
+    def full(self) -> Turned:
+        """What a request is told that comes when `is_full`."""
+        return Turned(FULL, f"all {self.slots} places are taken; come again")
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[Callable[[], float]]:
@@ -71,15 +81,18 @@ class Gate:
         Raises:
             Turned: all slots are taken. Refusal: 504, it took more than `seconds`. Beside these whatever `task` raises.
         """
-        if (turned := self._full()) is not None:
-            raise turned
+        if self.is_full:
+            raise self.full()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
         self.running += 1
-        future = self._workers.submit(task)
-        future.add_done_callback(functools.partial(self._done, asyncio.get_running_loop()))
+        self._workers.submit(task).add_done_callback(functools.partial(self._done, loop, answer))
+        # wait_for(wrap_future()) would take the loop two rounds more, and under load a round is all that came meanwhile.
+        timer = loop.call_later(seconds, self._expire, answer)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        except asyncio.TimeoutError as error:
-            raise Refusal(504, f"there was no answer within {self.timeout:g} s") from error
+            return await answer
+        finally:
+            timer.cancel()
 
     def drain(self) -> None:
         """Let nobody in any more."""
@@ -91,17 +104,24 @@ class Gate:
         self._tell()
         await self._idle.wait()
 
-    def _full(self) -> Turned | None:
-        return Turned(FULL, f"all {self.slots} places are taken; come again") if self.running >= self.slots else None
+    def _expire(self, answer: asyncio.Future[T]) -> None:
+        if not answer.done():
+            answer.set_exception(Refusal(504, f"there was no answer within {self.timeout:g} s"))
 
-    def _done(self, loop: asyncio.AbstractEventLoop, _: Future[Any]) -> None:
+    def _done(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T], ran: Future[T]) -> None:
         # In the worker's thread. A loop that is closed has nobody left to tell.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._free)
+            loop.call_soon_threadsafe(self._free, answer, ran)
 
-    def _free(self) -> None:
+    def _free(self, answer: asyncio.Future[T], ran: Future[T]) -> None:
         self.running -= 1
         self._tell()
+        if answer.done():
+            return
+        if (error := ran.exception()) is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(ran.result())
 
     def _tell(self) -> None:
         if self._idle is not None and self.running == 0 and self.requests == 0:

@@ -27,6 +27,12 @@ class Reply:
         """`data` as JSON; raises ValueError for a number that JSON cannot say."""
         return cls(status, json.dumps(data, allow_nan=False).encode(), headers or {})
 
+    @property
+    def encoded_headers(self) -> list[tuple[bytes, bytes]]:
+        """All of them as ASGI has them, Content-Type and Content-Length first."""
+        headers = {"content-type": self.content_type, "content-length": str(len(self.body)), **self.headers}
+        return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
 
 class Refusal(Exception):
     """A request that ends here.

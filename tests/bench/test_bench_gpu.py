@@ -45,7 +45,7 @@ def test_a_gated_call_reads_gpu_time_without_the_hosts_share(tmp_path, monkeypat
     assert {row["verdict"] for row in result.rows} == {"OK"}, [row["reason"] for row in result.rows]
     for variant in ("eager:fp32", "eager:fp16"):
         rows = {row["latency_kind"]: row for row in result.rows if row["variant"] == variant}
-        assert list(rows) == ["host_us", "device_us", "span_us", "e2e_us"]
+        assert list(rows) == ["host_us", "device_us", "span_us", "enqueue_us", "replay_us", "e2e_us"]
         # Eager launches a tiny net slower than the GPU runs it: the launch gaps are in the span and not behind the gate.
         assert 0 < rows["device_us"]["p50_us"] < rows["span_us"]["p50_us"] <= rows["host_us"]["p50_us"] * 1.5
         assert rows["host_us"]["p50_us"] < rows["e2e_us"]["p50_us"]

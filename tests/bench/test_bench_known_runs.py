@@ -11,10 +11,11 @@ from accel.api import compare
 from accel.bench import stability
 from accel.bench.coordinate import run_set
 from accel.bench.plan import MeasurementPlan, order
-from accel.bench.results import UINT32_NS, open_results, read_rows, read_samples, to_csv, write_samples
+from accel.bench.results import UINT32_NS, open_results, pack_samples, read_rows, read_samples, to_csv, write_samples
 from accel.bench.stats import summarise
 from accel.bench.summary import lines
 from accel.engines import Bundle
+from accel.errors import UsageError
 from accel.types import Variant
 
 EAGER, OTHER = "eager:fp32", "other:fp32"
@@ -175,3 +176,33 @@ def test_samples_above_4_seconds_are_kept_as_int64(tmp_path, longest, kept):
 
     assert (found["v/r0/host_us"].dtype, found["v/r0/host_us"].tolist()) == (kept, [1, longest])
     assert found["v/r0/e2e_us"].dtype == np.uint32
+
+
+def test_packed_samples_are_the_same_in_less_room(tmp_path):
+    draw = np.random.default_rng(0)
+    samples = {f"eager:fp32/set/r{number}/host_us": draw.normal(150_000, 900, 500 + number).astype(np.int64) for number in range(12)}
+    samples["eager:fp32/set/r12/paced_us"] = np.empty(0, np.int64)
+    path = tmp_path / "samples.npz"
+    write_samples(path, samples)
+    before, size = read_samples(path), path.stat().st_size
+
+    pack_samples(path)
+
+    found = read_samples(path)
+    assert path.stat().st_size < 0.8 * size
+    assert list(found) == list(before)
+    assert all(found[key].dtype == before[key].dtype and np.array_equal(found[key], before[key]) for key in before)
+    content = path.read_bytes()
+    pack_samples(path)
+    assert path.read_bytes() == content
+
+
+def test_samples_that_do_not_fit_into_four_bytes_stay_as_they_are(tmp_path):
+    path = tmp_path / "samples.npz"
+    write_samples(path, {"v/r0/host_us": np.array([UINT32_NS + 1])})
+    content = path.read_bytes()
+
+    with pytest.raises(UsageError, match=r"more than 4\.29 s"):
+        pack_samples(path)
+
+    assert path.read_bytes() == content

@@ -32,8 +32,8 @@ def test_the_simulated_rig_passes_and_its_floors_are_what_it_was_made_with() -> 
     assert found.floors_us["launch_device"] == pytest.approx(SimulatedRig.NODE_US)
     assert found.to_dict()["checks"][0]["name"] == "linear"
     # The start event 0.5 µs before the first mark, 1 µs of waiting: the same for every length.
-    assert set(found.checks[1].figures.values()) == {1.5}
-    assert len(found.checks[1].figures) == len(selfcheck.LENGTHS_US)
+    assert set(found.checks[1].figures.values()) == {1.5, 25}  # µs, and as many visits
+    assert len(found.checks[1].figures) == len(selfcheck.LENGTHS_US) + 1
 
 
 class Bent(SimulatedRig):
@@ -119,6 +119,28 @@ class Interrupted(SimulatedRig):
 
 def test_an_interruption_of_some_long_waits_is_no_fault_of_the_harness() -> None:
     assert "offset" not in failed(Interrupted())
+
+
+class Busy(SimulatedRig):
+    """A host that is busy with something else for a while: every long wait ends late until then."""
+
+    def __init__(self, until_s: float) -> None:
+        super().__init__()
+        self.until_ns = self.clock.now_ns() + int(until_s * 1e9)
+
+    def _wait_until(self, moment_ns: int) -> None:
+        late = moment_ns - self.clock.now_ns() > 1_000_000 and moment_ns < self.until_ns
+        super()._wait_until(moment_ns + (60_000 if late else 0))
+
+
+def test_a_busy_second_is_waited_out_and_a_busy_host_is_not() -> None:
+    passing = selfcheck.constant_offset(Busy(until_s=1.2), seed=0)
+    assert passing.passed
+    assert 25 < passing.figures["visits"] <= 100  # not by the first block alone
+
+    staying = selfcheck.constant_offset(Busy(until_s=1e6), seed=0)
+    assert not staying.passed
+    assert staying.figures["visits"] == 100
 
 
 @pytest.mark.parametrize(("length", "allowed"), [(50.0, 5.0), (1000.0, 5.0), (10_000.0, 50.0)])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-for _package in ("starlette", "uvicorn", "prometheus_client", "PIL.Image"):
+for _package in ("starlette", "uvicorn", "httptools", "prometheus_client", "PIL.Image"):
     pytest.importorskip(_package, reason="the extra serve is not installed")
 
 Process = subprocess.Popen[str]

@@ -13,7 +13,7 @@ from serve_http import Running, noise
 import accel
 from accel.engines import Bundle
 
-for _package in ("starlette", "uvicorn", "prometheus_client"):
+for _package in ("starlette", "uvicorn", "httptools", "prometheus_client"):
     pytest.importorskip(_package, reason="the extra serve is not installed")
 client_of = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402

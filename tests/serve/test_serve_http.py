@@ -23,10 +23,12 @@ from serve_http import IMAGE, MASK, Running, ScriptedEngine, input_of, request, 
 
 from accel.errors import UsageError
 from accel.serve import bodies, server
+from accel.serve.gate import Gate
 from accel.serve.reply import Refusal
+from accel.serve.workers import Workers
 from accel.types import TensorSpec
 
-for _package in ("starlette", "uvicorn", "prometheus_client"):
+for _package in ("starlette", "uvicorn", "httptools", "prometheus_client"):
     pytest.importorskip(_package, reason="the extra serve is not installed")
 
 
@@ -161,6 +163,47 @@ def test_all_bodies_together_hold_no_more_than_the_ledger_has() -> None:
         asyncio.run(read(ledger, 40, 31))
     assert (refused.value.status, refused.value.headers) == (503, {"Retry-After": "1"})
     assert ledger.held == 50
+
+
+def test_a_block_may_take_its_time_and_no_longer() -> None:
+    async def sleep(seconds: float, most: float) -> str:
+        with bodies.within(most):
+            await asyncio.sleep(seconds)
+        await asyncio.sleep(0.02)  # a timer that is left would end this one
+        return "there"
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(sleep(30, 30))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await task
+
+    assert asyncio.run(sleep(0, 0.01)) == "there"
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(sleep(30, 0.01))
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
+
+
+def test_who_waits_no_longer_leaves_the_place_taken_until_the_run_ends() -> None:
+    workers, held = Workers(1), threading.Event()
+    workers.start(lambda: None)
+    gate = Gate(workers, 1, 30)
+
+    async def give_up() -> None:
+        task = asyncio.create_task(gate.run(held.wait, 30))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert gate.is_full
+        held.set()
+        await gate.idle()
+        assert gate.running == 0
+        assert await gate.run(lambda: 7, 30) == 7
+
+    asyncio.run(give_up())
+    workers.close()
 
 
 def test_a_body_that_does_not_come_is_408_and_takes_no_place() -> None:

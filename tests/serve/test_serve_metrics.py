@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from serve_http import Running, request, scripted, serving
 
-for _package in ("starlette", "uvicorn"):
+for _package in ("starlette", "uvicorn", "httptools"):
     pytest.importorskip(_package, reason="the extra serve is not installed")
 parser = pytest.importorskip("prometheus_client.parser", reason="the extra serve is not installed")
 openmetrics = pytest.importorskip("prometheus_client.openmetrics.parser")

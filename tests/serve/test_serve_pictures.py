@@ -24,7 +24,7 @@ from accel.serve import bodies, uploads
 from accel.serve.reply import Refusal
 from accel.serve.service import Served
 
-for _package in ("starlette", "uvicorn", "prometheus_client", "torch", "onnx", "onnxruntime"):
+for _package in ("starlette", "uvicorn", "httptools", "prometheus_client", "torch", "onnx", "onnxruntime"):
     pytest.importorskip(_package)
 image_of = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 

@@ -1,0 +1,67 @@
+"""Bring a measured set into the repository: small, reproducible bytes, and without the paths of the machine that it was measured on.
+
+    python benchmarks/keep_set.py ~/out/sets/resnet18-cuda0-20261129T114813Z results/h200 --call /root/rented=. --call /root=~
+
+Copies set.json and the record (packed by gzip), and the raw samples packed (`accel.bench.results.pack_samples`); what `accel` makes of them
+(results.csv, table.md) is left out. `--call FROM=TO` replaces a folder's name wherever it stands, in the order given. Figures stay as they
+are. `--no-samples` leaves the raw samples out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from accel.bench.results import GZIPPED, JSONL, SAMPLES, SET, pack_samples, read_rows, read_samples
+from accel.errors import AccelError
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("set", type=Path, help="a folder that `accel bench` wrote")
+    parser.add_argument("into", type=Path, help="the folder of it gets the set's name here")
+    parser.add_argument("--call", action="append", default=[], metavar="FROM=TO")
+    parser.add_argument("--no-samples", action="store_true")
+    options = parser.parse_args(words)
+    try:
+        print(keep(options.set, options.into, [tuple(pair.split("=", 1)) for pair in options.call], not options.no_samples))
+    except AccelError as error:
+        print(f"keep_set: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: bool) -> Path:
+    """The new folder.
+
+    Raises:
+        UsageError, CorruptArtifact: the record cannot be read; nothing is written.
+    """
+    read_rows(measured)
+    target = into / measured.name
+    target.mkdir(parents=True, exist_ok=True)
+    (target / SET).write_text(called((measured / SET).read_text(encoding="utf-8"), calls), encoding="utf-8")
+    packed = measured / GZIPPED
+    record = gzip.decompress(packed.read_bytes()).decode() if packed.is_file() else (measured / JSONL).read_text(encoding="utf-8")
+    (target / GZIPPED).write_bytes(gzip.compress(called(record, calls).encode(), 9, mtime=0))
+    if samples and read_samples(measured / SAMPLES):
+        if target != measured:
+            shutil.copyfile(measured / SAMPLES, target / SAMPLES)
+        pack_samples(target / SAMPLES)
+    return target
+
+
+def called(text: str, calls: Sequence[tuple[str, ...]]) -> str:
+    for found, name in calls:
+        text = text.replace(found, name)
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""benchmarks/keep_set.py: what a repository keeps of a set."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from report.report_sets import write_set
+
+from accel.bench.results import open_results, read_samples
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "keep_set.py"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("keep_set", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_kept_set_has_the_same_figures_and_no_path_of_the_machine(script: ModuleType, tmp_path: Path) -> None:
+    measured = write_set(
+        tmp_path / "measured", {"eager:fp16": {"host_us": 100, "device_us": 80, "command": "accel bench --out /root/x/sets"}}
+    )
+    (measured / "set.json").write_text('{"state": "/root/x/engines"}')
+    (measured / "table.md").write_text("/root/x")
+
+    assert script.main([str(measured), str(tmp_path / "results"), "--call", "/root/x=out", "--call", "/root=~"]) == 0
+
+    kept = tmp_path / "results" / "measured"
+    assert {path.name for path in kept.iterdir()} == {"set.json", "results.jsonl.gz", "samples.npz"}
+    assert (kept / "set.json").read_text() == '{"state": "out/engines"}'
+    before, after = open_results(measured), open_results(kept)
+    assert {row["command"] for row in after.rows} == {"accel bench --out out/sets"}
+    assert [{**row, "command": ""} for row in after.rows] == [{**row, "command": ""} for row in before.rows]
+    old, new = read_samples(measured / "samples.npz"), read_samples(kept / "samples.npz")
+    assert list(old) == list(new)
+    assert all(np.array_equal(old[key], new[key]) for key in old)
+    content = {path.name: path.read_bytes() for path in kept.iterdir()}
+
+    assert script.main([str(kept), str(tmp_path / "results")]) == 0  # once more, in its place
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == content
+
+
+def test_without_samples_and_of_a_folder_that_is_no_set(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = write_set(tmp_path / "measured", {"eager:fp16": {"host_us": 100}})
+    (measured / "set.json").write_text("{}")
+
+    assert script.main([str(measured), str(tmp_path / "results"), "--no-samples"]) == 0
+    assert not (tmp_path / "results" / "measured" / "samples.npz").exists()
+
+    assert script.main([str(tmp_path), str(tmp_path / "other")]) == 2
+    assert "is not there" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
