@@ -212,25 +212,52 @@ class Written:
 
 
 def _chain(plan: Plan) -> Written:
-    texts, kernels = zip(*(_link(plan, index) for index in range(len(plan.steps))), strict=True)
+    texts, kernels = zip(*(_link(plan, of) for of in links(plan)), strict=True)
     return Written("chain", "\n".join(texts), kernels, STATE_BYTES)
 
 
-def _link(plan: Plan, index: int) -> tuple[str, Kernel]:
-    """The kernel of one step of the chain, and its launch."""
-    step = plan.steps[index]
-    name = f"step_{index:02}_{step.name}"
+def links(plan: Plan) -> list[tuple[int, ...]]:
+    """The steps of each kernel of the chain: one, or two convolutions that read the same layer, as a block and its shortcut do."""
+    found: list[tuple[int, ...]] = []
+    for index, step in enumerate(plan.steps):
+        before = plan.steps[index - 1] if found and len(found[-1]) == 1 else None
+        if before and before.cut and step.cut and _reads(before)[0] == _reads(step)[0] and before.layer_names[-1] not in _reads(step):
+            found[-1] = (index - 1, index)
+        else:
+            found.append((index,))
+    return found
+
+
+def _reads(step: Step) -> tuple[str | None, str | None]:
+    """The layers that a step reads and adds."""
+    return step.layers[0].source, getattr(step.layers[-1], "residual", None)
+
+
+def _link(plan: Plan, of: Sequence[int]) -> tuple[str, Kernel]:
+    """The kernel of one step of the chain or of two, and its launch."""
+    steps = [plan.steps[index] for index in of]
+    first = steps[0]
+    name = f"step_{of[0]:02}_{'_'.join(step.name for step in steps)}"
+    call = f"run_alone<{_class(first)}>" if len(steps) == 1 else f"run_beside<{_class(first)}, {first.tiles}, {_class(steps[1])}>"
     text = (
         f'extern "C" __global__ void __launch_bounds__(THREADS, 2) {name}({PARAMETERS}) {{\n'
-        f"    run_alone<{_class(step)}>(Run{{image, weights, arena, logits, state}});\n}}\n"
+        f"    {call}(Run{{image, weights, arena, logits, state}});\n}}\n"
     )
-    reads = any(layer.source == INPUT for layer in step.layers)
-    return text, Kernel(name, step.tiles, THREADS, step.shared, dependent=index > 0, layers=step.layer_names, reads_image=reads)
+    kernel = Kernel(
+        name,
+        sum(step.tiles for step in steps),
+        THREADS,
+        max(step.shared for step in steps),
+        dependent=of[0] > 0,
+        layers=tuple(layer for step in steps for layer in step.layer_names),
+        reads_image=any(layer.source == INPUT for step in steps for layer in step.layers),
+    )
+    return text, kernel
 
 
 def link(plan: Plan, index: int) -> tuple[str, Kernel]:
     """The source of one kernel of the chain, to be compiled by itself, and its launch."""
-    text, kernel = _link(plan, index)
+    text, kernel = _link(plan, (index,))
     return "\n".join([*_templates(plan, "chain"), _struct(plan, {})(plan.steps[index]), text]), kernel
 
 

@@ -151,6 +151,16 @@ def short() -> Network:
     )
 
 
+def shortcut() -> Network:
+    """Two blocks with a 1×1 shortcut, as ResNet has them: it stands behind the first block's first convolution and before the second's."""
+    build = Build(3, 12, 12).conv("stem", 32, 3, 1, 1, activation="relu")
+    build.conv("first", 48, 3, 2, 1, activation="relu").conv("short", 48, 1, 2, 0, source="stem")
+    build.conv("second", 48, 3, 1, 1, source="first", residual="short", activation="relu")
+    build.conv("aside", 80, 1, 2, 0).conv("third", 80, 3, 2, 1, source="second", activation="relu")
+    build.conv("fourth", 80, 3, 1, 1, residual="aside", activation="relu")
+    return build.pool("pool", "average").linear("classifier", 10).network()
+
+
 def student(name: str) -> Network:
     """A shipped student's shapes, with random weights; nothing of torch."""
     build = Build(3, 32, 32)

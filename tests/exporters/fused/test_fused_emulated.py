@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from exporters.fused.emulation import Emulator, available
-from exporters.fused.networks import Build, convolutional, last_is_a_convolution, odd, plain, short, straight, student
+from exporters.fused.networks import Build, convolutional, last_is_a_convolution, odd, plain, short, shortcut, straight, student
 from exporters.fused.reference import layer_of
 
 from accel.exporters.fused import cluster_source
@@ -20,7 +20,7 @@ from accel.exporters.fused.program import TIMED_OUT
 
 pytestmark = pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
 
-NETWORKS = (plain, odd, convolutional, last_is_a_convolution)
+NETWORKS = (plain, odd, convolutional, last_is_a_convolution, shortcut)
 SMS = 5
 """Fewer than most layers' tiles, so that CTAs of the grid have several, and some of them none."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, student
+from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, shortcut, student
 
 from accel.errors import UnsupportedOperator, UsageError
 from accel.exporters.fused.generate import GRID_SHARED, generate, hold_weights
@@ -248,3 +248,22 @@ def test_shipped_models_compile_for_every_architecture(schedule: Any) -> None:
     for name in MODELS:
         for arch in ("sm_80", "sm_89", "sm_90"):
             compiles(generate(read(name), schedule), arch)
+
+
+def test_a_block_and_its_shortcut_are_one_kernel_of_the_chain() -> None:
+    network = shortcut()
+    program, plan = generate(network, "chain"), make(network, sms=132)
+    steps = {step.layer_names[-1]: step for step in plan.steps}
+    beside = [kernel for kernel in program.kernels if len(kernel.layers) == 2 and "classifier" not in kernel.layers]
+    assert [kernel.layers for kernel in beside] == [("first", "short"), ("aside", "third")]
+    for kernel in beside:
+        first, second = (steps[name] for name in kernel.layers)
+        assert (kernel.grid, kernel.shared) == (first.tiles + second.tiles, max(first.shared, second.shared))
+        assert f"run_beside<Layer_{first.name}, {first.tiles}, Layer_{second.name}>" in program.source
+    assert [name for kernel in program.kernels for name in kernel.layers] == [name for step in plan.steps for name in step.layer_names]
+
+
+def test_a_convolution_that_adds_what_the_one_before_it_makes_is_a_kernel_of_its_own() -> None:
+    build = Build(3, 8, 8).conv("stem", 16, 3, 1, 1).conv("first", 16, 3, 1, 1)
+    network = build.conv("second", 16, 3, 1, 1, source="stem", residual="first").pool("pool", "average").linear("fc", 4).network()
+    assert [kernel.layers for kernel in generate(network, "chain").kernels][:3] == [("stem",), ("first",), ("second",)]
