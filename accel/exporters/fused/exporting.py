@@ -190,7 +190,7 @@ def generate(
         timed = (tuned or {}).get(schedule)
         chosen: dict[str, Any] = {"tuning": timed.tuning} if timed else {}
         if isinstance(timed, TunedGrid):
-            chosen["ahead"] = timed.way.ahead
+            chosen["flow"] = timed.way.flow
         try:
             program = generator(network, schedule, sms=sms, **image, **chosen)
             programs[schedule] = _with_tuned(program, timed.to_dict()) if timed else program

@@ -33,6 +33,20 @@ BETWEEN_US = {"chain": 0.54, "counters": 0.92, "data": 0.45}
 of tiles should cost less than the barrier), and a store that is read until it is there (assumed, not measured)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Flow:
+    """The order of a grid's work that waits for data; `--tune` times what else it can be.
+
+    Attributes:
+        ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
+            input is there. look_first: a step looks at its input before it prepares the rest.
+    """
+
+    ahead: int = FURTHEST_AHEAD
+    fetch_late: bool = False
+    look_first: bool = True
+
+
 def generate(
     network: Network,
     schedule: Schedule,
@@ -42,7 +56,7 @@ def generate(
     pixels: tuple[Array, Array] | None = None,
     tuning: Tuning | None = None,
     waiting: Waiting = "data",
-    ahead: int = FURTHEST_AHEAD,
+    flow: Flow | None = None,
 ) -> Program:
     """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; chain and cluster run on any).
 
@@ -50,7 +64,7 @@ def generate(
         input_dtype: `float16` (NCHW) or `uint8` (NHWC). pixels: of uint8: scale and offset a channel, byte · scale - offset.
         tuning: layer → fields of tiles.Tile that are fixed; the cluster divides layers in its own way (cluster.py) and takes none.
         waiting: of the grid: for each word of data to arrive (flow.cuh), or for counters of stored tiles (grid.cuh).
-        ahead: of the grid that waits for data: most steps that weights are fetched ahead.
+        flow: of the grid that waits for data: the order of its work.
 
     Raises:
         UnsupportedOperator: a layer or schedule that cannot be generated, named with the reason. UsageError: an argument that is not one.
@@ -65,7 +79,7 @@ def generate(
     if way not in WRITERS[schedule]:
         raise UsageError(f"the grid cannot wait for {waiting!r}", remedy=f"choose one of: {', '.join(WRITERS['grid'])}")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
-    written = _flow(plan, ahead) if way == "data" else WRITERS[schedule][way](plan)
+    written = _flow(plan, flow) if way == "data" else WRITERS[schedule][way](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
@@ -83,15 +97,16 @@ def generate(
     )
 
 
-def grid_of(plan: Plan, ahead: int) -> tuple[str, Kernel, int]:
+def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
     """The grid of `plan` that waits for data: its source, its launch, and the bytes of its State."""
-    written = _flow(plan, ahead)
+    written = _flow(plan, flow)
     return _source(plan, "grid", "data", written), written.kernels[0], written.state_bytes
 
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
     structs = map(_struct(plan, written.slots), plan.steps)
-    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template), *structs, written.source])
+    templates = _templates(plan, written.template, written.look_first)
+    return "\n".join([_table(plan, schedule, way), *templates, *structs, written.source])
 
 
 def predicted_us(step: Step, way: str, sms: int) -> float:
@@ -151,8 +166,9 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
 
-def _templates(plan: Plan, last: str) -> Iterator[str]:
-    yield f"constexpr bool POLLS = {'true' if last == 'flow' else 'false'};  // whether data carries its own arrival from step to step\n"
+def _templates(plan: Plan, last: str, look_first: bool = False) -> Iterator[str]:
+    yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
+    yield f"constexpr bool LOOK_FIRST = {str(look_first).lower()};  // whether a step that POLLS looks at its input before it prepares\n"
     names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:
@@ -209,6 +225,7 @@ class Written:
     kernels: tuple[Kernel, ...]
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    look_first: bool = False
 
 
 def _chain(plan: Plan) -> Written:
@@ -280,9 +297,10 @@ def _grid(plan: Plan) -> Written:
     return Written("grid", "\n".join(lines), (kernel,), 4 * words)
 
 
-def _flow(plan: Plan, ahead: int = FURTHEST_AHEAD) -> Written:
+def _flow(plan: Plan, flow: Flow | None = None) -> Written:
+    flow = flow or Flow()
     ctas = min(plan.sms, max(step.tiles for step in plan.steps))
-    slots, distance, shared = hold_weights(plan.steps, ahead)
+    slots, distance, shared = hold_weights(plan.steps, flow.ahead)
     lines = [
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
         f"    Flow<{ctas}, {plan.arena_bytes}, {distance}> all;",
@@ -291,15 +309,16 @@ def _flow(plan: Plan, ahead: int = FURTHEST_AHEAD) -> Written:
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
     lines += [f"    {fetch}" for fetch in fetches[:distance]]
     for index, (step, fetch) in enumerate(zip(plan.steps, fetches[distance:] if distance else [""] * len(plan.steps), strict=True)):
-        work = " ".join(filter(None, ["" if index else "all.settle();", fetch]))
-        then = f"[&] {{ {work} }}" if work else "Nothing{}"
+        early = " ".join(filter(None, ["" if index else "all.settle();", "" if flow.fetch_late else fetch]))
+        late = fetch if flow.fetch_late else ""
+        then = f"both([&] {{ {early} }}, [&] {{ {late} }})" if early or late else "Nothing{}"
         lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
         lines += [] if index else ["    if (all.failed()) return;", "    all.clear_next();"]
     lines += ["    all.end();", "}", ""]
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     words = -(-(32 + ctas) // 64) * 64
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots)
+    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.look_first)
 
 
 def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[dict[str, int], int, int]:

@@ -1,5 +1,5 @@
-"""The grid's tiles chosen by measurement: whole kernels, each of which differs from the current one in one layer, or in how far ahead
-weights are fetched; what is faster alone is then tried together."""
+"""The grid's tiles chosen by measurement: whole kernels, each of which differs from the current one in one layer, or in the order of its
+work; what is faster alone is then tried together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from accel.device import nvrtc
 from accel.errors import AccelError
 from accel.exporters.fused import generate, pack, tiles
 from accel.exporters.fused.chains import Part, median, opened
+from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.network import Convolution, Network
 from accel.exporters.fused.plan import Plan, Tuning, make
 from accel.exporters.fused.tiles import Tile
@@ -36,10 +37,10 @@ LAST_S = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A grid: its tiles, by layer, and most steps that weights are fetched ahead."""
+    """A grid: its tiles, by layer, and the order of its work."""
 
     tiles: tuple[tuple[str, Tile], ...]
-    ahead: int
+    flow: Flow
 
     @property
     def tuning(self) -> Tuning:
@@ -51,16 +52,18 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One layer's tile, or (no layer) how far ahead weights are fetched."""
+    """One layer's tile, or (no layer) a field of Flow."""
 
     layer: str | None
     tile: Tile | None = None
-    ahead: int | None = None
+    field: str = ""
+    value: int = 0
 
     def of(self, way: Way) -> Way:
         if self.layer is not None and self.tile is not None:
             return way.with_(self.layer, self.tile)
-        return way if self.ahead is None else dataclasses.replace(way, ahead=self.ahead)
+        changed: dict[str, Any] = {self.field: self.value}
+        return dataclasses.replace(way, flow=dataclasses.replace(way.flow, **changed))
 
     def is_in(self, way: Way) -> bool:
         return self.of(way) == way
@@ -103,7 +106,7 @@ class TunedGrid:
         return self.way.tuning
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON takes it; `tried` has the changes of tiles, `tried_ahead` those of how far ahead weights are fetched."""
+        """As JSON takes it; `tried` has the changes of tiles, `tried_flow` those of the order of work."""
         told = [(one, {"us": None if one.us is None else round(one.us, 3), "own_us": round(one.own_us, 3)}) for one in self.tried]
         kept = {id(one): one.change.is_in(self.way) and not one.change.is_in(self.start) for one in self.tried}
         return {
@@ -111,14 +114,16 @@ class TunedGrid:
             "after_us": round(self.after_us, 3),
             "noise_us": round(self.noise_us, 3),
             "rounds": self.rounds,
-            "ahead": self.way.ahead,
+            "flow": dataclasses.asdict(self.way.flow),
             "untried": list(self.untried),
             "tried": [
                 {"layer": one.change.layer, "tile": dataclasses.asdict(one.change.tile), **us, "kept": kept[id(one)]}
                 for one, us in told
                 if one.change.layer is not None and one.change.tile is not None
             ],
-            "tried_ahead": [{"ahead": one.change.ahead, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None],
+            "tried_flow": [
+                {one.change.field: one.change.value, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None
+            ],
         }
 
 
@@ -168,17 +173,19 @@ def tune_grid(
 
         search = Search(start, build, lambda ways: grids.compare([[way] for way in ways]), until - compiling - LAST_S, progress)
         others = [_way(make(network, sms=sms, input_dtype=input_dtype, tuning=of_chain))] if of_chain else []
-        return search.run(candidates_of(network, start, sms), aheads(plan), others)
+        return search.run(candidates_of(network, start, sms), flows(plan), others)
 
 
 def _way(plan: Plan) -> Way:
     found = tuple((step.layer_names[-1], step.cut.tile) for step in plan.steps if step.cut)
-    return Way(found, generate.hold_weights(plan.steps)[1])
+    return Way(found, Flow(ahead=generate.hold_weights(plan.steps)[1]))
 
 
-def aheads(plan: Plan) -> list[int]:
-    """How many steps ahead weights can be fetched: fewer than FURTHEST_AHEAD where no more have room."""
-    return sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
+def flows(plan: Plan) -> list[list[Change]]:
+    """Other orders of work, those of one field together. Fewer steps ahead than FURTHEST_AHEAD where no more weights have room."""
+    aheads = sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
+    values: dict[str, list[int]] = {"ahead": list(aheads), "fetch_late": [False, True], "look_first": [False, True]}
+    return [[Change(None, field=field, value=value) for value in of] for field, of in values.items()]
 
 
 def candidates_of(network: Network, start: Way, sms: int) -> dict[str, list[Tile]]:
@@ -199,14 +206,14 @@ class Search:
         self._build, self._compare, self._until, self._progress = build, compare, until, progress
         self._tried: list[Tried] = []
 
-    def run(self, candidates: Mapping[str, Sequence[Tile]], aheads: Iterable[int], others: Sequence[Way] = ()) -> TunedGrid:
+    def run(self, candidates: Mapping[str, Sequence[Tile]], flows: Sequence[Sequence[Change]], others: Sequence[Way] = ()) -> TunedGrid:
         """Search, and time what was found against the start once more: if it is not faster after all the start stays."""
         self._begin(others)
         rounds = 0
         waiting = {layer: [Change(layer, tile) for tile in of] for layer, of in candidates.items()}
-        further = [Change(None, ahead=ahead) for ahead in aheads]
+        further = list(flows)
         while (any(waiting.values()) or further) and not self._is_over():
-            changes = [of[:EACH] for of in waiting.values() if of] + ([further] if further else [])
+            changes = [*further, *(of[:EACH] for of in waiting.values() if of)]
             waiting, further, rounds = {layer: of[EACH:] for layer, of in waiting.items()}, [], rounds + 1
             self._round(changes, rounds)
         known = {one.change.layer for one in self._tried}
@@ -326,7 +333,7 @@ class Kernels:
 
     def _made(self, way: Way) -> tuple[Part, int]:
         plan = make(self._network, sms=self._sms, input_dtype=self._input_dtype, tuning=way.tuning)
-        source, kernel, state_bytes = generate.grid_of(plan, way.ahead)
+        source, kernel, state_bytes = generate.grid_of(plan, way.flow)
         compiled = nvrtc.compile(source, "grid.cu", self._capability)
         return Part((kernel,), compiled.cubin, 0, self._weights(plan), state_bytes), compiled.kernels[kernel.name].spills
 

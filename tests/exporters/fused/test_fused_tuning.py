@@ -273,7 +273,7 @@ def test_a_tuned_export_has_the_tiles_that_were_fastest_and_says_what_was_timed(
     assert {one["layer"]: one["tile"] for one in told["tried"] if one["kept"]}.items() <= {
         step["layers"][-1]: step["tile"] for step in grid.plan["steps"]
     }.items()
-    assert told["ahead"] in {0, 1, 2, 3}
+    assert told["flow"]["ahead"] in {0, 1, 2, 3}
     # Of both the whole was timed at the end, and the faster one runs.
     assert told["device_us"] == pytest.approx(1 + 0.01 * grid.kernels[0].grid, abs=1e-3)
     assert record["device_us"] == pytest.approx(5 + 0.01 * sum(kernel.grid for kernel in chain.kernels), abs=1e-3)
@@ -298,7 +298,7 @@ def test_where_no_tile_is_faster_the_models_stay_and_that_is_said(gpu: CostDrive
     assert chain.kernels == generate.generate(plain(), "chain").kernels
     grid = fused_plan.read(tmp_path / "tuned" / "plan.json").schedules["grid"]
     assert grid.kernels == generate.generate(plain(), "grid").kernels
-    assert not any(one["kept"] for name in ("tried", "tried_ahead") for one in grid.plan["tuned"][name])
+    assert not any(one["kept"] for name in ("tried", "tried_flow") for one in grid.plan["tuned"][name])
 
 
 def test_in_no_time_nothing_is_timed_and_every_layer_is_named(gpu: CostDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,15 @@ from exporters.fused.networks import plain, student
 from accel.device import nvrtc
 from accel.exporters.fused import generate, tuning_grid
 from accel.exporters.fused.chains import TURNS
+from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.pack import pack
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.tiles import Tile
-from accel.exporters.fused.tuning_grid import Kernels, Search, Way
+from accel.exporters.fused.tuning_grid import Change, Kernels, Search, Way
 from accel.types import Resources
 
 A, B, C, D = (Tile(4, 4, n, 1, 1, 8) for n in (8, 16, 32, 64))
-START = Way((("one", A), ("two", A), ("three", A)), 2)
+START = Way((("one", A), ("two", A), ("three", A)), Flow(2))
 INF = float("inf")
 US = {("one", A): 5.0, ("one", B): 4.8, ("one", C): 4.5, ("two", A): 3.0, ("two", B): 2.9, ("three", A): 2.0, ("three", B): 2.2}
 AHEAD = {0: 1.0, 1: 0.5, 2: 0.4, 3: 0.2}
@@ -48,15 +49,15 @@ class Scripted:
 
     def compare(self, ways: Sequence[Way]) -> list[list[float]]:
         self.timed.append(list(ways))
-        return [[sum(US[item] for item in way.tiles) + AHEAD[way.ahead] + self.more(way) for way in ways] for _ in range(TURNS)]
+        return [[sum(US[item] for item in way.tiles) + AHEAD[way.flow.ahead] + self.more(way) for way in ways] for _ in range(TURNS)]
 
-    def search(self, candidates: Any = None, aheads: Any = (), others: Sequence[Way] = (), seconds: float = 60.0) -> Any:
+    def search(self, candidates: Any = None, flows: Any = (), others: Sequence[Way] = (), seconds: float = 60.0) -> Any:
         search = Search(START, self.build, self.compare, time.monotonic() + seconds)
-        return search.run({"one": [B, C], "two": [B], "three": [B]} if candidates is None else candidates, aheads, others)
+        return search.run({"one": [B, C], "two": [B], "three": [B]} if candidates is None else candidates, flows, others)
 
 
 def us(way: Way) -> float:
-    return sum(US[item] for item in way.tiles) + AHEAD[way.ahead]
+    return sum(US[item] for item in way.tiles) + AHEAD[way.flow.ahead]
 
 
 def test_what_is_faster_alone_is_tried_together_and_kept_together() -> None:
@@ -85,10 +86,18 @@ def test_what_is_not_faster_together_leaves_the_best_alone() -> None:
 
 def test_how_far_ahead_weights_are_fetched_is_a_change_like_others() -> None:
     script = Scripted()
-    found = script.search(aheads=[0, 1, 2, 3])
-    assert (found.way.ahead, dict(found.way.tiles)["one"]) == (3, C)
+    late = [Change(None, field="fetch_late", value=value) for value in (False, True)]
+    found = script.search(flows=[[Change(None, field="ahead", value=value) for value in range(4)], late])
+    assert (found.way.flow, dict(found.way.tiles)["one"]) == (Flow(3), C)
     told = found.to_dict()
-    assert (told["ahead"], [(one["ahead"], one["kept"]) for one in told["tried_ahead"]]) == (3, [(0, False), (1, False), (3, True)])
+    assert told["flow"] == {"ahead": 3, "fetch_late": False, "look_first": True}
+    tried = [{name: one[name] for name in one if name not in ("us", "own_us")} for one in told["tried_flow"]]
+    assert tried == [
+        {"ahead": 0, "kept": False},
+        {"ahead": 1, "kept": False},
+        {"ahead": 3, "kept": True},
+        {"fetch_late": True, "kept": False},
+    ]
 
 
 def test_the_chains_tiles_are_where_it_begins_if_they_are_faster() -> None:
@@ -157,8 +166,13 @@ def test_the_candidates_of_the_grid_differ_from_its_own_tiles_and_from_one_anoth
     own = dict(start.tiles)
     assert list(found) == list(own)
     assert all(len(set(of)) == len(of) == tuning_grid.CUTS - 1 and own[name] not in of for name, of in found.items())
-    assert start.ahead in tuning_grid.aheads(make(network, sms=132))
-    assert tuning_grid.aheads(make(network, sms=132))[0] == 0
+    orders = [change for of in tuning_grid.flows(make(network, sms=132)) for change in of]
+    assert [(change.field, change.value) for change in orders if change.is_in(start)] == [
+        ("ahead", start.flow.ahead),
+        ("fetch_late", False),
+        ("look_first", True),
+    ]
+    assert min(change.value for change in orders if change.field == "ahead") == 0
 
 
 def test_a_grids_weights_are_those_of_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,10 +187,10 @@ def test_a_grids_weights_are_those_of_its_plan(monkeypatch: pytest.MonkeyPatch) 
     start = tuning_grid._way(make(network, sms=132))
     kernels = Kernels(network, 132, "float16", None, "9.0")
     layer, tiles = next(iter(tuning_grid.candidates_of(network, start, 132).items()))
-    other = dataclasses.replace(start.with_(layer, next(tile for tile in tiles if tile.n != 8)), ahead=1)
+    other = dataclasses.replace(start.with_(layer, next(tile for tile in tiles if tile.n != 8)), flow=Flow(1, True, False))
     for way in (start, other):
         part = kernels.part(way)
-        program = generate.generate(network, "grid", tuning=way.tuning, ahead=way.ahead)
+        program = generate.generate(network, "grid", tuning=way.tuning, flow=way.flow)
         assert (part.weights, part.kernels, part.state_bytes) == (program.weights, program.kernels, program.state_bytes)
         assert part.weights == pack(make(network, sms=132, tuning=way.tuning))
         assert sources[-1] == program.source
@@ -186,15 +200,16 @@ def test_a_grids_weights_are_those_of_its_plan(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("ahead", range(generate.FURTHEST_AHEAD + 1))
-def test_however_far_ahead_weights_are_fetched_the_grid_computes_what_the_reference_does(ahead: int, tmp_path: Path) -> None:
+def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ahead: int, late: bool, tmp_path: Path) -> None:
     network = plain()
     start = tuning_grid._way(make(network, sms=5))
     candidates = tuning_grid.candidates_of(network, start, 5)
     way = start
     for layer, tiles in candidates.items():
         way = way.with_(layer, tiles[ahead])
-    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, ahead=ahead)
+    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=Flow(ahead, late, look_first=late is (ahead < 2)))
     distance = generate.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
     assert f", {distance}> all;" in program.source
     emulator = Emulator(program, tmp_path)

@@ -74,9 +74,18 @@ INLINE void write4(const Run& run, int offset, Word v) {
     store_activation4(run.arena + offset, v);
 }
 
+// What a step does beside its own work: `early` when its input is there, `late` when its results are stored.
 struct Nothing {
-    INLINE void operator()() const {}
+    INLINE void early() const {}
+    INLINE void late() const {}
 };
+template <class Early, class Late>
+struct Both {
+    Early early;
+    Late late;
+};
+template <class Early, class Late>
+INLINE Both<Early, Late> both(Early early, Late late) { return {early, late}; }
 
 enum Activation { NONE, RELU, HARDSWISH, SILU };
 enum Source { ARENA, IMAGE_HALF, IMAGE_BYTES };

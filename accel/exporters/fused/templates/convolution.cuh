@@ -106,7 +106,7 @@ struct Convolution {
         }
     }
 
-    // `then` runs when the input is there, and nothing is waited for any more.
+    // `then` has work for when the input is there, and nothing is waited for any more, and for the end.
     template <class Then = Nothing>
     MEMBER void finish(const Run& run, int tile, Prepared& ready, Then then = {}) {
         Copies copies;
@@ -118,9 +118,9 @@ struct Convolution {
     MEMBER void compute(const Run& run, int tile, Then then) {
         Copies copies;
         Prepared ready;
-        ask(run, tile, copies);
+        if constexpr (LOOK_FIRST) ask(run, tile, copies);
         prepare<AHEAD>(run, tile, ready);
-        finish_asked<true>(run, tile, ready, copies, then);
+        finish_asked<LOOK_FIRST>(run, tile, ready, copies, then);
     }
 
     template <bool ASKED, class Then>
@@ -151,7 +151,7 @@ struct Convolution {
             }
         }
         sync();
-        then();
+        then.early();
 
         float4 sums[MINE_M][MINE_N];
         multiply_all(run, tile, shared, ready, sums);
@@ -188,6 +188,7 @@ struct Convolution {
                 write4(run, L::OUTPUT + places[i] * 2, pack(low, high));
             }
         }
+        then.late();
     }
 
     MEMBER void aim(Copies& copies, int tile, int first) {

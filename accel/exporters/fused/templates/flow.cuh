@@ -4,7 +4,7 @@
 // needs a fence, an addition, a look at it, and then the read. Words that are "not there" have to be cleared: launches take turns between
 // two exchanges, each clearing the other's. They lie in State, which is zeros when a context is made.
 //
-// A step's first look at its input comes before all else that it has to prepare, so that the look's way to the L2 and back hides that.
+// Where LOOK_FIRST, a step's first look at its input comes before all else that it has to prepare: its way to the L2 and back hides that.
 //
 // Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read.
 //
@@ -54,7 +54,7 @@ struct Flow {
         copies_committed();
     }
 
-    // The tiles of one step that are this CTA's; `then` fetches weights of a later one.
+    // The tiles of one step that are this CTA's; `then` fetches weights of a later one, early or late.
     template <class Layer, int TILES, class Then>
     INLINE void step(Then then) {
         if (cta() < TILES) {
@@ -63,7 +63,7 @@ struct Flow {
             if constexpr (TILES > CTAS) more<Layer, TILES>();
             sync();  // before the next step writes over this one's shared memory
         } else {
-            then();
+            then.early(), then.late();
         }
     }
 

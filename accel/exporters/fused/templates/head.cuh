@@ -47,7 +47,7 @@ struct Head {
 
     template <class Then = Nothing>
     MEMBER void finish(const Run& run, int tile, Prepared& ready, Then then = {}) {
-        then();
+        then.early(), then.late();
         const Address shared = shared_memory();
         for (int item = thread(); item < GROUPS * PIECES; item += THREADS) {
             const int piece = item % PIECES, group = item / PIECES;
