@@ -155,6 +155,12 @@ def test_without_a_gpu_it_compiles_and_prints_what_kernels_use(
     assert [line.split()[3] for line in said.splitlines() if line.startswith("hand")] == ["mean", "fc", "whole"]
 
 
+def test_checks_and_schedules_that_are_named_are_run_alone(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:
+    code, record = check(handmade.EMULATED, "--checks", "layers", "repeat", "--schedules", "grid")
+    assert code == 0
+    assert [(row["schedule"], row["check"], row["ok"]) for row in record["rows"]] == [("grid", "layers", True), ("grid", "repeat", True)]
+
+
 def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
