@@ -194,6 +194,26 @@ def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
     assert {(row["cta_0"], row["median"], row["most"]) for row in record["steps"]} == {(100, 100, 130)}
 
 
+def test_a_kernel_that_does_nothing_is_timed_in_every_shape(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_launch
+
+    monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
+    monkeypatch.setattr(fused_launch, "SAMPLES", 2)
+    monkeypatch.setattr(sys, "argv", ["fused_launch.py", "--out", str(tmp_path / "launch.json")])
+    with installed(TimedDriver({"nothing": lambda arguments: None})) as driver:
+        driver.parameters["nothing"] = 1
+        assert fused_launch.main() == 0
+        shapes = [(one.grid, one.shared, one.cluster, one.cooperative) for one in driver.launched]
+    kernels = fused_launch.SHAPES.values()
+    # Once alone, and once into a graph.
+    assert shapes == [(one.grid, one.shared, one.cluster, one.cooperative) for one in kernels for _ in range(2)]
+    assert json.loads((tmp_path / "launch.json").read_text())["us"] == dict.fromkeys(("nothing between", *fused_launch.SHAPES), 1.0)
+    assert len(capsys.readouterr().out.splitlines()) == len(shapes) // 2 + 2
+
+
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
