@@ -3,7 +3,7 @@
     python benchmarks/fused_launch.py --out launch.json
 
 Medians of µs between two events behind a gate (the events' own time is `nothing between`), all shapes in turn. The last ones are shaped as
-the grid of student_b: 128 CTAs of 256 threads with 204 KB of shared memory each, launched cooperatively and not; and as a cluster of 16 CTAs.
+the grid of student_b: 128 CTAs of 256 threads with 204 KB of shared memory each, launched cooperatively and not; and as a cluster of 16.
 """
 
 from __future__ import annotations
