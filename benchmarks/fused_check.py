@@ -52,6 +52,7 @@ from fused_networks import NETWORKS, SHIPPED
 
 from accel import device
 from accel.device import driver, kernels, nvrtc
+from accel.engines.fused_plan import SCHEDULES
 from accel.errors import AccelError
 from accel.exporters.fused import from_onnx
 from accel.exporters.fused.network import INPUT, Network
@@ -241,10 +242,14 @@ def further_checks(options: argparse.Namespace, draw: np.random.Generator) -> di
     }
 
 
-def check(built: Built, steps: dict[str, Callable[..., dict[str, Any]]], until: float) -> Iterator[dict[str, Any]]:
-    """One row a check and schedule, as they end."""
+def check(
+    built: Built, steps: dict[str, Callable[..., dict[str, Any]]], until: float, options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """One row a check and schedule that were asked for, as they end."""
     for what, run in steps.items():
         for schedule in built.plan.schedules:
+            if what not in (options.checks or [what]) or schedule not in (options.schedules or [schedule]):
+                continue
             row: dict[str, Any] = {"network": built.name, "schedule": schedule, "check": what}
             if time.monotonic() > until:
                 yield {**row, "ok": None, "reason": "not run: no time left"}
@@ -318,10 +323,10 @@ def main() -> int:
             record["left_out"][name] = dict(built.plan.left_out)
             print("\n".join(used(built)) if options.compile_only else f"{name}: {built.plan.why}", flush=True)
             if not options.compile_only:
-                keep(check(built, first_checks(options, draw), until))
+                keep(check(built, first_checks(options, draw), until, options))
                 whole += [built] if name in SHIPPED or options.networks or options.onnx else []
         for built in whole:
-            keep(check(built, further_checks(options, draw), until))
+            keep(check(built, further_checks(options, draw), until, options))
     _write(options.out, record)
     failed = [row for row in record["rows"] if row["ok"] is False]
     print(f"{len(record['rows'])} checks, {len(failed)} failed, {sum(row['ok'] is None for row in record['rows'])} not run")
@@ -339,6 +344,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=170, help="begin no check after so long")
     parser.add_argument("--networks", nargs="*", choices=list(NETWORKS), help="of fused_networks.py; all where none is named")
+    parser.add_argument("--checks", nargs="*", help="these alone, by the names above")
+    parser.add_argument("--schedules", nargs="*", choices=SCHEDULES, help="these alone")
     parser.add_argument("--onnx", type=Path, help="check this network with its weights instead")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--images", type=int, default=3, help="fresh ones that every layer is held against float64 on")

@@ -155,6 +155,12 @@ def test_without_a_gpu_it_compiles_and_prints_what_kernels_use(
     assert [line.split()[3] for line in said.splitlines() if line.startswith("hand")] == ["mean", "fc", "whole"]
 
 
+def test_checks_and_schedules_that_are_named_are_run_alone(check: Callable[..., tuple[int, dict[str, Any]]]) -> None:
+    code, record = check(handmade.EMULATED, "--checks", "layers", "repeat", "--schedules", "grid")
+    assert code == 0
+    assert [(row["schedule"], row["check"], row["ok"]) for row in record["rows"]] == [("grid", "layers", True), ("grid", "repeat", True)]
+
+
 def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -186,6 +192,26 @@ def test_the_steps_of_a_cluster_are_shown_beside_what_was_predicted(
     steps = [row["step_predicted"] for row in record["steps"] if row["step_predicted"] is not None]
     assert sum(steps) == pytest.approx(record["predicted"], abs=len(steps))
     assert {(row["cta_0"], row["median"], row["most"]) for row in record["steps"]} == {(100, 100, 130)}
+
+
+def test_a_kernel_that_does_nothing_is_timed_in_every_shape(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_launch
+
+    monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
+    monkeypatch.setattr(fused_launch, "SAMPLES", 2)
+    monkeypatch.setattr(sys, "argv", ["fused_launch.py", "--out", str(tmp_path / "launch.json")])
+    with installed(TimedDriver({"nothing": lambda arguments: None})) as driver:
+        driver.parameters["nothing"] = 1
+        assert fused_launch.main() == 0
+        shapes = [(one.grid, one.shared, one.cluster, one.cooperative) for one in driver.launched]
+    kernels = fused_launch.SHAPES.values()
+    # Once alone, and once into a graph.
+    assert shapes == [(one.grid, one.shared, one.cluster, one.cooperative) for one in kernels for _ in range(2)]
+    assert json.loads((tmp_path / "launch.json").read_text())["us"] == dict.fromkeys(("nothing between", *fused_launch.SHAPES), 1.0)
+    assert len(capsys.readouterr().out.splitlines()) == len(shapes) // 2 + 2
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def export(
         bool, typer.Option("--embed-preprocess", help="Normalise inside the engine: its input is uint8 pixels, N×H×W×C.")
     ] = False,
     tune_tiles: Annotated[
-        bool, typer.Option("--tune", help="Fused: choose each layer's tile by timing it on the GPU here; --budget, default 60s.")
+        bool, typer.Option("--tune", help="Fused: choose tiles and the schedule by timing them on the GPU here; --budget, default 60s.")
     ] = False,
     budget: tune.BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,

@@ -105,8 +105,7 @@ def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
     structs = map(_struct(plan, written.slots), plan.steps)
-    templates = _templates(plan, written.template, written.look_first)
-    return "\n".join([_table(plan, schedule, way), *templates, *structs, written.source])
+    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template), *structs, written.source])
 
 
 def predicted_us(step: Step, way: str, sms: int) -> float:
@@ -166,9 +165,8 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
 
-def _templates(plan: Plan, last: str, look_first: bool = False) -> Iterator[str]:
+def _templates(plan: Plan, last: str) -> Iterator[str]:
     yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
-    yield f"constexpr bool LOOK_FIRST = {str(look_first).lower()};  // whether a step that POLLS looks at its input before it prepares\n"
     names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:
@@ -225,7 +223,6 @@ class Written:
     kernels: tuple[Kernel, ...]
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    look_first: bool = False
 
 
 def _chain(plan: Plan) -> Written:
@@ -303,7 +300,7 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
     slots, distance, shared = hold_weights(plan.steps, flow.ahead)
     lines = [
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
-        f"    Flow<{ctas}, {plan.arena_bytes}, {distance}> all;",
+        f"    Flow<{ctas}, {plan.arena_bytes}, {distance}, {str(flow.look_first).lower()}> all;",
         "    all.begin(Run{image, weights, arena, logits, state});",
     ]
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
@@ -318,7 +315,7 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     words = -(-(32 + ctas) // 64) * 64
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.look_first)
+    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots)
 
 
 def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[dict[str, int], int, int]:

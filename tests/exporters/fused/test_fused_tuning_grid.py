@@ -209,9 +209,10 @@ def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ah
     way = start
     for layer, tiles in candidates.items():
         way = way.with_(layer, tiles[ahead])
-    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=Flow(ahead, late, look_first=late is (ahead < 2)))
+    look_first = late is (ahead < 2)
+    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=Flow(ahead, late, look_first))
     distance = generate.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
-    assert f", {distance}> all;" in program.source
+    assert f", {distance}, {str(look_first).lower()}> all;" in program.source
     emulator = Emulator(program, tmp_path)
     image = np.random.default_rng(ahead).standard_normal((1, 3, 12, 12)).astype(np.float16)
     expected = reference.run(network, image[0])

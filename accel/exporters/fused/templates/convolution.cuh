@@ -114,7 +114,7 @@ struct Convolution {
     }
 
     // A step of a grid that POLLS.
-    template <bool AHEAD, class Then>
+    template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
         Copies copies;
         Prepared ready;

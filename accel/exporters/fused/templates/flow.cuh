@@ -10,7 +10,7 @@
 //
 // No CTA can wait for itself or in a circle: all of them take steps in order, and a step reads what earlier ones wrote.
 
-template <int CTAS, int ARENA_BYTES, int DISTANCE>
+template <int CTAS, int ARENA_BYTES, int DISTANCE, bool LOOK_FIRST>
 struct Flow {
     static constexpr int LAUNCHES = 32, EXCHANGE = ceil_div(LAUNCHES + CTAS, 64) * 64;  // words of State
 
@@ -59,7 +59,7 @@ struct Flow {
     INLINE void step(Then then) {
         if (cta() < TILES) {
             if constexpr (DISTANCE > 0) copies_left<DISTANCE - 1>();
-            Layer::template compute<(DISTANCE > 0)>(run, cta(), then);
+            Layer::template compute<(DISTANCE > 0), LOOK_FIRST>(run, cta(), then);
             if constexpr (TILES > CTAS) more<Layer, TILES>();
             sync();  // before the next step writes over this one's shared memory
         } else {

@@ -24,7 +24,7 @@ struct Head {
 
     MEMBER void fetch_ahead(const Run&, int) {}
 
-    template <bool AHEAD, class Then>
+    template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
         Prepared ready;
         prepare<AHEAD>(run, tile, ready);

@@ -11,7 +11,7 @@ struct Windows {
 
     MEMBER void fetch_ahead(const Run&, int) {}
 
-    template <bool AHEAD, class Then>
+    template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
         Prepared ready;
         finish(run, tile, ready, then);
