@@ -1,6 +1,6 @@
 """Bring a measured set into the repository: small, reproducible bytes, and without the paths of the machine that it was measured on.
 
-    python benchmarks/keep_set.py ~/out/sets/resnet18-cuda0-20261129T114813Z results/h200 --call /root/rented=. --call /root=~
+    python benchmarks/keep_set.py ~/out/sets/resnet18-cuda0-20261129T114813Z results/h200 --call /home/me/rented=. --call /home/me=~
 
 Copies set.json and the record (packed by gzip), and the raw samples packed (`accel.bench.results.pack_samples`); what `accel` makes of them
 (results.csv, table.md) is left out. `--call FROM=TO` replaces a folder's name wherever it stands, in the order given. Figures stay as they

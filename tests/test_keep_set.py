@@ -27,12 +27,12 @@ def script() -> ModuleType:
 
 def test_a_kept_set_has_the_same_figures_and_no_path_of_the_machine(script: ModuleType, tmp_path: Path) -> None:
     measured = write_set(
-        tmp_path / "measured", {"eager:fp16": {"host_us": 100, "device_us": 80, "command": "accel bench --out /root/x/sets"}}
+        tmp_path / "measured", {"eager:fp16": {"host_us": 100, "device_us": 80, "command": "accel bench --out /home/me/x/sets"}}
     )
-    (measured / "set.json").write_text('{"state": "/root/x/engines"}')
-    (measured / "table.md").write_text("/root/x")
+    (measured / "set.json").write_text('{"state": "/home/me/x/engines"}')
+    (measured / "table.md").write_text("/home/me/x")
 
-    assert script.main([str(measured), str(tmp_path / "results"), "--call", "/root/x=out", "--call", "/root=~"]) == 0
+    assert script.main([str(measured), str(tmp_path / "results"), "--call", "/home/me/x=out", "--call", "/home/me=~"]) == 0
 
     kept = tmp_path / "results" / "measured"
     assert {path.name for path in kept.iterdir()} == {"set.json", "results.jsonl.gz", "samples.npz"}
