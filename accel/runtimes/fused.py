@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,13 @@ from accel.device.memory import PinnedArray
 from accel.engines import fused_plan
 from accel.engines.fused_plan import FusedPlan, Schedule
 from accel.errors import AccelError, RuntimeUnavailable, UsageError
-from accel.runtimes.fused_engine import Engine, demand_named, file_of, forced, instead_of, leased
+from accel.runtimes.fused_engine import Engine, demand_named, fallbacks, file_of, instead_of, leased
 from accel.runtimes.fused_image import EagerCall, GraphCall
 from accel.runtimes.inputs import check_inputs, static_inputs
 from accel.runtimes.state import OpenState, not_open
 from accel.types import Binding, DeviceArray, EngineSource, Kernel, TensorSpec
+
+logger = logging.getLogger(__name__)
 
 Enqueue = Callable[[Binding], None]
 
@@ -78,8 +81,20 @@ class Fused(OpenState):
         if self.source.batch != 1:
             raise UsageError(f"a fused engine answers one image a call; a batch of {self.source.batch} was asked for", remedy="--batch 1")
         driver.activate(self.source.device)
+        first, *others = fallbacks(self.source, plan)
         try:
-            self._open(plan, forced(self.source, plan), stream)
+            self._open_or_close(plan, first, stream)
+        except RuntimeUnavailable as error:
+            if not others:
+                raise
+            # Chosen on a GPU with more room; what runs instead answers the same, and says that it does.
+            logger.warning("%s runs its schedule %s, not %s: %s", self.source.variant, others[0], first, error.message)
+            self._open_or_close(plan, others[0], stream)
+            self._facts["settings"] |= {"instead_of": first, "because": error.message}
+
+    def _open_or_close(self, plan: FusedPlan, schedule: Schedule, stream: int) -> None:
+        try:
+            self._open(plan, schedule, stream)
         except BaseException:
             self.close()
             raise

@@ -137,8 +137,8 @@ def instead_of(plan: FusedPlan, schedule: Schedule) -> str:
     return f"run fused:fp16+{others[0]}" if others else "run another runtime of the bundle"
 
 
-def forced(source: EngineSource, plan: FusedPlan) -> Schedule:
-    """The schedule that the variant forces, else the plan's choice.
+def forced(source: EngineSource, plan: FusedPlan) -> Schedule | None:
+    """The schedule that the variant forces; None where it forces none.
 
     Raises:
         RuntimeUnavailable: the engine was not built in it, with the generator's reason.
@@ -149,4 +149,15 @@ def forced(source: EngineSource, plan: FusedPlan) -> Schedule:
                 why = plan.left_out.get(name, "it was not built")
                 raise RuntimeUnavailable(f"{file_of(source).parent} has no schedule {name}: {why}", remedy=instead_of(plan, name))
             return name
-    return plan.chosen
+    return None
+
+
+def fallbacks(source: EngineSource, plan: FusedPlan) -> tuple[Schedule, ...]:
+    """The schedules to try, in order: the forced one alone; else the plan's choice, which another GPU may have measured, then the chain.
+
+    Raises:
+        RuntimeUnavailable: as `forced`.
+    """
+    if (named := forced(source, plan)) is not None:
+        return (named,)
+    return tuple(dict.fromkeys((plan.chosen, *(("chain",) if "chain" in plan.schedules else ()))))

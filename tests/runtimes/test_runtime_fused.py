@@ -355,6 +355,30 @@ def test_a_grid_that_is_not_resident_as_a_whole_is_refused_and_the_chain_is_name
     assert "run fused:fp16+chain" in said
 
 
+def choose_grid(data: dict[str, Any]) -> None:
+    data["chosen"] = "grid"
+
+
+def test_a_grid_that_was_chosen_on_a_larger_gpu_gives_way_to_the_chain_and_says_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    runtime = world.opened("fused:fp16", change=choose_grid)
+    assert (runtime.facts["settings"]["schedule"], "instead_of" in runtime.facts["settings"]) == ("grid", False)
+    runtime.close()
+
+    world.driver.capability[16] = handmade.CHANNELS - 1
+    runtime = world.opened("fused:fp16", change=choose_grid)
+    settings = runtime.facts["settings"]
+    assert (settings["schedule"], settings["instead_of"]) == ("chain", "grid")
+    assert "resident at once" in settings["because"]
+    assert "runs its schedule chain, not grid" in caplog.text
+    np.testing.assert_allclose(infer(runtime, some_image()), handmade.answer(some_image()), rtol=1e-2, atol=1e-3)
+    runtime.close()
+
+
+def test_a_chosen_grid_and_a_chain_that_both_cannot_run_are_refused(world: World) -> None:
+    world.driver.capability.update({16: handmade.CHANNELS - 1, SHARED: 100})
+    assert "needs 128 bytes of shared memory, and it has 100" in world.refusal("fused:fp16", change=choose_grid)
+
+
 def test_a_gpu_without_cooperative_launches_is_refused(world: World) -> None:
     world.driver.capability[COOPERATIVE] = 0
     assert "needs cooperative launches" in world.refusal("fused:fp16+grid")
