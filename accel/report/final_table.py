@@ -123,8 +123,9 @@ def _engines(rows: Sequence[Row], sections: Sequence[Section]) -> list[str]:
     return [
         *_table(["", "what", "model", "engine", *CELLS, "set"], lines, left=4),
         "",
-        "Latencies are host's (call + synchronize) at batch 1 over all rounds; spread = largest / smallest median of a round. Against its "
-        "parent = ratio of the medians, paired over rounds, with its 95 % interval; below 1 is faster. No ratio is taken across sets, so a "
+        "Latencies are host's (call + synchronize) at batch 1 over all rounds (the median of the rounds' own where a set's raw samples are "
+        "not here); spread = largest / smallest median of a round. Against its parent = ratio of the medians, paired over rounds, with its "
+        "95 % interval; below 1 is faster. No ratio is taken across sets, so a "
         "student's parent is its own FP32. top-1 is the engine's own. train\\_s, peak MiB (GPU memory while training) and epochs are those "
         "of the very weights that were timed, and of the model's training with seed 0 where nothing was timed.",
     ]

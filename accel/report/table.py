@@ -26,6 +26,7 @@ MEANINGS = {
     "MB": "MB = size of the engine's file, or of the weights.",
 }
 """What a heading of the table stands for, where its name does not say it."""
+APART = "The raw samples are not here: each figure is the median of what the rounds had, not that of all their samples together."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,8 @@ def table(section: Section) -> list[TableLine]:
 def notes(section: Section) -> list[str]:
     """What the headings stand for, a sentence each; the launch floor with its value."""
     shown = headings(section)
-    return [UNITS, *(said for name, said in MEANINGS.items() if name in shown), *_floors(section), *insufficient(section.lines)]
+    apart = [APART] if any(not latency.pooled for line in section.lines for latency in line.latency.values()) else []
+    return [UNITS, *apart, *(said for name, said in MEANINGS.items() if name in shown), *_floors(section), *insufficient(section.lines)]
 
 
 def reasons(section: Section) -> list[Reason]:

@@ -20,6 +20,7 @@ from accel.bench.report import COLUMNS
 from accel.bench.summary import DIAGNOSTICS
 from accel.errors import CorruptArtifact
 from accel.report import about, distribution, svg
+from accel.report import table as tables
 from accel.report.sections import open_sections
 
 pytest.importorskip("jinja2")
@@ -464,3 +465,10 @@ def test_a_group_goes_if_it_says_nothing_and_a_style_that_repeats_becomes_a_clas
         '<svg viewBox="0 0 9 8"><defs><style>*{a: b}.f2-0{x: 1}</style></defs><g clip-path="url(#f2-i0)"><use class="f2-0"/>'
         '<use style="y: 2"/></g><use class="f2-0"/><clipPath id="f2-i0"/></svg>'
     )
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_set_without_raw_samples_says_what_its_figures_are(tmp_path: Path, keep: bool) -> None:
+    (one,) = open_sections([write_set(tmp_path / "s", keep=keep)])
+    assert (tables.APART in tables.notes(one)) is not keep
+    assert (tables.APART in document([one])) is not keep
