@@ -116,10 +116,13 @@ struct Convolution {
     // A step of a grid that POLLS.
     template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
+        stamp<L>(run, tile, WEIGHTS);
         Copies copies;
         Prepared ready;
         if constexpr (LOOK_FIRST) ask(run, tile, copies);
+        stamp<L>(run, tile, LOOKED);
         prepare<AHEAD>(run, tile, ready);
+        stamp<L>(run, tile, PREPARED);
         finish_asked<LOOK_FIRST>(run, tile, ready, copies, then);
     }
 
@@ -150,11 +153,15 @@ struct Convolution {
                 residual[i] = ~residual[i];
             }
         }
+        stamp<L>(run, tile, THERE);
         sync();
+        stamp<L>(run, tile, SYNCED);
         then.early();
+        stamp<L>(run, tile, SENT);
 
         float4 sums[MINE_M][MINE_N];
         multiply_all(run, tile, shared, ready, sums);
+        stamp<L>(run, tile, MULTIPLIED);
 
         const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
 #pragma unroll
@@ -165,6 +172,7 @@ struct Convolution {
                 store_shared16(shared + SUMS + along_k * PAIRS * 8 + (fragment * 32 + lane()) * 16, sums[m][n]);
             }
         sync();
+        stamp<L>(run, tile, SUMMED);
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
             const int pair = thread() + i * THREADS;
@@ -188,6 +196,7 @@ struct Convolution {
                 write4(run, L::OUTPUT + places[i] * 2, pack(low, high));
             }
         }
+        stamp<L>(run, tile, STORED);
         then.late();
     }
 
