@@ -12,7 +12,8 @@ multiplications are volatile, so the compiler keeps them on their side (seen in 
 An instruction that was issued need not be done: who uses its result waits for it. So
 * `look issued`, `prepared` and `copies issued` are times of issuing: weights are asked for by then, not there;
 * `input there` is a wait: the values were looked at and are on their way to shared memory;
-* `multiplied` is behind the issue of the last multiplication; its result is waited for by `sums added up`, as are the warps behind this one;
+* `multiplied` is behind the issue of the last multiplication; its result and slower warps are waited for by `sums stored +
+  sync`;
 * `stored` is behind the issue of the last store; that others see it takes a trip to the L2 more, which is in their `input there`.
 CTAs have no common clock: a wait is told by who waits, not by whom for. A stamp costs cycles itself: `two stamps in a row` says how many
 (its address, computed once there, comes to it elsewhere), and the difference of the two launch times what all of them do to the whole.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -160,7 +162,7 @@ def spans(plan: Plan, ctas: int) -> list[Span]:
     ]
     for number, step in enumerate(plan.steps, 1):
         moments, names = stamps.OF_KIND[step.kind], UP_TO | (HEAD if step.kind == "head" else {})
-        for begin, end in zip(moments, moments[1:], strict=False):
+        for begin, end in itertools.pairwise(moments):
             here = min(step.tiles, ctas)
             if number == 1 and end == "SENT":
                 found.append(Span(1, "settled", place(begin, 1), place("SETTLED"), here))
@@ -225,7 +227,8 @@ def clocks(moments: Array) -> dict[str, float]:
 def report(plan: Plan, taken: Taken) -> str:
     """A table of at most 100 columns."""
     table = rows(plan, taken.moments)
-    lines = [f"{'cycles':<42} {'':>5} {'first warp':>23} {'last warp':>23}", f"{'step: up to':<42} {'CTAs':>5}" + f"{'CTA 0':>8}{'median':>8}{'most':>8}" * 2]
+    heads = "".join(f"{head:>8}" for head in ("CTA 0", "median", "most") * 2)
+    lines = [f"{'cycles':<42} {'':>5}{'first warp':>24}{'last warp':>24}", f"{'step: up to':<42} {'CTAs':>5}{heads}"]
     for row in table:
         name = f"{row['step'][:14]}: {row['up to']}"
         values = [row[warp][key] for warp in ("first", "last") for key in ("cta_0", "median", "most")]

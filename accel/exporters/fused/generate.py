@@ -175,7 +175,12 @@ def _templates(plan: Plan, last: str, stamps_at: int | None = None) -> Iterator[
     yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
     if stamps_at is not None:
         yield stamps.prelude(plan, stamps_at)
-    names = [*PRELUDE, *(["stamps"] if stamps_at is not None else []), *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
+    prelude = PRELUDE if stamps_at is None else (*PRELUDE, "stamps")
+    names = [
+        *prelude,
+        *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]),
+        last,
+    ]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:
         text = (folder / f"{name}.cuh").read_text(encoding="utf-8")
