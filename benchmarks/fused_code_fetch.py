@@ -8,9 +8,9 @@ Cycles are medians over CTAs, then over repetitions; `most` (in the JSON) of the
 one a scheduler, so 8 warps need 2 · N cycles, and one warp N: what is beyond that is told for each KB of code.
 
 * `new module`: its first launch after loading. `back to back`: the last of 20 launches of it. `behind another`: right behind a launch of
-  another kernel of 128 KB, as is all that follows.
+  another kernel of 128 KB, as is all that follows. `one CTA`: of one alone, so that no other SM asks the L2 for the same.
 * `2nd pass`: the same code once more in the same launch, behind a barrier.
-* `rolled`: as many multiply-adds in a loop of 32.
+* `rolled`: as many multiply-adds in a loop of 32; what it takes beyond issuing is not the fetching of code.
 * `ahead`: the last warp runs the code alone (`warp 7`), then the 7 others do (`others`).
 * `skipping`: the same with code that can be skipped in pieces of 32 instructions (a branch each): the last warp skips them all, so that it
   touches a few bytes in 560, then the 7 others run them; `nobody skips` has the same code run by all.
@@ -145,7 +145,7 @@ class Way:
     """A launch: the kernel, which warps run in each pass and which of them skip, and what is enqueued before it.
 
     Attributes:
-        told: column → pass. before: `nothing`, `itself` or `another`.
+        told: column → pass. before: `nothing`, `itself` or `another`. alone: one CTA on the whole GPU.
     """
 
     told: dict[str, int]
@@ -153,12 +153,14 @@ class Way:
     running: tuple[int, ...] = (ALL,)
     skipping: int = 0
     before: str = "another"
+    alone: bool = False
 
 
 BEHIND = Way({"behind another": 0})
 WAYS = (
     Way({"back to back": 0}, before="itself"),
     BEHIND,
+    Way({"one CTA": 0}, alone=True),
     Way({"2nd pass": 1}, running=(ALL, ALL)),
     Way({"rolled": 0}, "rolled"),
     Way({"ahead: warp 7": 0, "ahead: others": 1}, running=(LAST, OTHERS)),
@@ -169,8 +171,9 @@ FRESH = Way({"new module": 0}, before="nothing")
 COLUMNS = [name for way in (FRESH, *WAYS) for name in way.told]
 SHOWN = {
     "new module": "new|module",
-    "back to back": "back to|back",
+    "back to back": "back|to back",
     "behind another": "behind|another",
+    "one CTA": "one|CTA",
     "2nd pass": "2nd|pass",
     "rolled": "rolled|",
     "ahead: warp 7": "ahead:|warp 7",
@@ -225,13 +228,15 @@ class Runner:
     def _launch(self, module: kernels.Module, way: Way, kb: int) -> kernels.Launch:
         running = sum(mask << 8 * number for number, mask in enumerate(way.running))
         given = [self._out.ptr, running, way.skipping, len(way.running), pieces(kb)]
-        return kernels.Launch(module, Kernel(way.kernel, self.limits.sms, 256, SHARED), given, self._stream or 0, "another GPU")
+        return kernels.Launch(
+            module, Kernel(way.kernel, 1 if way.alone else self.limits.sms, 256, SHARED), given, self._stream or 0, "another GPU"
+        )
 
 
 def cycles(kept: Array, way: Way, number: int) -> tuple[float, float]:
     """Of pass `number`: of the median CTA and of the one with the most, from the first of its warps to the last."""
     warps = [warp for warp in range(WARPS) if way.running[number] >> warp & 1]
-    of = kept[:, number, warps]
+    of = kept[: 1 if way.alone else None, number, warps]
     # From the first of the warps in each CTA: the counter goes round.
     apart = (of - of[:, :1, :1]).astype(np.uint32).view(np.int32).astype(np.int64)
     spans = apart[..., 1].max(1) - apart[..., 0].min(1)
@@ -289,10 +294,10 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for key, title in (("cycles", "cycles"), ("beyond_issue_a_kb", "cycles a KB beyond what issuing takes")):
         heads = [SHOWN[name].partition("|")[::2] for name in COLUMNS]
-        lines += [title, *(f"{'' if index == 0 else 'KB':>4}" + "".join(f"{head[index]:>9}" for head in heads) for index in range(2))]
+        lines += [title, *(f"{'' if index == 0 else 'KB':>4}" + "".join(f"{head[index]:>8}" for head in heads) for index in range(2))]
         for row in rows:
             values = [row["columns"][name][key] for name in COLUMNS]
-            lines.append(f"{row['kb']:>4}" + "".join(f"{value:>9}" for value in values))
+            lines.append(f"{row['kb']:>4}" + "".join(f"{value:>8}" for value in values))
         lines.append("")
     return "\n".join(lines)
 
