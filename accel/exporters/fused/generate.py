@@ -39,12 +39,14 @@ class Flow:
 
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
-            input is there. look_first: a step looks at its input before it prepares the rest.
+            input is there. look_first: a step looks at its input before it prepares the rest. ask: what is asked for while the input is
+            waited for, and the L2 has to answer: 0, all of it; 1, a piece of each thread's; 2, a piece of each warp's (common.cuh).
     """
 
     ahead: int = FURTHEST_AHEAD
     fetch_late: bool = False
     look_first: bool = True
+    ask: int = 0
 
 
 def generate(
@@ -105,7 +107,7 @@ def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
     structs = map(_struct(plan, written.slots), plan.steps)
-    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template), *structs, written.source])
+    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template, written.ask), *structs, written.source])
 
 
 def predicted_us(step: Step, way: str, sms: int) -> float:
@@ -165,8 +167,9 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
 
-def _templates(plan: Plan, last: str) -> Iterator[str]:
-    yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
+def _templates(plan: Plan, last: str, ask: int = 0) -> Iterator[str]:
+    yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step"
+    yield f"constexpr int ASKING = {ask};  // for EVERYTHING, ONE_A_THREAD, ONE_A_WARP, while it is waited for\n"
     names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:
@@ -216,13 +219,14 @@ def _template(step: Step) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory."""
+    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory; Flow.ask."""
 
     template: str
     source: str
     kernels: tuple[Kernel, ...]
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ask: int = 0
 
 
 def _chain(plan: Plan) -> Written:
@@ -315,7 +319,7 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     words = -(-(32 + ctas) // 64) * 64
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots)
+    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.ask)
 
 
 def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[dict[str, int], int, int]:

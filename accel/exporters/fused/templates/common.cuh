@@ -40,6 +40,11 @@ INLINE uint4 read16(const Run& run, int offset, Word number) {
 }
 
 // Several at once, so that a round costs the latency of one read; an offset below zero gives zeros. `look` asks, `look_again` waits for all.
+//
+// Whoever waits asks the L2 again and again, and what all CTAs ask for together is more than a megabyte a round, which takes the L2 longer
+// than its latency and delays the stores that are waited for. So ASKING may be for one piece until that is there, and for the rest then.
+enum Asked { EVERYTHING, ONE_A_THREAD, ONE_A_WARP };
+
 template <int N>
 INLINE void look(const Run& run, const int (&from)[N], uint4 (&values)[N]) {
 #pragma unroll
@@ -48,10 +53,19 @@ INLINE void look(const Run& run, const int (&from)[N], uint4 (&values)[N]) {
         if (from[i] >= 0) values[i] = POLLS ? peek16(run.exchange + from[i]) : load_activation16(run.arena + from[i]);
     }
 }
-template <int N>
+// ONE_A_WARP: all lanes come here together.
+template <int ASK, int N>
 INLINE void look_again(const Run& run, const int (&from)[N], uint4 (&values)[N], Word number) {
     if constexpr (POLLS) {
-        for (Patience patience;;) {
+        Patience patience;
+        if constexpr (ASK != EVERYTHING) {
+            constexpr int ONE = N / 2;  // the first and the last are outside the image more often
+            const bool waits = ASK == ONE_A_WARP ? leads(!arrived(values[ONE])) : !arrived(values[ONE]);
+            if (waits)
+                while (!arrived(values[ONE]) && !patience.over(run, number)) values[ONE] = peek16(run.exchange + from[ONE]);
+            if constexpr (ASK == ONE_A_WARP) together();
+        }
+        for (;;) {
             bool missing = false;
 #pragma unroll
             for (int i = 0; i < N; i++) missing = missing || !arrived(values[i]);

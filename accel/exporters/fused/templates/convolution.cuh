@@ -220,7 +220,7 @@ struct Convolution {
             if (!ASKED || first > 0) aim(copies, tile, first);
             if constexpr (POLLS) {
                 if (!ASKED || first > 0) look(run, copies.from, copies.values);
-                look_again(run, copies.from, copies.values, L::NUMBER);
+                look_again<ASKING>(run, copies.from, copies.values, L::NUMBER);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
                     if (copies.from[i] != -2) store_shared16(copies.to[i], copies.values[i]);
