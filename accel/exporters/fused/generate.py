@@ -40,7 +40,8 @@ class Flow:
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
             input is there. look_first: a step looks at its input before it prepares the rest. ask: what is asked for while the input is
-            waited for, and the L2 has to answer: 0, all of it; 1, a piece of each thread's; 2, a piece of each warp's (common.cuh).
+            waited for, and the L2 has to answer: 0, all of it; 1 and 2, a piece of each thread or warp, and the rest
+            when that is there; 3 and 4, the same, and the first look is for that piece too (common.cuh).
     """
 
     ahead: int = FURTHEST_AHEAD
@@ -169,7 +170,7 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
 
 def _templates(plan: Plan, last: str, ask: int = 0) -> Iterator[str]:
     yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step"
-    yield f"constexpr int ASKING = {ask};  // for EVERYTHING, ONE_A_THREAD, ONE_A_WARP, while it is waited for\n"
+    yield f"constexpr int ASKING = {ask};  // what is asked for while the input is waited for: Asked of common.cuh\n"
     names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:

@@ -211,7 +211,7 @@ def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ah
     for layer, tiles in candidates.items():
         way = way.with_(layer, tiles[ahead])
     look_first = late is (ahead < 2)
-    ask = (ahead + late) % 3
+    ask = (ahead + late) % 5
     program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=Flow(ahead, late, look_first, ask))
     distance = generate.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
     assert f", {distance}, {str(look_first).lower()}> all;" in program.source

@@ -208,7 +208,7 @@ struct Convolution {
     MEMBER void ask(const Run& run, int tile, Copies& copies) {
         if constexpr (L::SOURCE == ARENA) {
             aim(copies, tile, 0);
-            look(run, copies.from, copies.values);
+            look<ASKING>(run, copies.from, copies.values);
         }
     }
 
@@ -219,7 +219,7 @@ struct Convolution {
         for (int first = 0; first < MINE; first += TOGETHER) {
             if (!ASKED || first > 0) aim(copies, tile, first);
             if constexpr (POLLS) {
-                if (!ASKED || first > 0) look(run, copies.from, copies.values);
+                if (!ASKED || first > 0) look<ASKING>(run, copies.from, copies.values);
                 look_again<ASKING>(run, copies.from, copies.values, L::NUMBER);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)

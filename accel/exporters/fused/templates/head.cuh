@@ -61,7 +61,7 @@ struct Head {
                     const int pixel = first + i * GROUPS;
                     from[i] = pixel < L::PIXELS ? L::INPUT + (pixel * L::CHANNELS + piece * 8) * 2 : -1;
                 }
-                look(run, from, values);
+                look<EVERYTHING>(run, from, values);
                 look_again<smaller(ASKING, ONE_A_THREAD)>(run, from, values, L::NUMBER);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
