@@ -40,12 +40,15 @@ class Flow:
 
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
-            input is there. look_first: a step looks at its input before it prepares the rest.
+            input is there. look_first: a step looks at its input before it prepares the rest. ask: what is asked for while the input is
+            waited for, and the L2 has to answer: 0, all of it; 1 and 2, a piece of each thread or warp, and the rest
+            when that is there; 3 and 4, the same, and the first look is for that piece too (common.cuh).
     """
 
     ahead: int = FURTHEST_AHEAD
     fetch_late: bool = False
     look_first: bool = True
+    ask: int = 0
 
 
 def generate(
@@ -110,7 +113,7 @@ def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
     structs = map(_struct(plan, written.slots), plan.steps)
-    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template, written.stamps), *structs, written.source])
+    return "\n".join([_table(plan, schedule, way), *_templates(plan, written), *structs, written.source])
 
 
 def predicted_us(step: Step, way: str, sms: int) -> float:
@@ -170,21 +173,21 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
 
-def _templates(plan: Plan, last: str, stamps_at: int | None = None) -> Iterator[str]:
+def _templates(plan: Plan, written: Written) -> Iterator[str]:
     """Those that the plan needs; calls of `stamp` are left out of them but where stamps have a place in State."""
-    yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
-    if stamps_at is not None:
-        yield stamps.prelude(plan, stamps_at)
-    prelude = PRELUDE if stamps_at is None else (*PRELUDE, "stamps")
+    yield f"constexpr bool POLLS = {str(written.template == 'flow').lower()};  // whether data carries its own arrival from step to step"
+    yield f"constexpr int ASKING = {written.ask};  // what is asked for while the input is waited for: Asked of common.cuh\n"
+    if written.stamps is not None:
+        yield stamps.prelude(plan, written.stamps)
     names = [
-        *prelude,
+        *(PRELUDE if written.stamps is None else (*PRELUDE, "stamps")),
         *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]),
-        last,
+        written.template,
     ]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:
         text = (folder / f"{name}.cuh").read_text(encoding="utf-8")
-        yield text if stamps_at is not None else stamps.without_calls(text)
+        yield text if written.stamps is not None else stamps.without_calls(text)
 
 
 def _struct(plan: Plan, slots: Mapping[str, int]) -> Callable[[Step], str]:
@@ -230,14 +233,15 @@ def _template(step: Step) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory; the word of
-    State from which stamps lie, where it keeps any."""
+    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory;
+    Flow.ask; the word of State from which stamps lie, where it keeps any."""
 
     template: str
     source: str
     kernels: tuple[Kernel, ...]
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ask: int = 0
     stamps: int | None = None
 
 
@@ -288,7 +292,8 @@ def _link(plan: Plan, of: Sequence[int]) -> tuple[str, Kernel]:
 def link(plan: Plan, index: int) -> tuple[str, Kernel]:
     """The source of one kernel of the chain, to be compiled by itself, and its launch."""
     text, kernel = _link(plan, (index,))
-    return "\n".join([*_templates(plan, "chain"), _struct(plan, {})(plan.steps[index]), text]), kernel
+    written = Written("chain", text, (kernel,), STATE_BYTES)
+    return "\n".join([*_templates(plan, written), _struct(plan, {})(plan.steps[index]), text]), kernel
 
 
 def _grid(plan: Plan) -> Written:
@@ -336,7 +341,7 @@ def _flow(plan: Plan, flow: Flow | None = None, timed: bool = False) -> Written:
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     state = 4 * (-(-(32 + ctas) // 64) * 64) + 2 * plan.arena_bytes
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    written = Written("flow", "\n".join(lines), (kernel,), state, slots)
+    written = Written("flow", "\n".join(lines), (kernel,), state, slots, flow.ask)
     kept = 4 * ctas * stamps.STAMPERS * stamps.words(plan)
     return dataclasses.replace(written, state_bytes=state + kept, stamps=state // 4) if timed else written
 
