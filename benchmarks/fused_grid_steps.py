@@ -248,7 +248,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
     parser.add_argument("--tuned", type=Path, help="JSON of tuned plans by network, as results/h200/fused/tuned.json")
-    parser.add_argument("--ask", type=int, choices=range(5), help="Flow.ask: what a step that waits asks the L2 for; goes before --tuned")
     parser.add_argument("--fetch-late", action="store_true", help="weights are sent for behind a step's stores; --tuned goes before it")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
@@ -259,8 +258,6 @@ def main() -> int:
     for name in options.network:
         network = NETWORKS[name]()
         way = tuned(plans[name], network) if options.tuned else Way({}, Flow(fetch_late=options.fetch_late))
-        if options.ask is not None:
-            way = dataclasses.replace(way, flow=dataclasses.replace(way.flow, ask=options.ask))
         taken = measured(network, way, on)
         plan = make(network, sms=kernels.limits(on).sms, tuning=way.tuning)
         print(

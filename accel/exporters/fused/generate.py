@@ -40,15 +40,12 @@ class Flow:
 
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
-            input is there. look_first: a step looks at its input before it prepares the rest. ask: what is asked for while the input is
-            waited for, and the L2 has to answer: 0, all of it; 1 and 2, a piece of each thread or warp, and the rest
-            when that is there; 3 and 4, the same, and the first look is for that piece too (common.cuh).
+            input is there. look_first: a step looks at its input before it prepares the rest.
     """
 
     ahead: int = FURTHEST_AHEAD
     fetch_late: bool = False
     look_first: bool = True
-    ask: int = 0
 
 
 def generate(
@@ -175,8 +172,7 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
 
 def _templates(plan: Plan, written: Written) -> Iterator[str]:
     """Those that the plan needs; calls of `stamp` are left out of them but where stamps have a place in State."""
-    yield f"constexpr bool POLLS = {str(written.template == 'flow').lower()};  // whether data carries its own arrival from step to step"
-    yield f"constexpr int ASKING = {written.ask};  // what is asked for while the input is waited for: Asked of common.cuh\n"
+    yield f"constexpr bool POLLS = {str(written.template == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
     if written.stamps is not None:
         yield stamps.prelude(plan, written.stamps)
     names = [
@@ -233,15 +229,14 @@ def _template(step: Step) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory;
-    Flow.ask; the word of State from which stamps lie, where it keeps any."""
+    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory; the
+    word of State from which stamps lie, where it keeps any."""
 
     template: str
     source: str
     kernels: tuple[Kernel, ...]
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    ask: int = 0
     stamps: int | None = None
 
 
@@ -341,7 +336,7 @@ def _flow(plan: Plan, flow: Flow | None = None, timed: bool = False) -> Written:
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     state = 4 * (-(-(32 + ctas) // 64) * 64) + 2 * plan.arena_bytes
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    written = Written("flow", "\n".join(lines), (kernel,), state, slots, flow.ask)
+    written = Written("flow", "\n".join(lines), (kernel,), state, slots)
     kept = 4 * ctas * stamps.STAMPERS * stamps.words(plan)
     return dataclasses.replace(written, state_bytes=state + kept, stamps=state // 4) if timed else written
 

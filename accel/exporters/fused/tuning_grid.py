@@ -184,7 +184,7 @@ def _way(plan: Plan) -> Way:
 def flows(plan: Plan) -> list[list[Change]]:
     """Other orders of work, those of one field together. Fewer steps ahead than FURTHEST_AHEAD where no more weights have room."""
     aheads = sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
-    values: dict[str, list[int]] = {"ahead": list(aheads), "fetch_late": [False, True], "look_first": [False, True], "ask": list(range(5))}
+    values: dict[str, list[int]] = {"ahead": list(aheads), "fetch_late": [False, True], "look_first": [False, True]}
     return [[Change(None, field=field, value=value) for value in of] for field, of in values.items()]
 
 

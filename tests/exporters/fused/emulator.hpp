@@ -420,14 +420,6 @@ inline Word shuffle_xor(Word v, int mask) {
     slot.words[0] = v;
     return emulator::together(emulator::SHUFFLE, slot)[lane() ^ mask].words[0];
 }
-inline bool leads(bool mine) {
-    emulator::Slot slot{};
-    slot.words[0] = mine;
-    const emulator::Slot* all = emulator::together(emulator::SHUFFLE, slot);
-    for (int other = 0; other < lane(); other++) mine = mine && !all[other].words[0];
-    return mine;
-}
-inline void together() { emulator::together(emulator::SHUFFLE, {}); }
 
 inline uint4 load_fragment(Address row) {
     emulator::Slot slot{};

@@ -90,7 +90,7 @@ def test_how_far_ahead_weights_are_fetched_is_a_change_like_others() -> None:
     found = script.search(flows=[[Change(None, field="ahead", value=value) for value in range(4)], late])
     assert (found.way.flow, dict(found.way.tiles)["one"]) == (Flow(3), C)
     told = found.to_dict()
-    assert told["flow"] == {"ahead": 3, "fetch_late": False, "look_first": True, "ask": 0}
+    assert told["flow"] == {"ahead": 3, "fetch_late": False, "look_first": True}
     tried = [{name: one[name] for name in one if name not in ("us", "own_us")} for one in told["tried_flow"]]
     assert tried == [
         {"ahead": 0, "kept": False},
@@ -171,7 +171,6 @@ def test_the_candidates_of_the_grid_differ_from_its_own_tiles_and_from_one_anoth
         ("ahead", start.flow.ahead),
         ("fetch_late", False),
         ("look_first", True),
-        ("ask", 0),
     ]
     assert min(change.value for change in orders if change.field == "ahead") == 0
 
@@ -211,11 +210,9 @@ def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ah
     for layer, tiles in candidates.items():
         way = way.with_(layer, tiles[ahead])
     look_first = late is (ahead < 2)
-    ask = (ahead + late) % 5
-    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=Flow(ahead, late, look_first, ask))
+    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=Flow(ahead, late, look_first))
     distance = generate.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
     assert f", {distance}, {str(look_first).lower()}> all;" in program.source
-    assert f"ASKING = {ask};" in program.source
     emulator = Emulator(program, tmp_path)
     image = np.random.default_rng(ahead).standard_normal((1, 3, 12, 12)).astype(np.float16)
     expected = reference.run(network, image[0])

@@ -40,36 +40,18 @@ INLINE uint4 read16(const Run& run, int offset, Word number) {
 }
 
 // Several at once, so that a round costs the latency of one read; an offset below zero gives zeros. `look` asks, `look_again` waits for all.
-//
-// Whoever waits asks the L2 again and again, and what all CTAs ask for together is more than a megabyte a round, which takes the L2 longer
-// than its latency and delays the stores that are waited for. So ASKING may be for one piece until that is there, and for the rest then.
-enum Asked { EVERYTHING, ONE_A_THREAD, ONE_A_WARP, FIRST_ONE_A_THREAD, FIRST_ONE_A_WARP };  // FIRST: from the first look on, not only from the second
-INLINE constexpr bool of_warp(int ask) { return ask == ONE_A_WARP || ask == FIRST_ONE_A_WARP; }
-
-template <int ASK, int N>
+template <int N>
 INLINE void look(const Run& run, const int (&from)[N], uint4 (&values)[N]) {
-    constexpr bool ONE_ALONE = POLLS && ASK >= FIRST_ONE_A_THREAD;
 #pragma unroll
     for (int i = 0; i < N; i++) {
         values[i] = POLLS ? make_uint4(~0u, ~0u, ~0u, ~0u) : make_uint4(0, 0, 0, 0);
-        if (from[i] < 0) continue;
-        if (ONE_ALONE && (i != N / 2 || (of_warp(ASK) && lane() > 0))) values[i] = make_uint4(0, 0, 0, 0);
-        else values[i] = POLLS ? peek16(run.exchange + from[i]) : load_activation16(run.arena + from[i]);
+        if (from[i] >= 0) values[i] = POLLS ? peek16(run.exchange + from[i]) : load_activation16(run.arena + from[i]);
     }
 }
-// ONE_A_WARP: all lanes come here together.
-template <int ASK, int N>
+template <int N>
 INLINE void look_again(const Run& run, const int (&from)[N], uint4 (&values)[N], Word number) {
     if constexpr (POLLS) {
-        Patience patience;
-        if constexpr (ASK != EVERYTHING) {
-            constexpr int ONE = N / 2;  // the first and the last are outside the image more often
-            const bool waits = of_warp(ASK) ? leads(!arrived(values[ONE])) : !arrived(values[ONE]);
-            if (waits)
-                while (!arrived(values[ONE]) && !patience.over(run, number)) values[ONE] = peek16(run.exchange + from[ONE]);
-            if constexpr (of_warp(ASK)) together();
-        }
-        for (;;) {
+        for (Patience patience;;) {
             bool missing = false;
 #pragma unroll
             for (int i = 0; i < N; i++) missing = missing || !arrived(values[i]);

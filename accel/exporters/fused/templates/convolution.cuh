@@ -217,7 +217,7 @@ struct Convolution {
     MEMBER void ask(const Run& run, int tile, Copies& copies) {
         if constexpr (L::SOURCE == ARENA) {
             aim(copies, tile, 0);
-            look<ASKING>(run, copies.from, copies.values);
+            look(run, copies.from, copies.values);
         }
     }
 
@@ -228,8 +228,8 @@ struct Convolution {
         for (int first = 0; first < MINE; first += TOGETHER) {
             if (!ASKED || first > 0) aim(copies, tile, first);
             if constexpr (POLLS) {
-                if (!ASKED || first > 0) look<ASKING>(run, copies.from, copies.values);
-                look_again<ASKING>(run, copies.from, copies.values, L::NUMBER);
+                if (!ASKED || first > 0) look(run, copies.from, copies.values);
+                look_again(run, copies.from, copies.values, L::NUMBER);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
                     if (copies.from[i] != -2) store_shared16(copies.to[i], copies.values[i]);

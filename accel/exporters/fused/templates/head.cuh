@@ -63,8 +63,8 @@ struct Head {
                     const int pixel = first + i * GROUPS;
                     from[i] = pixel < L::PIXELS ? L::INPUT + (pixel * L::CHANNELS + piece * 8) * 2 : -1;
                 }
-                look<EVERYTHING>(run, from, values);
-                look_again<smaller(ASKING, ONE_A_THREAD)>(run, from, values, L::NUMBER);
+                look(run, from, values);
+                look_again(run, from, values, L::NUMBER);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
                     add(sums, 0, values[i].x), add(sums, 2, values[i].y), add(sums, 4, values[i].z), add(sums, 6, values[i].w);

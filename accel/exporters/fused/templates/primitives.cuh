@@ -118,12 +118,6 @@ INLINE void sync() { __syncthreads(); }
 INLINE bool any_of_cta(bool mine) { return __syncthreads_or(mine); }
 INLINE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
 INLINE Word shuffle_xor(Word v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
-// Whether this lane is the first of its warp that says `mine`; and: all lanes have come here.
-INLINE bool leads(bool mine) {
-    const Word all = __ballot_sync(0xffffffffu, mine);
-    return mine && (all & ((1u << lane()) - 1)) == 0;
-}
-INLINE void together() { __syncwarp(); }
 
 // Tensor cores: a 16×16 tile of A, whose rows the lanes name (row lane % 16, columns 8 · (lane / 16)), and D += A · B of 16×8.
 INLINE uint4 load_fragment(Address row) {
