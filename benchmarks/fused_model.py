@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fused_networks import NETWORKS
 
-from accel.exporters.fused.generate import predicted_us
+from accel.exporters.fused.describing import predicted_us
 from accel.exporters.fused.plan import Step, make
 
 SMS = 132
