@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from accel.exporters.fused.partial_head import told
 from accel.exporters.fused.plan import Plan, Step
 from accel.exporters.fused.program import Schedule
 
@@ -54,7 +55,7 @@ def table(plan: Plan, schedule: Schedule, way: str) -> str:
             step.name,
             " + ".join(step.layer_names),
             shape_of(step),
-            str(step.cut.tile) if step.cut else step.kind,
+            str(step.cut.tile) if step.cut else told(step),
             str(step.tiles),
             str(step.shared),
             str(step.cut.weight_bytes) if step.cut else "",

@@ -14,6 +14,7 @@ from accel.exporters.fused.cluster_source import generate_cluster
 from accel.exporters.fused.describing import described, shape_of, table
 from accel.exporters.fused.network import INPUT, Array, Network, Pool
 from accel.exporters.fused.pack import pack
+from accel.exporters.fused.partial_head import drawn_in, partial_bytes
 from accel.exporters.fused.plan import Plan, Step, Tuning, make
 from accel.exporters.fused.program import SCHEDULES, Kernel, Program, Schedule
 from accel.exporters.fused.tiles import THREADS
@@ -29,7 +30,12 @@ GRID_SHARED = 227 * 1024
 """Bytes a CTA of sm_90, of which the grid has one an SM."""
 Waiting = Literal["data", "counters"]
 PRELUDE = ("primitives", "common")
-TEMPLATES = {"convolution": ("image", "convolution"), "windows": ("windows",), "head": ("head",)}
+TEMPLATES = {
+    "convolution": ("image", "convolution"),
+    "windows": ("windows",),
+    "head": ("head",),
+    "partial_head": ("partial_head",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +45,13 @@ class Flow:
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
             input is there. look_first: a step looks at its input before it prepares the rest.
+        head_in_last: the CTAs of the last convolution do the head's work (partial_head.py), where that can be.
     """
 
     ahead: int = FURTHEST_AHEAD
     fetch_late: bool = False
     look_first: bool = True
+    head_in_last: bool = True
 
 
 def generate(
@@ -82,6 +90,8 @@ def generate(
     if timed and way != "data":
         raise UsageError(f"the schedule {schedule} keeps no stamps by generate", remedy="measure the grid that waits for data")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
+    if way == "data":
+        plan = ordered(plan, flow or Flow())
     written = _flow(plan, flow, timed) if way == "data" else WRITERS[schedule][way](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
@@ -100,8 +110,14 @@ def generate(
     )
 
 
+def ordered(plan: Plan, flow: Flow) -> Plan:
+    """`plan` with the steps that the grid has which waits for data in the order of `flow`."""
+    return drawn_in(plan) if flow.head_in_last else plan
+
+
 def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
     """The grid of `plan` that waits for data: its source, its launch, and the bytes of its State."""
+    plan = ordered(plan, flow)
     written = _flow(plan, flow)
     return _source(plan, "grid", "data", written), written.kernels[0], written.state_bytes
 
@@ -137,9 +153,7 @@ def _struct(plan: Plan, slots: Mapping[str, int]) -> Callable[[Step], str]:
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
         base = _window(step, plan) if step.kind == "windows" else ""
         title = f"// {' + '.join(step.layer_names)}: {shape_of(step)}"
-        return "\n".join(
-            [title, f"struct {_of(step)}{base} {{", *lines, "};", f"using {_class(step)} = {_template(step)}<{_of(step)}>;", ""]
-        )
+        return "\n".join([title, f"struct {_of(step)}{base} {{", *lines, "};", f"using {_class(step)} = {_template(step, plan)};", ""])
 
     return written
 
@@ -164,8 +178,10 @@ def _class(step: Step) -> str:
     return f"Layer_{step.name}"
 
 
-def _template(step: Step) -> str:
-    return step.kind.capitalize()
+def _template(step: Step, plan: Plan) -> str:
+    if step.kind == "partial_head":
+        return f"PartialHead<{_of(step)}, {_class(plan.steps[-2])}>"
+    return f"{step.kind.capitalize()}<{_of(step)}>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,17 +271,20 @@ def _flow(plan: Plan, flow: Flow | None = None, timed: bool = False) -> Written:
     flow = flow or Flow()
     ctas = min(plan.sms, max(step.tiles for step in plan.steps))
     slots, distance, shared = hold_weights(plan.steps, flow.ahead)
+    exchange = plan.arena_bytes + partial_bytes(plan)
     lines = [
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
         *([f"    {line}" for line in stamps.BEGIN] if timed else []),
-        f"    Flow<{ctas}, {plan.arena_bytes}, {distance}, {str(flow.look_first).lower()}> all;",
+        f"    Flow<{ctas}, {exchange}, {distance}, {str(flow.look_first).lower()}> all;",
         "    all.begin(Run{image, weights, arena, logits, state});",
     ]
-    fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
+    gathers = plan.steps[-1].kind == "partial_head"
+    steps = plan.steps[:-1] if gathers else plan.steps
+    fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in steps] + ["copies_committed();"] * distance
     lines += [f"    {fetch}" for fetch in fetches[:distance]]
     lines += ["    stamp(state, COPYING);"] if timed else []
     settle = "all.settle(); stamp(state, SETTLED);" if timed else "all.settle();"
-    for index, (step, fetch) in enumerate(zip(plan.steps, fetches[distance:] if distance else [""] * len(plan.steps), strict=True)):
+    for index, (step, fetch) in enumerate(zip(steps, fetches[distance:] if distance else [""] * len(steps), strict=True)):
         early = " ".join(filter(None, ["" if index else settle, "" if flow.fetch_late else fetch]))
         late = fetch if flow.fetch_late else ""
         then = f"both([&] {{ {early} }}, [&] {{ {late} }})" if early or late else "Nothing{}"
@@ -273,9 +292,13 @@ def _flow(plan: Plan, flow: Flow | None = None, timed: bool = False) -> Written:
         lines += stamps.around(index + 1, call) if timed else [call]
         lines += [] if index else ["    if (all.failed()) return;", "    all.clear_next();"]
         lines += ["    stamp(state, CLEARED);"] if timed and not index else []
-    lines += ["    all.end();", *([f"    {line}" for line in stamps.END] if timed else []), "}", ""]
+    lines.append("    all.end();")
+    if gathers:
+        call = f"    {_class(plan.steps[-1])}::gather<{ctas}>(all.run);"
+        lines += stamps.around(len(plan.steps), call) if timed else [call]
+    lines += [*([f"    {line}" for line in stamps.END] if timed else []), "}", ""]
     layers = tuple(name for step in plan.steps for name in step.layer_names)
-    state = 4 * (-(-(32 + ctas) // 64) * 64) + 2 * plan.arena_bytes
+    state = 4 * (-(-(32 + ctas) // 64) * 64) + 2 * exchange
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
     written = Written("flow", "\n".join(lines), (kernel,), state, slots)
     kept = 4 * ctas * stamps.STAMPERS * stamps.words(plan)

@@ -17,7 +17,7 @@ from accel.exporters.fused.network import INPUT, Convolution, Layer, Linear, Net
 from accel.exporters.fused.program import ARENA_ALIGNMENT
 from accel.exporters.fused.tiles import CLOCK, LATENCY, THREADS, WARPS, Cut, choose, padded
 
-Kind = Literal["convolution", "windows", "head"]
+Kind = Literal["convolution", "windows", "head", "partial_head"]
 Tuning = Mapping[str, Mapping[str, int]]
 """Layer → fields of tiles.Tile that are fixed; the rest is chosen."""
 
@@ -196,6 +196,7 @@ def _convolution(name: str, layer: Convolution, common: dict[str, int | str], cu
         "CHUNK_STEPS": cut.chunk_steps,
         "PIXEL_PITCH": cut.pixel_pitch,
         "ROW_PITCH": cut.row_pitch,
+        "PARTIALS": -1,
     }
     parts = {"WEIGHTS": cut.channel_tiles * cut.weight_bytes, "BIAS": cut.channel_tiles * tile.n * 4}
     if layer.source == INPUT and input_dtype == "uint8":

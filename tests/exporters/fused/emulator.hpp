@@ -338,6 +338,7 @@ inline int cta() { return emulator::machine.current->cta->index; }
 
 inline uint4 load_constant16(const void* from) { return emulator::constant<uint4>(from); }
 inline float2 load_constant8(const void* from) { return emulator::constant<float2>(from); }
+inline Word load_constant_pair(const void* from) { return emulator::constant<Word>(from); }
 inline float load_constant4(const void* from) { return emulator::constant<float>(from); }
 inline unsigned short load_constant2(const void* from) { return emulator::constant<unsigned short>(from); }
 inline unsigned char load_constant1(const void* from) { return emulator::constant<unsigned char>(from); }
@@ -445,6 +446,16 @@ inline void multiply(float4& d, uint4 a, Word b0, Word b1) {
 inline float2 unpack(Word v) { return {emulator::to_float(v & 0xffff), emulator::to_float(v >> 16)}; }
 inline Word pack(float low, float high) { return emulator::to_half(low) | static_cast<Word>(emulator::to_half(high)) << 16; }
 inline unsigned short half_bits(float f) { return emulator::to_half(f); }
+inline Word bits_of(float f) {
+    Word bits;
+    std::memcpy(&bits, &f, 4);
+    return bits;
+}
+inline float float_of(Word bits) {
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
+}
 inline float exponential(float x) { return std::exp(x); }
 inline float divide(float a, float b) { return a / b; }
 inline float scaled(float x, float scale, float offset) {

@@ -7,6 +7,9 @@
 // Columns of the patch are sorted by their remainder modulo the stride, so that neighbouring output pixels are neighbours in the patch;
 // PIXEL_PITCH and ROW_PITCH are chosen so that the 8 rows that ldmatrix reads together lie in different banks.
 
+template <class Layer>
+struct Share;  // of partial_head.cuh
+
 template <class L>
 struct Convolution {
     using Constants = L;
@@ -14,7 +17,9 @@ struct Convolution {
     static constexpr int MINE_M = FRAGMENTS_M / L::WARPS_M, MINE_N = FRAGMENTS_N / L::WARPS_N;
     static constexpr int LOADS = ceil_div(L::CHUNK_STEPS * MINE_N, 2);           // 16 bytes a lane: two B fragments
     static constexpr int PAIRS = L::TILE_Y * L::TILE_X * L::TILE_N / 2;          // of neighbouring channels: what a thread stores
-    static constexpr int MINE_PAIRS = ceil_div(PAIRS, THREADS);
+    static constexpr bool HEADED = L::PARTIALS >= 0;                             // what the CTAs send is a share of the head
+    static constexpr int MINE_PAIRS = HEADED ? ceil_div(PAIRS, 64 * WARPS) * 2 : ceil_div(PAIRS, THREADS);
+    static constexpr bool ALL_MINE = MINE_PAIRS * THREADS == PAIRS;
     static constexpr int SETS = MINE_M * MINE_N >= 4 ? 1 : (MINE_M * MINE_N >= 2 ? 2 : 4);  // independent chains of multiplications
     static constexpr int PATCH_Y = (L::TILE_Y - 1) * L::STRIDE_Y + L::KERNEL_Y, PATCH_X = (L::TILE_X - 1) * L::STRIDE_X + L::KERNEL_X;
     static constexpr int TILES_X = ceil_div(L::OUT_WIDTH, L::TILE_X), TILES_Y = ceil_div(L::OUT_HEIGHT, L::TILE_Y);
@@ -33,6 +38,7 @@ struct Convolution {
     struct Prepared {
         uint4 weights[LOADS];
         float2 bias[MINE_PAIRS];
+        uint4 head;  // where HEADED: of the linear layer
     };
 
     // The patch, in copies of 16 bytes; of the image there are none.
@@ -45,6 +51,11 @@ struct Convolution {
         int from[TOGETHER];
         uint4 values[TOGETHER];
     };
+
+    // The i-th pair of outputs of this thread. Where HEADED, those that mma would leave it: two of each fragment of its warp.
+    MEMBER int pair_of(int i) {
+        return HEADED ? (i / 2 * WARPS + warp()) * 64 + lane() * 2 + i % 2 : thread() + i * THREADS;
+    }
 
     // Where a pair of outputs lies in the tile: the order in which the accumulators of mma lie.
     MEMBER int pixel_of(int pair) { return pair / 64 / FRAGMENTS_N * 16 + pair % 2 * 8 + pair % 64 / 8; }
@@ -93,10 +104,10 @@ struct Convolution {
         }
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
-            const int pair = thread() + i * THREADS;
-            const int channel = tile / PIXEL_TILES * L::TILE_N + channel_of(pair);
-            if (PAIRS % THREADS == 0 || pair < PAIRS) ready.bias[i] = load_constant8(run.weights + L::BIAS + channel * 4);
+            const int pair = pair_of(i), channel = tile / PIXEL_TILES * L::TILE_N + channel_of(pair);
+            if (ALL_MINE || pair < PAIRS) ready.bias[i] = load_constant8(run.weights + L::BIAS + channel * 4);
         }
+        if constexpr (HEADED) ready.head = Share<Convolution>::weights(run, tile);
         // A step beyond the last has weights of zero; it reads what step 0 reads, which is there and belongs to the same output.
         constexpr int ROW = TABLE_ROW / 4;
         for (int i = thread(); i < L::WARPS_K * L::CHUNKS * ROW; i += THREADS) {
@@ -135,9 +146,9 @@ struct Convolution {
         Word residual[MINE_PAIRS];
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
-            const int pair = thread() + i * THREADS, pixel = pixel_of(pair), channel = first_channel + channel_of(pair);
+            const int pair = pair_of(i), pixel = pixel_of(pair), channel = first_channel + channel_of(pair);
             const int y = out_y + pixel / L::TILE_X, x = out_x + pixel % L::TILE_X;
-            const bool inside = (PAIRS % THREADS == 0 || pair < PAIRS) && y < L::OUT_HEIGHT && x < L::OUT_WIDTH && channel < L::OUT_CHANNELS;
+            const bool inside = (ALL_MINE || pair < PAIRS) && y < L::OUT_HEIGHT && x < L::OUT_WIDTH && channel < L::OUT_CHANNELS;
             places[i] = inside ? (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel : -1;
             residual[i] = 0;
             if (L::RESIDUAL >= 0 && inside) residual[i] = POLLS ? peek4(run.exchange + L::RESIDUAL + places[i] * 2)
@@ -173,9 +184,14 @@ struct Convolution {
             }
         sync();
         stamp<L>(run, tile, SUMMED);
+        if constexpr (HEADED) {
+            Share<Convolution>::send(run, tile, ready, places, residual);
+            then.late();
+            return;
+        }
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
-            const int pair = thread() + i * THREADS;
+            const int pair = pair_of(i);
             if (places[i] < 0) continue;
             float2 sum = ready.bias[i];
             float2 parts[L::WARPS_K];

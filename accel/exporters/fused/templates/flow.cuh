@@ -8,9 +8,11 @@
 //
 // Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read.
 //
+// BYTES are those of an exchange: the activations and, where the last convolution's CTAs do the head's work, their shares of it.
+//
 // No CTA can wait for itself or in a circle: all of them take steps in order, and a step reads what earlier ones wrote.
 
-template <int CTAS, int ARENA_BYTES, int DISTANCE, bool LOOK_FIRST>
+template <int CTAS, int BYTES, int DISTANCE, bool LOOK_FIRST>
 struct Flow {
     static constexpr int LAUNCHES = 32, EXCHANGE = ceil_div(LAUNCHES + CTAS, 64) * 64;  // words of State
 
@@ -27,13 +29,13 @@ struct Flow {
     INLINE void settle() { run.exchange = exchange_of(launch); }
 
     INLINE unsigned char* exchange_of(Word number) {
-        return reinterpret_cast<unsigned char*>(run.state + EXCHANGE) + number % 2 * ARENA_BYTES;
+        return reinterpret_cast<unsigned char*>(run.state + EXCHANGE) + number % 2 * BYTES;
     }
 
     // Behind the first step's stores, which others wait for.
     INLINE void clear_next() {
         unsigned char* next = exchange_of(launch + 1);
-        for (int i = cta() * THREADS + thread(); i < ARENA_BYTES / 16; i += CTAS * THREADS) hand_on16(next + i * 16, make_uint4(0, 0, 0, 0));
+        for (int i = cta() * THREADS + thread(); i < BYTES / 16; i += CTAS * THREADS) hand_on16(next + i * 16, make_uint4(0, 0, 0, 0));
     }
 
     // Behind the first step: an earlier launch has failed, and what its exchange has is void.

@@ -28,6 +28,11 @@ INLINE float2 load_constant8(const void* from) {
     asm volatile("ld.global.nc.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(from));
     return v;
 }
+INLINE Word load_constant_pair(const void* from) {
+    Word v;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(from));
+    return v;
+}
 INLINE float load_constant4(const void* from) {
     float v;
     asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(v) : "l"(from));
@@ -143,6 +148,8 @@ INLINE Word pack(float low, float high) {
     return v;
 }
 INLINE unsigned short half_bits(float f) { return static_cast<unsigned short>(pack(f, 0.0f)); }
+INLINE Word bits_of(float f) { return __float_as_uint(f); }
+INLINE float float_of(Word bits) { return __uint_as_float(bits); }
 INLINE float exponential(float x) { return __expf(x); }
 INLINE float divide(float a, float b) { return __fdividef(a, b); }
 INLINE float scaled(float x, float scale, float offset) { return __fsub_rn(__fmul_rn(x, scale), offset); }  // rounded twice, as numpy does
