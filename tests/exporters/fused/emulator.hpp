@@ -446,6 +446,7 @@ inline void multiply(float4& d, uint4 a, Word b0, Word b1) {
 inline float2 unpack(Word v) { return {emulator::to_float(v & 0xffff), emulator::to_float(v >> 16)}; }
 inline Word pack(float low, float high) { return emulator::to_half(low) | static_cast<Word>(emulator::to_half(high)) << 16; }
 inline unsigned short half_bits(float f) { return emulator::to_half(f); }
+inline Word minimum(Word a, Word b) { return std::min(a, b); }
 inline Word bits_of(float f) {
     Word bits;
     std::memcpy(&bits, &f, 4);

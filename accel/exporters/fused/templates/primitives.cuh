@@ -148,6 +148,7 @@ INLINE Word pack(float low, float high) {
     return v;
 }
 INLINE unsigned short half_bits(float f) { return static_cast<unsigned short>(pack(f, 0.0f)); }
+INLINE Word minimum(Word a, Word b) { return min(a, b); }
 INLINE Word bits_of(float f) { return __float_as_uint(f); }
 INLINE float float_of(Word bits) { return __uint_as_float(bits); }
 INLINE float exponential(float x) { return __expf(x); }
