@@ -19,6 +19,7 @@ from accel.exporters.fused import generate, pack, tiles
 from accel.exporters.fused.chains import Part, median, opened
 from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.network import Convolution, Network
+from accel.exporters.fused.partial_head import drawn_in
 from accel.exporters.fused.plan import Plan, Tuning, make
 from accel.exporters.fused.tiles import Tile
 from accel.exporters.fused.tuning import COMPILING, THREADS, is_faster, noise
@@ -185,6 +186,8 @@ def flows(plan: Plan) -> list[list[Change]]:
     """Other orders of work, those of one field together. Fewer steps ahead than FURTHEST_AHEAD where no more weights have room."""
     aheads = sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
     values: dict[str, list[int]] = {"ahead": list(aheads), "fetch_late": [False, True], "look_first": [False, True]}
+    if drawn_in(plan) is not plan:
+        values["head_in_last"] = [False, True]
     return [[Change(None, field=field, value=value) for value in of] for field, of in values.items()]
 
 

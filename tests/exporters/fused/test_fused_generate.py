@@ -12,7 +12,7 @@ from exporters.fused.networks import Build, convolutional, last_is_a_convolution
 
 from accel.errors import UnsupportedOperator, UsageError
 from accel.exporters.fused import stamps
-from accel.exporters.fused.generate import GRID_SHARED, generate, hold_weights
+from accel.exporters.fused.generate import GRID_SHARED, Flow, generate, hold_weights
 from accel.exporters.fused.network import INPUT, Convolution, Network
 from accel.exporters.fused.pack import fragments
 from accel.exporters.fused.plan import make
@@ -237,6 +237,10 @@ def test_a_grid_that_is_measured_compiles() -> None:
 
 def test_a_grid_that_waits_for_counters_compiles() -> None:
     compiles(generate(plain(), "grid", waiting="counters"), "sm_90")
+
+
+def test_a_grid_with_a_head_of_its_own_compiles() -> None:
+    compiles(generate(plain(), "grid", flow=Flow(head_in_last=False)), "sm_90")
 
 
 @pytest.mark.parametrize("schedule", ["chain", "grid"])

@@ -90,7 +90,7 @@ def test_how_far_ahead_weights_are_fetched_is_a_change_like_others() -> None:
     found = script.search(flows=[[Change(None, field="ahead", value=value) for value in range(4)], late])
     assert (found.way.flow, dict(found.way.tiles)["one"]) == (Flow(3), C)
     told = found.to_dict()
-    assert told["flow"] == {"ahead": 3, "fetch_late": False, "look_first": True}
+    assert told["flow"] == {"ahead": 3, "fetch_late": False, "look_first": True, "head_in_last": True}
     tried = [{name: one[name] for name in one if name not in ("us", "own_us")} for one in told["tried_flow"]]
     assert tried == [
         {"ahead": 0, "kept": False},
@@ -171,6 +171,7 @@ def test_the_candidates_of_the_grid_differ_from_its_own_tiles_and_from_one_anoth
         ("ahead", start.flow.ahead),
         ("fetch_late", False),
         ("look_first", True),
+        ("head_in_last", True),
     ]
     assert min(change.value for change in orders if change.field == "ahead") == 0
 

@@ -2,7 +2,8 @@
 // convolution multiply what they have just computed by the linear layer's weights, and send 16 sums each, through the exchange as activations
 // go. One CTA adds them up, always in the same order.
 //
-// What is multiplied is what the arena gets: activations rounded to FP16. Sums are FP32.
+// What is multiplied is what the arena gets: activations rounded to FP16. Sums are FP32, and go with every bit inverted as activations do: the
+// last that a sum comes from is an addition, whose only NaN is 0x7fffffff, so that none of them is "not there".
 
 constexpr int SHARE = 16;  // sums that a warp sends
 
@@ -43,10 +44,11 @@ struct Share {
             results[i * 2 + 1] = places[i * 2 + 1] < 0 ? 0 : result_of(sum.z, sum.w, residual[i * 2 + 1]);
             multiply(total, ready.head, results[i * 2], results[i * 2 + 1]);
         }
-        float mine = sum_or(total.x + total.y, total.z + total.w, 1);  // of output lane / 4, or with a lane that is odd the one 8 behind it
+        // Of output lane / 4, or with a lane that is odd of the one 8 behind it; lanes that differ in bit 1 store the same word twice.
+        float mine = sum_or(total.x + total.y, total.z + total.w, 1);
         mine += shuffle_xor(mine, 2);
         const int output = lane() / 4 + lane() % 2 * 8;
-        if (lane() % 4 < 2) hand_on4(run.exchange + L::PARTIALS + ((tile * SENDERS + warp()) * SHARE + output) * 4, carried(mine));
+        hand_on4(run.exchange + L::PARTIALS + ((tile * SENDERS + warp()) * SHARE + output) * 4, ~bits_of(mine));
         // Nobody waits for these.
 #pragma unroll
         for (int i = 0; i < MINE * 2; i++)
@@ -71,9 +73,6 @@ struct Share {
         }
         return pack(activated<L::ACTIVATION>(low), activated<L::ACTIVATION>(high));
     }
-
-    // As activations, with all bits inverted; of the one NaN that would be zero another is made.
-    MEMBER Word carried(float v) { return ~bits_of(v) > 1 ? ~bits_of(v) : 1; }
 };
 
 // L: of the linear layer; Layer: the convolution.
