@@ -176,7 +176,7 @@ class TestWhatTheEmulatorFinds:
             ("chain", "data", "wait_for_previous();\n    Layer", "Layer", "step_01_second: touches the arena before it has waited"),
             ("chain", "data", "if constexpr (!POLLS) copies_arrived();", "", "nobody wrote"),
             ("chain", "data", "sync();\n        then.early();", "then.early();", "shared memory"),
-            ("grid", "data", "all = minimum(all, least(values[i]));", "", "second: nan"),
+            ("grid", "data", "all = minimum(all, least(values[i]));", ";", "second: nan"),
             ("grid", "data", "sync();  // before", "// before", "a race in shared memory"),
             ("grid", "counters", "y + SPAN_Y, P::OUT_HEIGHT", "y + SPAN_Y - 2, P::OUT_HEIGHT", "without having waited|second: nan"),
         ],
