@@ -184,14 +184,16 @@ struct Convolution {
             }
         sync();
         stamp<L>(run, tile, SUMMED);
-        if constexpr (HEADED) {
-            Share<Convolution>::send(run, tile, ready, places, residual);
-            then.late();
-            return;
-        }
+        if constexpr (HEADED) Share<Convolution>::send(run, tile, ready, places, residual);
+        else store(run, shared, ready, places, residual);
+        stamp<L>(run, tile, STORED);
+        then.late();
+    }
+
+    MEMBER void store(const Run& run, Address shared, const Prepared& ready, const int (&places)[MINE_PAIRS], const Word (&residual)[MINE_PAIRS]) {
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
-            const int pair = pair_of(i);
+            const int pair = thread() + i * THREADS;
             if (places[i] < 0) continue;
             float2 sum = ready.bias[i];
             float2 parts[L::WARPS_K];
@@ -212,8 +214,6 @@ struct Convolution {
                 write4(run, L::OUTPUT + places[i] * 2, pack(low, high));
             }
         }
-        stamp<L>(run, tile, STORED);
-        then.late();
     }
 
     MEMBER void aim(Copies& copies, int tile, int first) {
