@@ -41,8 +41,9 @@ from accel.bench.clock import EventTimer
 from accel.device import driver, kernels
 from accel.exporters.fused import stamps
 from accel.exporters.fused.compiling import compile
-from accel.exporters.fused.generate import Flow, generate
+from accel.exporters.fused.generate import Flow, generate, ordered
 from accel.exporters.fused.network import Convolution, Network
+from accel.exporters.fused.partial_head import reader
 from accel.exporters.fused.plan import Plan, Tuning, make
 from accel.exporters.fused.program import Program
 from accel.types import Array
@@ -60,7 +61,9 @@ UP_TO = {
     "STORED": "stored",
     "DONE": "late copies + sync",
 }
+PARTIAL_HEAD = {"THERE": "shares there", "STORED": "added, logits stored", "DONE": "nothing more"}
 HEAD = {"THERE": "pixels there, added", "SUMMED": "means ready + sync", "MULTIPLIED": "products", "STORED": "logits stored"}
+OF_KIND = {"head": HEAD, "partial_head": PARTIAL_HEAD}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +76,14 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """From one stamp to another, of the first `ctas` CTAs; `step` 0: of the kernel."""
+    """From one stamp to another, of `ctas` CTAs from `first`; `step` 0: of the kernel."""
 
     step: int
     up_to: str
     begin: int
     end: int
     ctas: int
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +122,7 @@ def measured(network: Network, way: Way, on: str) -> Taken:
             program = generate(network, "grid", sms=limits.sms, tuning=way.tuning, flow=way.flow, timed=timed)
             # `held` keeps what the launch reads alive.
             launch, state, held = _ready(program, ".".join(map(str, limits.capability)), on, stream)
-            plan, ctas = make(network, sms=limits.sms, tuning=way.tuning), program.kernels[0].grid
+            plan, ctas = ordered(make(network, sms=limits.sms, tuning=way.tuning), way.flow), program.kernels[0].grid
             for _ in range(LAUNCHES):
                 launch()
                 device.synchronize(stream)
@@ -161,25 +165,26 @@ def spans(plan: Plan, ctas: int) -> list[Span]:
         Span(0, "first weights asked for", place("AGAIN"), place("COPYING"), ctas),
     ]
     for number, step in enumerate(plan.steps, 1):
-        moments, names = stamps.OF_KIND[step.kind], UP_TO | (HEAD if step.kind == "head" else {})
+        moments, names = stamps.OF_KIND[step.kind], UP_TO | OF_KIND.get(step.kind, {})
+        at = reader(plan, ctas) if step.kind == "partial_head" else 0
         for begin, end in itertools.pairwise(moments):
             here = min(step.tiles, ctas)
             if number == 1 and end == "SENT":
                 found.append(Span(1, "settled", place(begin, 1), place("SETTLED"), here))
                 found.append(Span(1, names[end], place("SETTLED"), place(end, 1), here))
             else:
-                found.append(Span(number, names[end], place(begin, number), place(end, number), here))
-        found.append(Span(number, "the step", place(moments[0], number), place(moments[-1], number), min(step.tiles, ctas)))
+                found.append(Span(number, names[end], place(begin, number), place(end, number), here, at))
+        found.append(Span(number, "the step", place(moments[0], number), place(moments[-1], number), min(step.tiles, ctas), at))
         if number == 1:
             found.append(Span(0, "the other exchange cleared", place("DONE", 1), place("CLEARED"), min(first.tiles, ctas)))
-    found.append(Span(0, "end", place("DONE", last), place("END"), min(plan.steps[-1].tiles, ctas)))
+    found.append(Span(0, "end", place("DONE", last), place("END"), min(plan.steps[-1].tiles, ctas), at))
     found.append(Span(0, "the kernel", place("BEGIN"), place("END"), ctas))
     return found
 
 
 def differences(moments: Array, span: Span) -> Array:
     """CTAs × threads: medians over launches; the counter has 32 bits and goes round."""
-    of = moments[:, : span.ctas]
+    of = moments[:, span.first : span.first + span.ctas]
     return np.median((of[..., span.end] - of[..., span.begin]).astype(np.uint32), 0)
 
 
@@ -259,7 +264,7 @@ def main() -> int:
         network = NETWORKS[name]()
         way = tuned(plans[name], network) if options.tuned else Way({}, Flow(fetch_late=options.fetch_late))
         taken = measured(network, way, on)
-        plan = make(network, sms=kernels.limits(on).sms, tuning=way.tuning)
+        plan = ordered(make(network, sms=kernels.limits(on).sms, tuning=way.tuning), way.flow)
         print(
             f"{record['gpu']}, {name}, {way.flow}, {len(way.tuning)} tuned tiles:\n{taken.timed_us:.2f} µs a launch back to back with the "
             f"stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",

@@ -246,7 +246,7 @@ def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
     grid_steps: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     network = short()
-    plan = grid_steps.make(network, sms=132)
+    plan = grid_steps.ordered(grid_steps.make(network, sms=132), grid_steps.Flow())
     ctas = generate(network, "grid").kernels[0].grid
     assert 3 < plan.steps[0].tiles <= ctas
     moments, sizes = canned(grid_steps, plan, ctas), list[int]()

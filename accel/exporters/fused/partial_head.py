@@ -41,6 +41,11 @@ def partial_bytes(plan: Plan) -> int:
     return last.tiles * _senders(last.cut) * SHARE_BYTES if last.cut else 0
 
 
+def reader(plan: Plan, ctas: int) -> int:
+    """The CTA that adds the shares up, as the template chooses it."""
+    return ctas - 1 if plan.steps[-2].tiles < ctas else 0
+
+
 def told(step: Step) -> str:
     """What the plan's comment says in the place of a tile."""
     return "in the step before" if step.kind == "partial_head" else step.kind

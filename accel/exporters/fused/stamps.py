@@ -20,6 +20,7 @@ STEP = ("BEGUN", "WEIGHTS", "LOOKED", "PREPARED", "THERE", "SYNCED", "SENT", "MU
 OF_KIND: Mapping[str, tuple[str, ...]] = {
     "convolution": STEP,
     "head": ("BEGUN", "WEIGHTS", "PREPARED", "THERE", "SYNCED", "SUMMED", "MULTIPLIED", "STORED", "DONE"),
+    "partial_head": ("BEGUN", "THERE", "STORED", "DONE"),
     "windows": ("BEGUN", "DONE"),
 }
 """A head's means are its SUMMED, its products its MULTIPLIED; it asks when it prepares nothing more."""

@@ -155,7 +155,7 @@ def broken(program: Program, old: str, new: str) -> Program:
 
 @emulated
 def test_shares_that_are_not_cleared_give_the_answer_of_another_image(tmp_path: Path) -> None:
-    """The emulator runs in order, so it must be made to look before the last convolution is done: backwards, the reading CTA is the first."""
+    """Backwards the reading CTA is the first that runs, so that it looks before the others have sent anything."""
     network = plain()
     program = broken(generate(network, "grid"), "i < BYTES / 16;", "i < BYTES / 16 - 16;")
     emulator = Emulator(program, tmp_path)

@@ -100,10 +100,12 @@ struct PartialHead {
 #pragma unroll 1
         for (int round = 0; round < 2; round++) {
             if (round == 1) look(run, from, values), look_again(run, from, values, L::NUMBER);
+            stamp<L>(run, cta(), THERE);
             const float sum = over_warps(over_lanes(values), output, round);
             const float logit = activated<L::ACTIVATION>(sum * (1.0f / L::PIXELS) + bias);
             if (round == 1 && warp() == 0 && lane() % 8 < 4 && output < L::OUT_REAL) store_logit(run.logits + output, logit);
         }
+        stamp<L>(run, cta(), STORED);
     }
 
     // A lane has 4 outputs of some senders, and is left with one of all that its warp reads.
