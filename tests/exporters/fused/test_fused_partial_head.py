@@ -11,9 +11,10 @@ import pytest
 from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import Build, odd, plain, short, student
 from exporters.fused.test_fused_emulated import check, image_of, ran
+from exporters.fused.test_fused_generate import compiles
 
 from accel.exporters.fused import tuning_grid
-from accel.exporters.fused.generate import Flow, generate
+from accel.exporters.fused.generate import GRID_SHARED, Flow, generate
 from accel.exporters.fused.network import Network
 from accel.exporters.fused.partial_head import SHARE_BYTES, drawn_in, partial_bytes
 from accel.exporters.fused.plan import make
@@ -257,3 +258,17 @@ def test_the_plan_tells_it_and_the_weights_are_the_same() -> None:
     assert program.weights == other.weights
     assert program.state_bytes == other.state_bytes + 2 * 32 * SHARE_BYTES
     assert program.plan["predicted_us"] < other.plan["predicted_us"]
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
+def test_more_shares_than_a_warp_reads_and_more_fragments_than_warps_compile(arch: str) -> None:
+    compiles(generate(wide(), "grid", tuning={"last": {"y": 16, "x": 8, "n": 16, "warps_m": 4, "warps_k": 2}}), arch)
+    compiles(generate(wide(), "grid", timed=True), arch)
+
+
+@pytest.mark.parametrize("name", ["student_a", "student_b"])
+def test_a_student_has_room_on_its_gpu(name: str) -> None:
+    program = generate(student(name), "grid")
+    assert kind(program) == "partial_head"
+    assert program.kernels[0].shared <= GRID_SHARED
+    compiles(program, "sm_90")

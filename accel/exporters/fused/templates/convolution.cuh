@@ -190,7 +190,8 @@ struct Convolution {
         then.late();
     }
 
-    MEMBER void store(const Run& run, Address shared, const Prepared& ready, const int (&places)[MINE_PAIRS], const Word (&residual)[MINE_PAIRS]) {
+    MEMBER void store(const Run& run, Address shared, const Prepared& ready, const int (&places)[MINE_PAIRS],
+                      const Word (&residual)[MINE_PAIRS]) {
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
             const int pair = thread() + i * THREADS;

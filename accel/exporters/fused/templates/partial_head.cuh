@@ -33,7 +33,8 @@ struct Share {
         return a;
     }
 
-    MEMBER void send(const Run& run, int tile, const typename Layer::Prepared& ready, const int (&places)[MINE * 2], const Word (&residual)[MINE * 2]) {
+    MEMBER void send(const Run& run, int tile, const typename Layer::Prepared& ready, const int (&places)[MINE * 2],
+                     const Word (&residual)[MINE * 2]) {
         if (warp() >= SENDERS) return;
         float4 total = make_float4(0, 0, 0, 0);
         Word results[MINE * 2];
