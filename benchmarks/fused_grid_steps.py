@@ -254,6 +254,9 @@ def main() -> int:
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
     parser.add_argument("--tuned", type=Path, help="JSON of tuned plans by network, as results/h200/fused/tuned.json")
     parser.add_argument("--fetch-late", action="store_true", help="weights are sent for behind a step's stores; --tuned goes before it")
+    parser.add_argument(
+        "--own-head", action="store_true", help="the head as a step of its own, where it would be drawn into the one before"
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
@@ -263,6 +266,8 @@ def main() -> int:
     for name in options.network:
         network = NETWORKS[name]()
         way = tuned(plans[name], network) if options.tuned else Way({}, Flow(fetch_late=options.fetch_late))
+        if options.own_head:
+            way = dataclasses.replace(way, flow=dataclasses.replace(way.flow, head_in_last=False))
         taken = measured(network, way, on)
         plan = ordered(make(network, sms=kernels.limits(on).sms, tuning=way.tuning), way.flow)
         print(

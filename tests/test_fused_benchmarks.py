@@ -5,6 +5,7 @@ fused_vs_tensorrt.py on a scripted set, and what it refuses to compare.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -26,7 +27,7 @@ from accel import device
 from accel.bench import results
 from accel.errors import GateError
 from accel.exporters.fused import exporting
-from accel.exporters.fused.generate import generate
+from accel.exporters.fused.generate import Flow, generate
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = ("layers", "times", "carveout", "images", "refused", "repeat", "threads", "crowded")
@@ -242,11 +243,13 @@ def canned(module: Any, plan: Any, ctas: int) -> np.ndarray[Any, Any]:
     return found
 
 
+@pytest.mark.parametrize("own_head", [False, True])
 def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
-    grid_steps: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    own_head: bool, grid_steps: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     network = short()
-    plan = grid_steps.ordered(grid_steps.make(network, sms=132), grid_steps.Flow())
+    flow = Flow(fetch_late=True, head_in_last=not own_head)
+    plan = grid_steps.ordered(grid_steps.make(network, sms=132), flow)
     ctas = generate(network, "grid").kernels[0].grid
     assert 3 < plan.steps[0].tiles <= ctas
     moments, sizes = canned(grid_steps, plan, ctas), list[int]()
@@ -254,7 +257,7 @@ def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
     def clocked(arguments: Any) -> None:
         # The kernel with stamps has more State, and comes first.
         if len(sizes) < 2 * grid_steps.LAUNCHES:
-            size = generate(network, "grid", timed=True).state_bytes if not sizes else sizes[0]
+            size = generate(network, "grid", flow=flow, timed=True).state_bytes if not sizes else sizes[0]
             handmade._array(arguments[4], (size,), np.uint8)[-moments.nbytes :] = moments.view(np.uint8).ravel()
             sizes.append(size)
 
@@ -262,7 +265,9 @@ def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
     monkeypatch.setattr(grid_steps, "NETWORKS", {"short": short})
     monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
     out = tmp_path / "steps.json"
-    monkeypatch.setattr(sys, "argv", ["fused_grid_steps.py", "--network", "short", "--fetch-late", "--out", str(out)])
+    monkeypatch.setattr(
+        sys, "argv", ["fused_grid_steps.py", "--network", "short", "--fetch-late", "--out", str(out), *["--own-head"][:own_head]]
+    )
     with installed(TimedDriver({"grid": clocked})) as driver:
         assert grid_steps.main() == 0
         assert all(one.cooperative for one in driver.launched)
@@ -271,7 +276,7 @@ def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
     assert max(map(len, said.splitlines())) <= 100
     assert f"CTAs begin {32 * (ctas - 1)} ns apart and end {64 * (ctas - 1)} ns apart" in said
     record = json.loads(out.read_text())["networks"]["short"]
-    assert record["flow"]["fetch_late"] is True
+    assert record["flow"] == dataclasses.asdict(flow)
     assert record["timed_us"] == pytest.approx(1 / 3, abs=1e-3)
     assert record["clocks"]["kernel_ns"] == 8000 + 64 * (ctas - 1)
     by: dict[str, list[Any]] = {}

@@ -5,7 +5,7 @@
 // What is multiplied is what the arena gets: activations rounded to FP16. Sums are FP32, and go with every bit inverted as activations do: the
 // last that a sum comes from is an addition, whose only NaN is 0x7fffffff, so that none of them is "not there".
 
-constexpr int SHARE = 16;  // sums that a warp sends
+constexpr int HEAD_SUMS = 16;  // that a warp sends
 
 // `first` where `bit` of the lane is clear, `second` elsewhere, each with that of the lane which differs in this bit.
 INLINE float sum_or(float first, float second, int bit) {
@@ -49,7 +49,7 @@ struct Share {
         float mine = sum_or(total.x + total.y, total.z + total.w, 1);
         mine += shuffle_xor(mine, 2);
         const int output = lane() / 4 + lane() % 2 * 8;
-        hand_on4(run.exchange + L::PARTIALS + ((tile * SENDERS + warp()) * SHARE + output) * 4, ~bits_of(mine));
+        hand_on4(run.exchange + L::PARTIALS + ((tile * SENDERS + warp()) * HEAD_SUMS + output) * 4, ~bits_of(mine));
         // Nobody waits for these.
 #pragma unroll
         for (int i = 0; i < MINE * 2; i++)
@@ -79,7 +79,7 @@ struct Share {
 // L: of the linear layer; Layer: the convolution.
 template <class L, class Layer>
 struct PartialHead {
-    static constexpr int SENT = Layer::PIXEL_TILES * Layer::CHANNEL_TILES * Share<Layer>::SENDERS * SHARE / 4;  // words of 16 bytes
+    static constexpr int SENT = Layer::PIXEL_TILES * Layer::CHANNEL_TILES * Share<Layer>::SENDERS * HEAD_SUMS / 4;  // words of 16 bytes
     static constexpr int READING = smaller(ceil_div(SENT, 8 * 32), WARPS), MINE = ceil_div(SENT, READING * 32);  // warps; words of a lane
 
     // By one CTA: where some have no tile of the convolution, by one of these, which has looked many times before it is all there. What
@@ -122,12 +122,12 @@ struct PartialHead {
 
     MEMBER float over_warps(float mine, int output, int round) {
         if constexpr (READING == 1) return mine;
-        const Address to = shared_memory() + round * READING * SHARE * 4;
-        if (warp() < READING && lane() % 8 < 4) store_shared4(to + (warp() * SHARE + output) * 4, mine);
+        const Address to = shared_memory() + round * READING * HEAD_SUMS * 4;
+        if (warp() < READING && lane() % 8 < 4) store_shared4(to + (warp() * HEAD_SUMS + output) * 4, mine);
         sync();
         float sum = 0;
 #pragma unroll
-        for (int i = 0; i < READING; i++) sum += load_shared4(to + (i * SHARE + output) * 4);
+        for (int i = 0; i < READING; i++) sum += load_shared4(to + (i * HEAD_SUMS + output) * 4);
         return sum;
     }
 };
