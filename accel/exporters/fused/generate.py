@@ -324,7 +324,7 @@ def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[di
     A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
     """
     work = -(-max(step.shared for step in steps) // 128) * 128
-    sizes = [step.cut.loads * THREADS * 16 if step.cut and step.cut.tile.chunks == 1 else 0 for step in steps]
+    sizes = [_held(step) for step in steps]
     for distance in range(min(ahead, len(steps)), 0, -1):
         places, next_place = [], work
         for size in sizes:
@@ -342,6 +342,14 @@ def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[di
             held = {step.name: place for step, place, size in zip(steps, places, sizes, strict=True) if size}
             return held, distance, max(span.stop for span in spans)
     return {}, 0, work
+
+
+def _held(step: Step) -> int:
+    """Bytes that are fetched ahead of a step: weights, unless they come in chunks, and aims."""
+    if step.cut is None:
+        return 0
+    weights = step.cut.loads * THREADS * 16 if step.cut.tile.chunks == 1 else 0
+    return weights + step.parts.get("AIMS", 0) // step.cut.pixel_tiles
 
 
 def _counters(step: Step) -> int:

@@ -45,7 +45,7 @@ INLINE void look(const Run& run, const int (&from)[N], uint4 (&values)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
         values[i] = POLLS ? make_uint4(~0u, ~0u, ~0u, ~0u) : make_uint4(0, 0, 0, 0);
-        if (from[i] >= 0) values[i] = POLLS ? peek16(run.exchange + from[i]) : load_activation16(run.arena + from[i]);
+        if (from[i] >= 0) values[i] = POLLS ? peek16(run.exchange + Word(from[i])) : load_activation16(run.arena + Word(from[i]));
     }
 }
 template <int N>
@@ -58,7 +58,7 @@ INLINE void look_again(const Run& run, const int (&from)[N], uint4 (&values)[N],
             if (!missing || patience.over(run, number)) break;
 #pragma unroll
             for (int i = 0; i < N; i++)
-                if (!arrived(values[i])) values[i] = peek16(run.exchange + from[i]);
+                if (!arrived(values[i])) values[i] = peek16(run.exchange + Word(from[i]));
         }
 #pragma unroll
         for (int i = 0; i < N; i++) values[i] = inverted(values[i]);

@@ -3,6 +3,8 @@
 // A CTA computes TILE_Y×TILE_X pixels × TILE_N channels. Its warps stand in WARPS_M × WARPS_N × WARPS_K; those along K add up through
 // shared memory. `prepare` needs nothing of the layer before and runs ahead of the wait: each lane's weights go to registers, 16 bytes a
 // load. `finish` fetches the tile's input pixels at once (a patch with its halo, zeros outside the image), multiplies, adds, stores.
+// What follows from the shapes alone comes ready-made with the weights (pack.py), because a step's own instructions take longer than its
+// multiplications: the offsets of the K steps, and for each thread which pixels it fetches and where its outputs lie (AIMS).
 //
 // Columns of the patch are sorted by their remainder modulo the stride, so that neighbouring output pixels are neighbours in the patch;
 // PIXEL_PITCH and ROW_PITCH are chosen so that the 8 rows that ldmatrix reads together lie in different banks.
@@ -21,6 +23,8 @@ struct Convolution {
     static constexpr int PIXEL_TILES = TILES_X * TILES_Y, CHANNEL_TILES = ceil_div(L::OUT_CHANNELS, L::TILE_N);
     static constexpr int COUNTERS = PIXEL_TILES, ARRIVALS = CHANNEL_TILES;       // of the grid
     static constexpr int TABLE_ROW = ceil_div(L::CHUNK_STEPS, 4) * 16;           // bytes of one warp's offsets of one chunk
+    static constexpr int TABLE_PIECES = L::WARPS_K * L::CHUNKS * TABLE_ROW / 16, MINE_TABLE = ceil_div(TABLE_PIECES, THREADS);
+    static constexpr int SHARE = L::WARPS_N * L::WARPS_K * 32;                   // threads that have weights of their own
     static_assert(L::WARPS_M * L::WARPS_N * L::WARPS_K == WARPS);
     static_assert(MINE_M * L::WARPS_M == FRAGMENTS_M && MINE_N * L::WARPS_N == FRAGMENTS_N);
 
@@ -30,14 +34,22 @@ struct Convolution {
 
     MEMBER int counter_of(int tile) { return tile % PIXEL_TILES; }
 
-    struct Prepared {
-        uint4 weights[LOADS];
-        float2 bias[MINE_PAIRS];
-    };
-
     // The patch, in copies of 16 bytes; of the image there are none.
     static constexpr int PIECES = larger(L::CHANNELS / 8, 1), COPIES = PATCH_Y * PATCH_X * PIECES, MINE = ceil_div(COPIES, THREADS);
     static constexpr int TOGETHER = POLLS ? smaller(MINE, 8) : MINE;  // looked at together, in 4 registers each
+
+    // A thread's copies and places of outputs from the weights' file; a grid that POLLS has them only where they wait in shared memory,
+    // because they are what it needs first.
+    static constexpr bool AIMED = L::AIMS >= 0 && (!POLLS || L::SLOT >= 0);
+    static constexpr int AIM_LOADS = ceil_div(MINE + MINE_PAIRS, 4);
+    static constexpr int HELD = L::CHUNKS == 1 ? LOADS : 0;  // loads of weights that wait in shared memory
+
+    struct Prepared {
+        uint4 weights[LOADS];
+        float2 bias[MINE_PAIRS];
+        uint4 table[MINE_TABLE];
+        uint4 aims[AIMED ? AIM_LOADS : 1];
+    };
 
     // Some of a thread's copies: offsets in the arena; -1: outside the image, -2: no copy.
     struct Copies {
@@ -50,46 +62,59 @@ struct Convolution {
     MEMBER int pixel_of(int pair) { return pair / 64 / FRAGMENTS_N * 16 + pair % 2 * 8 + pair % 64 / 8; }
     MEMBER int channel_of(int pair) { return pair / 64 % FRAGMENTS_N * 8 + pair / 2 % 4 * 2; }
 
-    // Bytes from a pixel's row in the patch to what K step `step` reads.
-    MEMBER int offset_of(int step) {
-        if constexpr (L::SOURCE != ARENA) {
-            return step * 32;
-        } else {
-            constexpr int PER_TAP = L::CHANNELS / 16;
-            const int tap = step / PER_TAP, y = tap / L::KERNEL_X, x = tap % L::KERNEL_X;
-            return y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + step % PER_TAP * 32;
-        }
-    }
     MEMBER int column_of(int x) { return x % L::STRIDE_X * ceil_div(PATCH_X, L::STRIDE_X) + x / L::STRIDE_X; }
 
+    // A thread's first load of a chunk; the next ones are SHARE loads apart.
     MEMBER const unsigned char* weights_of(const Run& run, int tile, int chunk) {
-        const int along_n = warp() / L::WARPS_K % L::WARPS_N, along_k = warp() % L::WARPS_K;
-        const int block = ((tile / PIXEL_TILES * L::WARPS_N + along_n) * L::WARPS_K + along_k) * L::CHUNKS + chunk;
-        return run.weights + L::WEIGHTS + (block * LOADS * 32 + lane()) * 16;
+        const int block = (tile / PIXEL_TILES * L::CHUNKS + chunk) * LOADS;
+        return run.weights + L::WEIGHTS + (block * SHARE + thread() % SHARE) * 16;
+    }
+    MEMBER const unsigned char* aims_of(const Run& run, int tile) {
+        return run.weights + L::AIMS + (tile % PIXEL_TILES * AIM_LOADS * THREADS + thread()) * 16;
     }
 
     MEMBER void load_weights(const Run& run, int tile, int chunk, uint4 (&weights)[LOADS]) {
         const unsigned char* from = weights_of(run, tile, chunk);
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) weights[i] = load_constant16(from + i * 512);
+        for (int i = 0; i < LOADS; i++) weights[i] = load_constant16(from + i * SHARE * 16);
     }
 
-    // Weights of a tile on their way to shared memory, where each thread finds its own.
+    // Weights and aims of a tile on their way to shared memory, where each thread finds its own.
+    MEMBER Address slot_of(int i) { return shared_memory() + L::SLOT + (i * THREADS + thread()) * 16; }
     MEMBER void fetch_ahead(const Run& run, int tile) {
         if constexpr (L::SLOT < 0) return;
         const unsigned char* from = weights_of(run, tile, 0);
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) copy_weights16(shared_memory() + L::SLOT + (i * THREADS + thread()) * 16, from + i * 512);
+        for (int i = 0; i < HELD; i++) copy_weights16(slot_of(i), from + i * SHARE * 16);
+        if constexpr (AIMED) {
+            const unsigned char* aims = aims_of(run, tile);
+#pragma unroll
+            for (int i = 0; i < AIM_LOADS; i++) copy_weights16(slot_of(HELD + i), aims + i * THREADS * 16);
+        }
     }
 
-    // AHEAD: the weights are in shared memory, by fetch_ahead.
+    // AHEAD: what is fetched ahead is in shared memory.
+    template <bool AHEAD>
+    MEMBER void prepare_aims(const Run& run, int tile, Prepared& ready) {
+        if constexpr (AIMED) {
+#pragma unroll
+            for (int i = 0; i < AIM_LOADS; i++)
+                ready.aims[i] = AHEAD ? load_shared16(slot_of(HELD + i)) : load_constant16(aims_of(run, tile) + i * THREADS * 16);
+        }
+    }
+
     template <bool AHEAD>
     MEMBER void prepare(const Run& run, int tile, Prepared& ready) {
-        if constexpr (AHEAD && L::SLOT >= 0) {
+        prepare_aims<AHEAD>(run, tile, ready);
+        prepare_rest<AHEAD>(run, tile, ready);
+    }
+
+    template <bool AHEAD>
+    MEMBER void prepare_rest(const Run& run, int tile, Prepared& ready) {
 #pragma unroll
-            for (int i = 0; i < LOADS; i++) ready.weights[i] = load_shared16(shared_memory() + L::SLOT + (i * THREADS + thread()) * 16);
-        } else {
-            load_weights(run, tile, 0, ready.weights);
+        for (int i = 0; i < MINE_TABLE; i++) {
+            const int piece = thread() + i * THREADS;
+            if (piece < TABLE_PIECES) ready.table[i] = load_constant16(run.weights + L::OFFSETS + piece * 16);
         }
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
@@ -97,12 +122,11 @@ struct Convolution {
             const int channel = tile / PIXEL_TILES * L::TILE_N + channel_of(pair);
             if (PAIRS % THREADS == 0 || pair < PAIRS) ready.bias[i] = load_constant8(run.weights + L::BIAS + channel * 4);
         }
-        // A step beyond the last has weights of zero; it reads what step 0 reads, which is there and belongs to the same output.
-        constexpr int ROW = TABLE_ROW / 4;
-        for (int i = thread(); i < L::WARPS_K * L::CHUNKS * ROW; i += THREADS) {
-            const int step = i / ROW * L::CHUNK_STEPS + i % ROW;
-            const bool real = i % ROW < L::CHUNK_STEPS && step < L::STEPS;
-            store_shared4(shared_memory() + TABLE + i * 4, static_cast<Word>(offset_of(real ? step : 0)));
+        if constexpr (AHEAD && L::SLOT >= 0 && HELD > 0) {
+#pragma unroll
+            for (int i = 0; i < LOADS; i++) ready.weights[i] = load_shared16(slot_of(i));
+        } else {
+            load_weights(run, tile, 0, ready.weights);
         }
     }
 
@@ -118,30 +142,26 @@ struct Convolution {
     MEMBER void compute(const Run& run, int tile, Then then) {
         Copies copies;
         Prepared ready;
-        if constexpr (LOOK_FIRST) ask(run, tile, copies);
-        prepare<AHEAD>(run, tile, ready);
+        prepare_aims<AHEAD>(run, tile, ready);
+        if constexpr (LOOK_FIRST) ask(run, tile, ready, copies);
+        prepare_rest<AHEAD>(run, tile, ready);
         finish_asked<LOOK_FIRST>(run, tile, ready, copies, then);
     }
 
     template <bool ASKED, class Then>
     MEMBER void finish_asked(const Run& run, int tile, Prepared& ready, Copies& copies, Then then) {
         const Address shared = shared_memory();
-        const int pixel_tile = tile % PIXEL_TILES, first_channel = tile / PIXEL_TILES * L::TILE_N;
-        const int out_y = pixel_tile / TILES_X * L::TILE_Y, out_x = pixel_tile % TILES_X * L::TILE_X;
         int places[MINE_PAIRS];  // of outputs, in halves from the layer's place in the arena; -1: none
         Word residual[MINE_PAIRS];
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
-            const int pair = thread() + i * THREADS, pixel = pixel_of(pair), channel = first_channel + channel_of(pair);
-            const int y = out_y + pixel / L::TILE_X, x = out_x + pixel % L::TILE_X;
-            const bool inside = (PAIRS % THREADS == 0 || pair < PAIRS) && y < L::OUT_HEIGHT && x < L::OUT_WIDTH && channel < L::OUT_CHANNELS;
-            places[i] = inside ? (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel : -1;
+            places[i] = place_of(tile, ready, i);
             residual[i] = 0;
-            if (L::RESIDUAL >= 0 && inside) residual[i] = POLLS ? peek4(run.exchange + L::RESIDUAL + places[i] * 2)
-                                                                : load_activation4(run.arena + L::RESIDUAL + places[i] * 2);
+            if (L::RESIDUAL >= 0 && places[i] >= 0) residual[i] = POLLS ? peek4(run.exchange + L::RESIDUAL + places[i] * 2)
+                                                                        : load_activation4(run.arena + L::RESIDUAL + places[i] * 2);
         }
-        if constexpr (L::SOURCE != ARENA) gather_image<L>(run, shared + PATCH, out_y, out_x);
-        else fetch_patch<ASKED>(run, tile, copies);
+        if constexpr (L::SOURCE != ARENA) gather_image<L>(run, shared + PATCH, first_y(tile), first_x(tile));
+        else fetch_patch<ASKED>(run, tile, ready, copies);
         if constexpr (L::RESIDUAL >= 0 && POLLS) {
 #pragma unroll
             for (int i = 0; i < MINE_PAIRS; i++) {
@@ -150,6 +170,9 @@ struct Convolution {
                 residual[i] = ~residual[i];
             }
         }
+#pragma unroll
+        for (int i = 0; i < MINE_TABLE; i++)
+            if (thread() + i * THREADS < TABLE_PIECES) store_shared16(shared + TABLE + (thread() + i * THREADS) * 16, ready.table[i]);
         sync();
         then.early();
 
@@ -191,33 +214,59 @@ struct Convolution {
         then.late();
     }
 
-    MEMBER void aim(Copies& copies, int tile, int first) {
-        const int pixel_tile = tile % PIXEL_TILES, out_y = pixel_tile / TILES_X * L::TILE_Y, out_x = pixel_tile % TILES_X * L::TILE_X;
+    MEMBER int first_y(int tile) { return tile % PIXEL_TILES / TILES_X * L::TILE_Y; }
+    MEMBER int first_x(int tile) { return tile % PIXEL_TILES % TILES_X * L::TILE_X; }
+
+    MEMBER Word aim_of(const Prepared& ready, int i) {
+        const uint4 four = ready.aims[i / 4];
+        return i % 4 == 0 ? four.x : i % 4 == 1 ? four.y : i % 4 == 2 ? four.z : four.w;
+    }
+
+    MEMBER int place_of(int tile, const Prepared& ready, int i) {
+        const int pair = thread() + i * THREADS, channel = tile / PIXEL_TILES * L::TILE_N + channel_of(pair);
+        const bool mine = (PAIRS % THREADS == 0 || pair < PAIRS) && (L::OUT_CHANNELS % L::TILE_N == 0 || channel < L::OUT_CHANNELS);
+        if constexpr (AIMED) {
+            const int place = static_cast<int>(aim_of(ready, MINE + i));
+            return mine && place >= 0 ? place + tile / PIXEL_TILES * L::TILE_N : -1;
+        }
+        const int pixel = pixel_of(pair), y = first_y(tile) + pixel / L::TILE_X, x = first_x(tile) + pixel % L::TILE_X;
+        return mine && y < L::OUT_HEIGHT && x < L::OUT_WIDTH ? (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel : -1;
+    }
+
+    MEMBER void aim(Copies& copies, const Prepared& ready, int tile, int first) {
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
-            const int copy = thread() + (first + i) * THREADS, pixel = copy / PIECES, piece = copy % PIECES;
-            const int y = pixel / PATCH_X, x = pixel % PATCH_X;
-            const int from_y = out_y * L::STRIDE_Y - L::PAD_Y + y, from_x = out_x * L::STRIDE_X - L::PAD_X + x;
-            const bool inside = from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
-            copies.to[i] = shared_memory() + PATCH + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + piece * 16;
-            copies.from[i] = copy >= COPIES ? -2 : inside ? L::INPUT + ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : -1;
+            const int copy = thread() + (first + i) * THREADS;
+            if constexpr (AIMED) {
+                // From the first bit: 16 bytes of the layer, 18 bits; 16 bytes of the patch, 13; whether it is outside the image.
+                const Word word = aim_of(ready, smaller(first + i, MINE - 1));
+                copies.to[i] = shared_memory() + PATCH + (word >> 18) % 8192 * 16;
+                copies.from[i] = static_cast<int>(word) < 0 ? -1 : L::INPUT + static_cast<int>(word % 262144 * 16);
+            } else {
+                const int pixel = copy / PIECES, piece = copy % PIECES, y = pixel / PATCH_X, x = pixel % PATCH_X;
+                const int from_y = first_y(tile) * L::STRIDE_Y - L::PAD_Y + y, from_x = first_x(tile) * L::STRIDE_X - L::PAD_X + x;
+                const bool inside = from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
+                copies.to[i] = shared_memory() + PATCH + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + piece * 16;
+                copies.from[i] = inside ? L::INPUT + ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : -1;
+            }
+            if (copy >= COPIES) copies.from[i] = -2;
         }
     }
 
     // Where POLLS: a first look at the input before `prepare`, which then costs no time of its own.
-    MEMBER void ask(const Run& run, int tile, Copies& copies) {
+    MEMBER void ask(const Run& run, int tile, const Prepared& ready, Copies& copies) {
         if constexpr (L::SOURCE == ARENA) {
-            aim(copies, tile, 0);
+            aim(copies, ready, tile, 0);
             look(run, copies.from, copies.values);
         }
     }
 
     // The patch in shared memory; behind the next barrier everybody's is there.
     template <bool ASKED>
-    MEMBER void fetch_patch(const Run& run, int tile, Copies& copies) {
+    MEMBER void fetch_patch(const Run& run, int tile, const Prepared& ready, Copies& copies) {
 #pragma unroll
         for (int first = 0; first < MINE; first += TOGETHER) {
-            if (!ASKED || first > 0) aim(copies, tile, first);
+            if (!ASKED || first > 0) aim(copies, ready, tile, first);
             if constexpr (POLLS) {
                 if (!ASKED || first > 0) look(run, copies.from, copies.values);
                 look_again(run, copies.from, copies.values, L::NUMBER);

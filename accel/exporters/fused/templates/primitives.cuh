@@ -12,10 +12,19 @@ constexpr int WARPS = THREADS / 32;
 using Word = unsigned int;  // 32 bits: two halves, or an address in shared memory
 using Address = unsigned int;
 
-INLINE int thread() { return threadIdx.x; }
+// Said to be in range, so that divisions of them take a shift and no more.
+INLINE int thread() {
+    const int t = threadIdx.x;
+    __builtin_assume(t >= 0 && t < THREADS);
+    return t;
+}
 INLINE int lane() { return threadIdx.x % 32; }
-INLINE int warp() { return threadIdx.x / 32; }
-INLINE int cta() { return blockIdx.x; }
+INLINE int warp() { return thread() / 32; }
+INLINE int cta() {
+    const int t = blockIdx.x;
+    __builtin_assume(t >= 0);
+    return t;
+}
 
 // Constants: weights and the image, which nobody writes while a kernel runs. Volatile, so that they are issued where they are written.
 INLINE uint4 load_constant16(const void* from) {
