@@ -39,12 +39,14 @@ class Flow:
 
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
-            input is there. look_first: a step looks at its input before it prepares the rest.
+            input is there. look_first: a step looks at its input before it prepares the rest. blocks: one thread sends for a step's
+            weights, biases and tables (cp.async.bulk, from compute capability 9.0 on; before, each thread copies its own all the same).
     """
 
     ahead: int = FURTHEST_AHEAD
     fetch_late: bool = False
     look_first: bool = True
+    blocks: bool = False
 
 
 def generate(
@@ -105,7 +107,7 @@ def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
     structs = map(_struct(plan, written.slots), plan.steps)
-    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template), *structs, written.source])
+    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template, written.blocks), *structs, written.source])
 
 
 def predicted_us(step: Step, way: str, sms: int) -> float:
@@ -165,21 +167,25 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
 
-def _templates(plan: Plan, last: str) -> Iterator[str]:
+def _templates(plan: Plan, last: str, blocks: bool = False) -> Iterator[str]:
     yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
     names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:
         yield (folder / f"{name}.cuh").read_text(encoding="utf-8")
+        if name == "primitives":
+            yield f"constexpr bool BULK = {str(blocks).lower()} && HAS_BLOCKS;  // whether what is fetched ahead comes in blocks\n"
 
 
 def _struct(plan: Plan, slots: Mapping[str, int]) -> Callable[[Step], str]:
     numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
+    barriers = _work(plan.steps)
 
     def written(step: Step) -> str:
         constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
         if step.cut:
             constants["SLOT"] = slots.get(step.name, -1)
+            constants["BARRIER"] = barriers + 8 * numbers[step.name]
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
         base = _window(step, plan) if step.kind == "windows" else ""
         title = f"// {' + '.join(step.layer_names)}: {_shape(step)}"
@@ -223,6 +229,7 @@ class Written:
     kernels: tuple[Kernel, ...]
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    blocks: bool = False
 
 
 def _chain(plan: Plan) -> Written:
@@ -302,6 +309,7 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
         f"    Flow<{ctas}, {plan.arena_bytes}, {distance}, {str(flow.look_first).lower()}> all;",
         "    all.begin(Run{image, weights, arena, logits, state});",
+        *([f"    all.make_barriers<{_work(plan.steps)}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
     ]
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
     lines += [f"    {fetch}" for fetch in fetches[:distance]]
@@ -310,12 +318,13 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
         late = fetch if flow.fetch_late else ""
         then = f"both([&] {{ {early} }}, [&] {{ {late} }})" if early or late else "Nothing{}"
         lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
-        lines += [] if index else ["    if (all.failed()) return;", "    all.clear_next();"]
+        drops = [f"all.drop<{_class(one)}, {one.tiles}>();" for one in plan.steps[1 : distance + 1]]
+        lines += [] if index else [f"    if (all.failed()) {{ {' '.join([*drops, 'return;'])} }}", "    all.clear_next();"]
     lines += ["    all.end();", "}", ""]
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     words = -(-(32 + ctas) // 64) * 64
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots)
+    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.blocks and bool(slots))
 
 
 def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[dict[str, int], int, int]:
@@ -323,7 +332,7 @@ def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[di
 
     A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
     """
-    work = -(-max(step.shared for step in steps) // 128) * 128
+    work = _work(steps) + -(-(len(steps) + 1) * 8 // 128) * 128  # and a barrier a step, for weights that come in blocks
     sizes = [_held(step) for step in steps]
     for distance in range(min(ahead, len(steps)), 0, -1):
         places, next_place = [], work
@@ -344,12 +353,18 @@ def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[di
     return {}, 0, work
 
 
+def _work(steps: Sequence[Step]) -> int:
+    """Bytes of shared memory that the steps themselves take, one after another."""
+    return -(-max(step.shared for step in steps) // 128) * 128
+
+
 def _held(step: Step) -> int:
-    """Bytes that are fetched ahead of a step: weights, unless they come in chunks, and aims."""
+    """Bytes that are fetched ahead of a step: weights, unless they come in chunks, aims, and in blocks K offsets and biases."""
     if step.cut is None:
         return 0
     weights = step.cut.loads * THREADS * 16 if step.cut.tile.chunks == 1 else 0
-    return weights + step.parts.get("AIMS", 0) // step.cut.pixel_tiles
+    found = weights + step.parts.get("AIMS", 0) // step.cut.pixel_tiles + step.parts["OFFSETS"] + step.cut.tile.n * 4
+    return -(-found // 128) * 128
 
 
 def _counters(step: Step) -> int:

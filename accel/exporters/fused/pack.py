@@ -60,7 +60,7 @@ def _parts(step: Step, pixels: tuple[Array, Array] | None) -> Mapping[str, npt.N
         taps = layer.weight.reshape(layer.output.channels, -1).T
         return {"WEIGHTS": np.pad(taps, ((0, 0), (0, channels - taps.shape[1]))), "BIAS": _longer(layer.bias, channels)}
     parts = {
-        "WEIGHTS": in_order_of_loads(fragments(gemm(layer, step.cut), step.cut), step.cut),
+        "WEIGHTS": fragments(gemm(layer, step.cut), step.cut),
         "BIAS": _longer(layer.bias, step.cut.channel_tiles * step.cut.tile.n),
         "OFFSETS": offsets(layer, step.cut),
     }
@@ -109,13 +109,6 @@ def fragments(b: npt.NDArray[np.float16], cut: Cut) -> npt.NDArray[np.float16]:
     return even.reshape(-1, cut.loads, 2, 32, 4).transpose(0, 1, 3, 2, 4)
 
 
-def in_order_of_loads(packed: npt.NDArray[np.float16], cut: Cut) -> npt.NDArray[np.float16]:
-    """Fragments by channel tile, chunk, load and only then by warp and lane: a load of all warps lies together."""
-    tile = cut.tile
-    by_warp = packed.reshape(cut.channel_tiles, tile.warps_n * tile.warps_k, tile.chunks, cut.loads, -1)
-    return by_warp.transpose(0, 2, 3, 1, 4)
-
-
 def offsets(layer: Convolution, cut: Cut) -> npt.NDArray[np.int32]:
     """Warps along K × chunks × K steps, padded to four: bytes from a pixel's row in the patch to what the step reads, by tap and channels.
 
@@ -135,7 +128,7 @@ def offsets(layer: Convolution, cut: Cut) -> npt.NDArray[np.int32]:
 
 
 def aims(layer: Convolution, cut: Cut) -> npt.NDArray[np.uint32]:
-    """Pixel tile × load × thread × 4 words: of each copy of a thread where it reads and writes, of each pair of outputs where it lies.
+    """Pixel tile × warp × load × lane × 4 words: of each copy of a thread where it reads and writes, of each pair of outputs where it lies.
 
     A copy: from the lowest bit, 16 bytes of the layer that it reads (18 bits) and of the patch (13), and whether it is outside the image.
     A pair: halves from the layer's place to the first channel of the tile that it belongs to, or all ones.
@@ -161,7 +154,7 @@ def aims(layer: Convolution, cut: Cut) -> npt.NDArray[np.uint32]:
     both = np.concatenate([words, places], 1)
     loads = aim_loads(layer, tile)
     both = np.pad(both, ((0, 0), (0, loads * 4 * THREADS - both.shape[1])))
-    return both.reshape(-1, loads, 4, THREADS).transpose(0, 1, 3, 2).astype(np.uint32)
+    return both.reshape(-1, loads, 4, THREADS // 32, 32).transpose(0, 3, 1, 4, 2).astype(np.uint32)
 
 
 def _column_of(layer: Convolution, tile: Tile, x: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

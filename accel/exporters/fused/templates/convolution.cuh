@@ -41,13 +41,20 @@ struct Convolution {
     // A thread's copies and places of outputs from the weights' file; a grid that POLLS has them only where they wait in shared memory,
     // because they are what it needs first.
     static constexpr bool AIMED = L::AIMS >= 0 && (!POLLS || L::SLOT >= 0);
-    static constexpr int AIM_LOADS = ceil_div(MINE + MINE_PAIRS, 4);
-    static constexpr int HELD = L::CHUNKS == 1 ? LOADS : 0;  // loads of weights that wait in shared memory
+    static constexpr int AIMED_PAIRS = ceil_div(PAIRS, THREADS), AIM_LOADS = ceil_div(MINE + AIMED_PAIRS, 4);
+
+    // What waits in shared memory from SLOT on: weights, unless they come in chunks; aims; where BULK, the table of K offsets and biases.
+    static constexpr int HELD = L::CHUNKS == 1 ? LOADS : 0, SLOT_WARPS = BULK ? SHARE / 32 : WARPS;
+    static constexpr int WEIGHT_BYTES = HELD * SLOT_WARPS * 512, AIM_BYTES = AIMED ? AIM_LOADS * THREADS * 16 : 0;
+    static constexpr int OFFSETS_AT = WEIGHT_BYTES + AIM_BYTES, BIAS_AT = OFFSETS_AT + TABLE_PIECES * 16, BLOCK = BIAS_AT + L::TILE_N * 4;
+
+    // Where each lane can have its warp's K offsets in registers, they are there before the input is.
+    static constexpr bool OFFSETS_HELD = BULK && L::SLOT >= 0 && L::CHUNKS == 1 && L::CHUNK_STEPS <= 24;
 
     struct Prepared {
         uint4 weights[LOADS];
         float2 bias[MINE_PAIRS];
-        uint4 table[MINE_TABLE];
+        uint4 table[OFFSETS_HELD ? TABLE_ROW / 16 : MINE_TABLE];  // this warp's row, or this thread's pieces of all
         uint4 aims[AIMED ? AIM_LOADS : 1];
     };
 
@@ -64,45 +71,55 @@ struct Convolution {
 
     MEMBER int column_of(int x) { return x % L::STRIDE_X * ceil_div(PATCH_X, L::STRIDE_X) + x / L::STRIDE_X; }
 
-    // A thread's first load of a chunk; the next ones are SHARE loads apart.
     MEMBER const unsigned char* weights_of(const Run& run, int tile, int chunk) {
-        const int block = (tile / PIXEL_TILES * L::CHUNKS + chunk) * LOADS;
-        return run.weights + L::WEIGHTS + (block * SHARE + thread() % SHARE) * 16;
+        const int along_n = warp() / L::WARPS_K % L::WARPS_N, along_k = warp() % L::WARPS_K;
+        const int block = ((tile / PIXEL_TILES * L::WARPS_N + along_n) * L::WARPS_K + along_k) * L::CHUNKS + chunk;
+        return run.weights + L::WEIGHTS + (block * LOADS * 32 + lane()) * 16;
     }
     MEMBER const unsigned char* aims_of(const Run& run, int tile) {
-        return run.weights + L::AIMS + (tile % PIXEL_TILES * AIM_LOADS * THREADS + thread()) * 16;
+        return run.weights + L::AIMS + ((tile % PIXEL_TILES * WARPS + warp()) * AIM_LOADS * 32 + lane()) * 16;
     }
 
     MEMBER void load_weights(const Run& run, int tile, int chunk, uint4 (&weights)[LOADS]) {
         const unsigned char* from = weights_of(run, tile, chunk);
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) weights[i] = load_constant16(from + i * SHARE * 16);
+        for (int i = 0; i < LOADS; i++) weights[i] = load_constant16(from + i * 512);
     }
 
-    // Weights and aims of a tile on their way to shared memory, where each thread finds its own.
-    MEMBER Address slot_of(int i) { return shared_memory() + L::SLOT + (i * THREADS + thread()) * 16; }
+    // A thread's weights and aims in shared memory; further ones are 512 bytes apart.
+    MEMBER Address weights_at() { return shared_memory() + L::SLOT + (warp() % SLOT_WARPS * LOADS * 32 + lane()) * 16; }
+    MEMBER Address aims_at() { return shared_memory() + L::SLOT + WEIGHT_BYTES + (warp() * AIM_LOADS * 32 + lane()) * 16; }
+
+    // What a tile needs of the weights' file on its way to shared memory: in blocks, or each thread copies what it will itself read.
     MEMBER void fetch_ahead(const Run& run, int tile) {
         if constexpr (L::SLOT < 0) return;
-        const unsigned char* from = weights_of(run, tile, 0);
-#pragma unroll
-        for (int i = 0; i < HELD; i++) copy_weights16(slot_of(i), from + i * SHARE * 16);
-        if constexpr (AIMED) {
-            const unsigned char* aims = aims_of(run, tile);
-#pragma unroll
-            for (int i = 0; i < AIM_LOADS; i++) copy_weights16(slot_of(HELD + i), aims + i * THREADS * 16);
+        if constexpr (BULK) {
+            if (thread() == L::NUMBER % WARPS * 32) fetch_blocks(run, tile);
+            return;
         }
+        const unsigned char *weights = weights_of(run, tile, 0), *aims = aims_of(run, tile);
+#pragma unroll
+        for (int i = 0; i < HELD; i++) copy_weights16(weights_at() + i * 512, weights + i * 512);
+#pragma unroll
+        for (int i = 0; i < (AIMED ? AIM_LOADS : 0); i++) copy_weights16(aims_at() + i * 512, aims + i * 512);
+    }
+
+    MEMBER void fetch_blocks(const Run& run, int tile) {
+        const Address to = shared_memory() + L::SLOT, barrier = shared_memory() + L::BARRIER;
+        const int channels = tile / PIXEL_TILES, pixels = tile % PIXEL_TILES;
+        before_blocks();
+        expect(barrier, BLOCK);
+        if constexpr (AIMED) copy_block(to + WEIGHT_BYTES, run.weights + L::AIMS + pixels * AIM_BYTES, AIM_BYTES, barrier);
+        copy_block(to + OFFSETS_AT, run.weights + L::OFFSETS, TABLE_PIECES * 16, barrier);
+        copy_block(to + BIAS_AT, run.weights + L::BIAS + channels * L::TILE_N * 4, L::TILE_N * 4, barrier);
+        if constexpr (HELD > 0) copy_block(to, run.weights + L::WEIGHTS + channels * WEIGHT_BYTES, WEIGHT_BYTES, barrier);
+    }
+
+    MEMBER void drop() {
+        if constexpr (BULK && L::SLOT >= 0) arrived(shared_memory() + L::BARRIER);
     }
 
     // AHEAD: what is fetched ahead is in shared memory.
-    template <bool AHEAD>
-    MEMBER void prepare_aims(const Run& run, int tile, Prepared& ready) {
-        if constexpr (AIMED) {
-#pragma unroll
-            for (int i = 0; i < AIM_LOADS; i++)
-                ready.aims[i] = AHEAD ? load_shared16(slot_of(HELD + i)) : load_constant16(aims_of(run, tile) + i * THREADS * 16);
-        }
-    }
-
     template <bool AHEAD>
     MEMBER void prepare(const Run& run, int tile, Prepared& ready) {
         prepare_aims<AHEAD>(run, tile, ready);
@@ -110,21 +127,40 @@ struct Convolution {
     }
 
     template <bool AHEAD>
-    MEMBER void prepare_rest(const Run& run, int tile, Prepared& ready) {
+    MEMBER void prepare_aims(const Run& run, int tile, Prepared& ready) {
+        if constexpr (AHEAD && BULK && L::SLOT >= 0) arrived(shared_memory() + L::BARRIER);
 #pragma unroll
-        for (int i = 0; i < MINE_TABLE; i++) {
-            const int piece = thread() + i * THREADS;
-            if (piece < TABLE_PIECES) ready.table[i] = load_constant16(run.weights + L::OFFSETS + piece * 16);
+        for (int i = 0; i < (AIMED ? AIM_LOADS : 0); i++)
+            ready.aims[i] = AHEAD ? load_shared16(aims_at() + i * 512) : load_constant16(aims_of(run, tile) + i * 512);
+    }
+
+    template <bool AHEAD>
+    MEMBER void prepare_rest(const Run& run, int tile, Prepared& ready) {
+        constexpr bool IN_BLOCK = AHEAD && BULK && L::SLOT >= 0;
+        const Address slot = shared_memory() + L::SLOT;
+        if constexpr (OFFSETS_HELD) {
+            const int first = warp() % L::WARPS_K * TABLE_ROW;
+#pragma unroll
+            for (int i = 0; i < TABLE_ROW / 16; i++)
+                ready.table[i] = AHEAD ? load_shared16(slot + OFFSETS_AT + first + i * 16) : load_constant16(run.weights + L::OFFSETS + first + i * 16);
+        } else {
+#pragma unroll
+            for (int i = 0; i < MINE_TABLE; i++) {
+                const int piece = thread() + i * THREADS;
+                if (piece < TABLE_PIECES) ready.table[i] = IN_BLOCK ? load_shared16(slot + OFFSETS_AT + piece * 16)
+                                                                    : load_constant16(run.weights + L::OFFSETS + piece * 16);
+            }
         }
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
-            const int pair = thread() + i * THREADS;
-            const int channel = tile / PIXEL_TILES * L::TILE_N + channel_of(pair);
-            if (PAIRS % THREADS == 0 || pair < PAIRS) ready.bias[i] = load_constant8(run.weights + L::BIAS + channel * 4);
+            const int pair = thread() + i * THREADS, channel = channel_of(pair);
+            if (PAIRS % THREADS != 0 && pair >= PAIRS) continue;
+            if constexpr (IN_BLOCK) ready.bias[i] = load_shared8(slot + BIAS_AT + channel * 4);
+            else ready.bias[i] = load_constant8(run.weights + L::BIAS + (tile / PIXEL_TILES * L::TILE_N + channel) * 4);
         }
         if constexpr (AHEAD && L::SLOT >= 0 && HELD > 0) {
 #pragma unroll
-            for (int i = 0; i < LOADS; i++) ready.weights[i] = load_shared16(slot_of(i));
+            for (int i = 0; i < LOADS; i++) ready.weights[i] = load_shared16(weights_at() + i * 512);
         } else {
             load_weights(run, tile, 0, ready.weights);
         }
@@ -160,6 +196,8 @@ struct Convolution {
             if (L::RESIDUAL >= 0 && places[i] >= 0) residual[i] = POLLS ? peek4(run.exchange + L::RESIDUAL + places[i] * 2)
                                                                         : load_activation4(run.arena + L::RESIDUAL + places[i] * 2);
         }
+        Address rows[MINE_M];
+        rows_of(rows);
         if constexpr (L::SOURCE != ARENA) gather_image<L>(run, shared + PATCH, first_y(tile), first_x(tile));
         else fetch_patch<ASKED>(run, tile, ready, copies);
         if constexpr (L::RESIDUAL >= 0 && POLLS) {
@@ -171,13 +209,13 @@ struct Convolution {
             }
         }
 #pragma unroll
-        for (int i = 0; i < MINE_TABLE; i++)
+        for (int i = 0; i < (OFFSETS_HELD ? 0 : MINE_TABLE); i++)
             if (thread() + i * THREADS < TABLE_PIECES) store_shared16(shared + TABLE + (thread() + i * THREADS) * 16, ready.table[i]);
         sync();
         then.early();
 
         float4 sums[MINE_M][MINE_N];
-        multiply_all(run, tile, shared, ready, sums);
+        multiply_all(run, tile, shared, ready, rows, sums);
 
         const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
 #pragma unroll
@@ -282,15 +320,19 @@ struct Convolution {
         if constexpr (!POLLS) copies_arrived();
     }
 
-    MEMBER void multiply_all(const Run& run, int tile, Address shared, Prepared& ready, float4 (&total)[MINE_M][MINE_N]) {
-        const int along_k = warp() % L::WARPS_K, along_m = warp() / L::WARPS_K / L::WARPS_N;
-        Address rows[MINE_M];
+    // Rows of the patch that this lane names to ldmatrix, one a fragment.
+    MEMBER void rows_of(Address (&rows)[MINE_M]) {
+        const int along_m = warp() / L::WARPS_K / L::WARPS_N;
 #pragma unroll
         for (int m = 0; m < MINE_M; m++) {
             const int pixel = (along_m * MINE_M + m) * 16 + lane() % 16, y = pixel / L::TILE_X, x = pixel % L::TILE_X;
             const int row = L::SOURCE == ARENA ? y * L::STRIDE_Y * L::ROW_PITCH + x * L::PIXEL_PITCH : pixel * L::PIXEL_PITCH;
-            rows[m] = shared + PATCH + row + lane() / 16 * 16;
+            rows[m] = shared_memory() + PATCH + row + lane() / 16 * 16;
         }
+    }
+
+    MEMBER void multiply_all(const Run& run, int tile, Address shared, Prepared& ready, const Address (&rows)[MINE_M], float4 (&total)[MINE_M][MINE_N]) {
+        const int along_k = warp() % L::WARPS_K;
         float4 sums[SETS][MINE_M][MINE_N];
 #pragma unroll
         for (int i = 0; i < SETS * MINE_M * MINE_N; i++) sums[i / (MINE_M * MINE_N)][i / MINE_N % MINE_M][i % MINE_N] = make_float4(0, 0, 0, 0);
@@ -302,7 +344,7 @@ struct Convolution {
             uint4 offsets = make_uint4(0, 0, 0, 0);
 #pragma unroll
             for (int step = 0; step < L::CHUNK_STEPS; step++) {
-                if (step % 4 == 0) offsets = load_shared16(table + step * 4);
+                if (step % 4 == 0) offsets = OFFSETS_HELD ? ready.table[step / 4] : load_shared16(table + step * 4);
                 const Word offset = step % 4 == 0 ? offsets.x : step % 4 == 1 ? offsets.y : step % 4 == 2 ? offsets.z : offsets.w;
 #pragma unroll
                 for (int m = 0; m < MINE_M; m++) {

@@ -6,7 +6,8 @@
 //
 // Where LOOK_FIRST, a step's first look at its input comes before all else that it has to prepare: its way to the L2 and back hides that.
 //
-// Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read.
+// Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read. Or, where BULK,
+// one thread sends for blocks, which a barrier of each step counts; what was in their place is in registers behind the step's first sync.
 //
 // No CTA can wait for itself or in a circle: all of them take steps in order, and a step reads what earlier ones wrote.
 
@@ -22,6 +23,20 @@ struct Flow {
         run = given;
         launch = load_relaxed(run.state + LAUNCHES + cta());
         error = load_relaxed(run.state);
+    }
+
+    // Of the steps whose weights come in blocks.
+    template <int AT, int COUNT>
+    INLINE void make_barriers() {
+        if constexpr (BULK) {
+            if (thread() == 0) {
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) make_barrier(shared_memory() + AT + i * 8);
+                barriers_are_made();
+                before_blocks();
+            }
+            sync();
+        }
     }
 
     INLINE void settle() { run.exchange = exchange_of(launch); }
@@ -51,14 +66,20 @@ struct Flow {
     template <class Layer, int TILES>
     INLINE void fetch_ahead() {
         if (cta() < TILES) Layer::fetch_ahead(run, cta());
-        copies_committed();
+        if constexpr (!BULK) copies_committed();
+    }
+
+    // A CTA does not end before what it sent for is there.
+    template <class Layer, int TILES>
+    INLINE void drop() {
+        if (cta() < TILES) Layer::drop();
     }
 
     // The tiles of one step that are this CTA's; `then` fetches weights of a later one, early or late.
     template <class Layer, int TILES, class Then>
     INLINE void step(Then then) {
         if (cta() < TILES) {
-            if constexpr (DISTANCE > 0) copies_left<DISTANCE - 1>();
+            if constexpr (DISTANCE > 0 && !BULK) copies_left<DISTANCE - 1>();
             Layer::template compute<(DISTANCE > 0), LOOK_FIRST>(run, cta(), then);
             if constexpr (TILES > CTAS) more<Layer, TILES>();
             sync();  // before the next step writes over this one's shared memory

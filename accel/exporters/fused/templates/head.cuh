@@ -23,6 +23,7 @@ struct Head {
     }
 
     MEMBER void fetch_ahead(const Run&, int) {}
+    MEMBER void drop() {}
 
     template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {

@@ -123,6 +123,12 @@ template <int LEFT>
 INLINE void copies_left() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 INLINE void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+#if __CUDA_ARCH__ >= 900
+constexpr bool HAS_BLOCKS = true;  // copy_block, and what counts its bytes
+#else
+constexpr bool HAS_BLOCKS = false;
+#endif
+
 INLINE void sync() { __syncthreads(); }
 INLINE bool any_of_cta(bool mine) { return __syncthreads_or(mine); }
 INLINE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }

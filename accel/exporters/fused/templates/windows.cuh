@@ -10,6 +10,7 @@ struct Windows {
     struct Prepared {};
 
     MEMBER void fetch_ahead(const Run&, int) {}
+    MEMBER void drop() {}
 
     template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
