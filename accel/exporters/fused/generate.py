@@ -39,12 +39,14 @@ class Flow:
 
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
-            input is there. look_first: a step looks at its input before it prepares the rest. blocks: one thread sends for a step's
+            input is there. fetch_looking: they are sent for while the next step waits for its input (where they are fetched two
+            steps ahead or more; then fetch_late does not count). look_first: a step looks at its input before it prepares the rest. blocks: one thread sends for a step's
             weights, biases and tables (cp.async.bulk, from compute capability 9.0 on; before, each thread copies its own all the same).
     """
 
     ahead: int = FURTHEST_AHEAD
     fetch_late: bool = False
+    fetch_looking: bool = False
     look_first: bool = True
     blocks: bool = False
 
@@ -311,14 +313,16 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
         "    all.begin(Run{image, weights, arena, logits, state});",
         *([f"    all.make_barriers<{_work(plan.steps)}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
     ]
+    behind = int(flow.fetch_looking and distance > 1)
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
     lines += [f"    {fetch}" for fetch in fetches[:distance]]
-    for index, (step, fetch) in enumerate(zip(plan.steps, fetches[distance:] if distance else [""] * len(plan.steps), strict=True)):
-        early = " ".join(filter(None, ["" if index else "all.settle();", "" if flow.fetch_late else fetch]))
-        late = fetch if flow.fetch_late else ""
-        then = f"both([&] {{ {early} }}, [&] {{ {late} }})" if early or late else "Nothing{}"
-        lines.append(f"    all.step<{_class(step)}, {step.tiles}>({then});")
-        drops = [f"all.drop<{_class(one)}, {one.tiles}>();" for one in plan.steps[1 : distance + 1]]
+    later = [""] * behind + fetches[distance:] if distance else [""] * len(plan.steps)
+    for index, (step, fetch) in enumerate(zip(plan.steps, later, strict=False)):
+        looking, late = (fetch if behind else "", fetch if flow.fetch_late and not behind else "")
+        early = " ".join(filter(None, ["" if index else "all.settle();", "" if looking or late else fetch]))
+        then = f"beside([&] {{ {looking} }}, [&] {{ {early} }}, [&] {{ {late} }})" if looking or early or late else "Nothing{}"
+        lines.append(f"    all.step<{_class(step)}, {step.tiles}{', 1' if behind and index else ''}>({then});")
+        drops = [f"all.drop<{_class(one)}, {one.tiles}>();" for one in plan.steps[1 : distance + 1 - behind]]
         lines += [] if index else [f"    if (all.failed()) {{ {' '.join([*drops, 'return;'])} }}", "    all.clear_next();"]
     lines += ["    all.end();", "}", ""]
     layers = tuple(name for step in plan.steps for name in step.layer_names)

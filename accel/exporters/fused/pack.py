@@ -130,7 +130,8 @@ def offsets(layer: Convolution, cut: Cut) -> npt.NDArray[np.int32]:
 def aims(layer: Convolution, cut: Cut) -> npt.NDArray[np.uint32]:
     """Pixel tile × warp × load × lane × 4 words: of each copy of a thread where it reads and writes, of each pair of outputs where it lies.
 
-    A copy: from the lowest bit, 16 bytes of the layer that it reads (18 bits) and of the patch (13), and whether it is outside the image.
+    A copy: the highest bit says that it is outside the image or none, bits 4 to 21 with zeros below are the byte of the layer that it
+    reads; the rest, bits 22 to 30 above bits 0 to 3, counts 16 bytes of the patch, to which it writes.
     A pair: halves from the layer's place to the first channel of the tile that it belongs to, or all ones.
     """
     tile, height, width = cut.tile, layer.input.height, layer.input.width
@@ -144,7 +145,8 @@ def aims(layer: Convolution, cut: Cut) -> npt.NDArray[np.uint32]:
     to = y * cut.row_pitch // 16 + _column_of(layer, tile, x) * (cut.pixel_pitch // 16) + piece
     from_y, from_x = first_y * layer.stride[0] - layer.padding[0] + y, first_x * layer.stride[1] - layer.padding[1] + x
     inside = (from_y >= 0) & (from_y < height) & (from_x >= 0) & (from_x < width)
-    words = np.where(inside, (from_y * width + from_x) * pieces + piece, 1 << 31) | to << 18
+    read = inside & (copies < copies_of(layer, tile))
+    words = np.where(read, (from_y * width + from_x) * pieces + piece << 4, 1 << 31) | to >> 4 << 22 | to & 15
     pairs, across = np.arange(_mine(tile.y * tile.x * tile.n // 2)), tile.n // 8
     y, x = np.divmod(pairs // 64 // across * 16 + pairs % 2 * 8 + pairs % 64 // 8, tile.x)
     out_y, out_x = first_y + y, first_x + x

@@ -453,6 +453,8 @@ inline float scaled(float x, float scale, float offset) {
     return product - offset;
 }
 
+inline void computed(Word&) {}
+inline void computed(unsigned char*&) {}
 inline void dependents_may_start() {}
 inline void wait_for_previous() { emulator::machine.current->waited = true; }
 

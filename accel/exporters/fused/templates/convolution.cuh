@@ -181,7 +181,8 @@ struct Convolution {
         prepare_aims<AHEAD>(run, tile, ready);
         if constexpr (LOOK_FIRST) ask(run, tile, ready, copies);
         prepare_rest<AHEAD>(run, tile, ready);
-        finish_asked<LOOK_FIRST>(run, tile, ready, copies, then);
+        if constexpr (!LOOK_FIRST) ask(run, tile, ready, copies);
+        finish_asked<true>(run, tile, ready, copies, then);
     }
 
     template <bool ASKED, class Then>
@@ -189,15 +190,23 @@ struct Convolution {
         const Address shared = shared_memory();
         int places[MINE_PAIRS];  // of outputs, in halves from the layer's place in the arena; -1: none
         Word residual[MINE_PAIRS];
+        unsigned char *sent[MINE_PAIRS], *kept[MINE_PAIRS];  // where they go in the exchange, and in the arena
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
             places[i] = place_of(tile, ready, i);
+            if constexpr (POLLS && !L::TO_LOGITS && L::SOURCE == ARENA) {
+                sent[i] = run.exchange + L::OUTPUT + Word(larger(places[i], 0)) * 2, computed(sent[i]);
+                kept[i] = run.arena + L::OUTPUT + Word(larger(places[i], 0)) * 2, computed(kept[i]);
+            }
             residual[i] = 0;
             if (L::RESIDUAL >= 0 && places[i] >= 0) residual[i] = POLLS ? peek4(run.exchange + L::RESIDUAL + places[i] * 2)
                                                                         : load_activation4(run.arena + L::RESIDUAL + places[i] * 2);
         }
         Address rows[MINE_M];
         rows_of(rows);
+        const Address added = sums_at(shared), result = shared + SUMS + thread() * 8;
+        if constexpr (OFFSETS_HELD && MINE_M == 1) add_row(ready.table, rows[0]);
+        then.looking();
         if constexpr (L::SOURCE != ARENA) gather_image<L>(run, shared + PATCH, first_y(tile), first_x(tile));
         else fetch_patch<ASKED>(run, tile, ready, copies);
         if constexpr (L::RESIDUAL >= 0 && POLLS) {
@@ -217,23 +226,18 @@ struct Convolution {
         float4 sums[MINE_M][MINE_N];
         multiply_all(run, tile, shared, ready, rows, sums);
 
-        const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
 #pragma unroll
         for (int m = 0; m < MINE_M; m++)
 #pragma unroll
-            for (int n = 0; n < MINE_N; n++) {
-                const int fragment = (along_m * MINE_M + m) * FRAGMENTS_N + along_n * MINE_N + n;
-                store_shared16(shared + SUMS + along_k * PAIRS * 8 + (fragment * 32 + lane()) * 16, sums[m][n]);
-            }
+            for (int n = 0; n < MINE_N; n++) store_shared16(added + (m * FRAGMENTS_N + n) * 512, sums[m][n]);
         sync();
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
-            const int pair = thread() + i * THREADS;
             if (places[i] < 0) continue;
             float2 sum = ready.bias[i];
             float2 parts[L::WARPS_K];
 #pragma unroll
-            for (int k = 0; k < L::WARPS_K; k++) parts[k] = load_shared8(shared + SUMS + k * PAIRS * 8 + pair * 8);
+            for (int k = 0; k < L::WARPS_K; k++) parts[k] = load_shared8(result + (i * THREADS + k * PAIRS) * 8);
 #pragma unroll
             for (int k = 0; k < L::WARPS_K; k++) sum.x += parts[k].x, sum.y += parts[k].y;
             if constexpr (L::RESIDUAL >= 0) {
@@ -246,7 +250,9 @@ struct Convolution {
                 if (place < L::OUT_REAL) store_logit(run.logits + place, low);
                 if (place + 1 < L::OUT_REAL) store_logit(run.logits + place + 1, high);
             } else {
-                write4(run, L::OUTPUT + places[i] * 2, pack(low, high));
+                const Word both = pack(low, high);
+                if constexpr (POLLS && L::SOURCE == ARENA) hand_on4(sent[i], ~both), store_activation4(kept[i], both);
+                else write4(run, L::OUTPUT + places[i] * 2, both);
             }
         }
         then.late();
@@ -271,53 +277,73 @@ struct Convolution {
         return mine && y < L::OUT_HEIGHT && x < L::OUT_WIDTH ? (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel : -1;
     }
 
+    MEMBER bool is_copy(int i) { return COPIES % THREADS == 0 || thread() + i * THREADS < COPIES; }
     MEMBER void aim(Copies& copies, const Prepared& ready, int tile, int first) {
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
             const int copy = thread() + (first + i) * THREADS;
             if constexpr (AIMED) {
-                // From the first bit: 16 bytes of the layer, 18 bits; 16 bytes of the patch, 13; whether it is outside the image.
-                const Word word = aim_of(ready, smaller(first + i, MINE - 1));
-                copies.to[i] = shared_memory() + PATCH + (word >> 18) % 8192 * 16;
-                copies.from[i] = static_cast<int>(word) < 0 ? -1 : L::INPUT + static_cast<int>(word % 262144 * 16);
+                const Word word = aim_of(ready, smaller(first + i, MINE - 1));  // as pack.aims says
+                copies.to[i] = shared_memory() + PATCH + (word >> 14 & 0x1ff00) + (word & 15) * 16;
+                copies.from[i] = static_cast<int>(word & 0x803ffff0);
+                computed(copies.to[i]);
             } else {
                 const int pixel = copy / PIECES, piece = copy % PIECES, y = pixel / PATCH_X, x = pixel % PATCH_X;
                 const int from_y = first_y(tile) * L::STRIDE_Y - L::PAD_Y + y, from_x = first_x(tile) * L::STRIDE_X - L::PAD_X + x;
                 const bool inside = from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
                 copies.to[i] = shared_memory() + PATCH + y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + piece * 16;
-                copies.from[i] = inside ? L::INPUT + ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : -1;
+                copies.from[i] = inside && copy < COPIES ? ((from_y * L::WIDTH + from_x) * L::CHANNELS + piece * 8) * 2 : -1;
             }
-            if (copy >= COPIES) copies.from[i] = -2;
         }
     }
 
     // Where POLLS: a first look at the input before `prepare`, which then costs no time of its own.
     MEMBER void ask(const Run& run, int tile, const Prepared& ready, Copies& copies) {
         if constexpr (L::SOURCE == ARENA) {
+            const unsigned char* input = (POLLS ? run.exchange : run.arena) + L::INPUT;
             aim(copies, ready, tile, 0);
-            look(run, copies.from, copies.values);
+            look(input, copies.from, copies.values);
         }
     }
 
     // The patch in shared memory; behind the next barrier everybody's is there.
     template <bool ASKED>
     MEMBER void fetch_patch(const Run& run, int tile, const Prepared& ready, Copies& copies) {
+        const unsigned char* input = (POLLS ? run.exchange : run.arena) + L::INPUT;
 #pragma unroll
         for (int first = 0; first < MINE; first += TOGETHER) {
             if (!ASKED || first > 0) aim(copies, ready, tile, first);
             if constexpr (POLLS) {
-                if (!ASKED || first > 0) look(run, copies.from, copies.values);
-                look_again(run, copies.from, copies.values, L::NUMBER);
+                if (!ASKED || first > 0) look(input, copies.from, copies.values);
+                look_again(run, input, copies.from, copies.values, L::NUMBER);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
-                    if (copies.from[i] != -2) store_shared16(copies.to[i], copies.values[i]);
+                    if (is_copy(first + i)) store_shared16(copies.to[i], copies.values[i]);
             } else {
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
-                    if (copies.from[i] != -2) copy16(copies.to[i], run.arena + larger(copies.from[i], 0), copies.from[i] >= 0);
+                    if (is_copy(first + i)) copy16(copies.to[i], input + Word(larger(copies.from[i], 0)), copies.from[i] >= 0);
             }
         }
         if constexpr (!POLLS) copies_arrived();
+    }
+
+    // Where this warp's sums go: fragments of 512 bytes, row by row.
+    MEMBER Address sums_at(Address shared) {
+        const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
+        const int fragment = along_m * MINE_M * FRAGMENTS_N + along_n * MINE_N;
+        Address at = shared + SUMS + along_k * PAIRS * 8 + (fragment * 32 + lane()) * 16;
+        computed(at);
+        return at;
+    }
+
+    template <int N>
+    MEMBER void add_row(uint4 (&table)[N], Address row) {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            table[i] = make_uint4(table[i].x + row, table[i].y + row, table[i].z + row, table[i].w + row);
+            computed(table[i].x), computed(table[i].y), computed(table[i].z), computed(table[i].w);
+        }
     }
 
     // Rows of the patch that this lane names to ldmatrix, one a fragment.
@@ -328,6 +354,7 @@ struct Convolution {
             const int pixel = (along_m * MINE_M + m) * 16 + lane() % 16, y = pixel / L::TILE_X, x = pixel % L::TILE_X;
             const int row = L::SOURCE == ARENA ? y * L::STRIDE_Y * L::ROW_PITCH + x * L::PIXEL_PITCH : pixel * L::PIXEL_PITCH;
             rows[m] = shared_memory() + PATCH + row + lane() / 16 * 16;
+            computed(rows[m]);
         }
     }
 
@@ -348,7 +375,7 @@ struct Convolution {
                 const Word offset = step % 4 == 0 ? offsets.x : step % 4 == 1 ? offsets.y : step % 4 == 2 ? offsets.z : offsets.w;
 #pragma unroll
                 for (int m = 0; m < MINE_M; m++) {
-                    const uint4 a = load_fragment(rows[m] + offset);
+                    const uint4 a = load_fragment(OFFSETS_HELD && MINE_M == 1 ? offset : rows[m] + offset);
 #pragma unroll
                     for (int n = 0; n < MINE_N; n++) {
                         const int fragment = step * MINE_N + n;

@@ -75,16 +75,16 @@ struct Flow {
         if (cta() < TILES) Layer::drop();
     }
 
-    // The tiles of one step that are this CTA's; `then` fetches weights of a later one, early or late.
-    template <class Layer, int TILES, class Then>
+    // The tiles of one step that are this CTA's; `then` fetches weights of a later one. BEHIND: groups fewer that are under way by then.
+    template <class Layer, int TILES, int BEHIND = 0, class Then>
     INLINE void step(Then then) {
         if (cta() < TILES) {
-            if constexpr (DISTANCE > 0 && !BULK) copies_left<DISTANCE - 1>();
+            if constexpr (DISTANCE > 0 && !BULK) copies_left<DISTANCE - 1 - BEHIND>();
             Layer::template compute<(DISTANCE > 0), LOOK_FIRST>(run, cta(), then);
             if constexpr (TILES > CTAS) more<Layer, TILES>();
             sync();  // before the next step writes over this one's shared memory
         } else {
-            then.early(), then.late();
+            then.looking(), then.early(), then.late();
         }
     }
 

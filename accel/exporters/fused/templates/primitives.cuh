@@ -123,6 +123,10 @@ template <int LEFT>
 INLINE void copies_left() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 INLINE void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// `v` is computed here, not where it is used, which may be behind a wait.
+INLINE void computed(Word& v) { asm volatile("" : "+r"(v)); }
+INLINE void computed(unsigned char*& v) { asm volatile("" : "+l"(v)); }
+
 #if __CUDA_ARCH__ >= 900
 constexpr bool HAS_BLOCKS = true;  // copy_block, and what counts its bytes
 #else
