@@ -108,7 +108,7 @@ def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
 
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
-    structs = map(_struct(plan, written.slots), plan.steps)
+    structs = map(_struct(plan, written), plan.steps)
     return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template, written.blocks), *structs, written.source])
 
 
@@ -179,14 +179,15 @@ def _templates(plan: Plan, last: str, blocks: bool = False) -> Iterator[str]:
             yield f"constexpr bool BULK = {str(blocks).lower()} && HAS_BLOCKS;  // whether what is fetched ahead comes in blocks\n"
 
 
-def _struct(plan: Plan, slots: Mapping[str, int]) -> Callable[[Step], str]:
+def _struct(plan: Plan, way: Written) -> Callable[[Step], str]:
     numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
-    barriers = _work(plan.steps)
+    barriers = _work(plan.steps)[1]
 
     def written(step: Step) -> str:
         constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
         if step.cut:
-            constants["SLOT"] = slots.get(step.name, -1)
+            constants["SLOT"] = way.slots.get(step.name, -1)
+            constants["SUMS"], constants["PATCH"] = _work(plan.steps)[0] if way.template == "flow" else _work([step])[0]
             constants["BARRIER"] = barriers + 8 * numbers[step.name]
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
         base = _window(step, plan) if step.kind == "windows" else ""
@@ -281,7 +282,7 @@ def _link(plan: Plan, of: Sequence[int]) -> tuple[str, Kernel]:
 def link(plan: Plan, index: int) -> tuple[str, Kernel]:
     """The source of one kernel of the chain, to be compiled by itself, and its launch."""
     text, kernel = _link(plan, (index,))
-    return "\n".join([*_templates(plan, "chain"), _struct(plan, {})(plan.steps[index]), text]), kernel
+    return "\n".join([*_templates(plan, "chain"), _struct(plan, Written("chain", text, (kernel,), STATE_BYTES))(plan.steps[index]), text]), kernel
 
 
 def _grid(plan: Plan) -> Written:
@@ -311,7 +312,7 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
         f"    Flow<{ctas}, {plan.arena_bytes}, {distance}, {str(flow.look_first).lower()}> all;",
         "    all.begin(Run{image, weights, arena, logits, state});",
-        *([f"    all.make_barriers<{_work(plan.steps)}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
+        *([f"    all.make_barriers<{_work(plan.steps)[1]}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
     ]
     behind = int(flow.fetch_looking and distance > 1)
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
@@ -321,7 +322,8 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
         looking, late = (fetch if behind else "", fetch if flow.fetch_late and not behind else "")
         early = " ".join(filter(None, ["" if index else "all.settle();", "" if looking or late else fetch]))
         then = f"beside([&] {{ {looking} }}, [&] {{ {early} }}, [&] {{ {late} }})" if looking or early or late else "Nothing{}"
-        lines.append(f"    all.step<{_class(step)}, {step.tiles}{', 1' if behind and index else ''}>({then});")
+        apart = bool(step.cut and index + 1 < len(plan.steps) and plan.steps[index + 1].cut)
+        lines.append(f"    all.step<{_class(step)}, {step.tiles}, {behind if index else 0}, {str(apart).lower()}>({then});")
         drops = [f"all.drop<{_class(one)}, {one.tiles}>();" for one in plan.steps[1 : distance + 1 - behind]]
         lines += [] if index else [f"    if (all.failed()) {{ {' '.join([*drops, 'return;'])} }}", "    all.clear_next();"]
     lines += ["    all.end();", "}", ""]
@@ -336,7 +338,7 @@ def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[di
 
     A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
     """
-    work = _work(steps) + -(-(len(steps) + 1) * 8 // 128) * 128  # and a barrier a step, for weights that come in blocks
+    work = _work(steps)[1] + -(-(len(steps) + 1) * 8 // 128) * 128  # and a barrier a step, for weights that come in blocks
     sizes = [_held(step) for step in steps]
     for distance in range(min(ahead, len(steps)), 0, -1):
         places, next_place = [], work
@@ -357,9 +359,18 @@ def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[di
     return {}, 0, work
 
 
-def _work(steps: Sequence[Step]) -> int:
-    """Bytes of shared memory that the steps themselves take, one after another."""
-    return -(-max(step.shared for step in steps) // 128) * 128
+def _work(steps: Sequence[Step]) -> tuple[tuple[int, int], int]:
+    """Where sums and patches of the steps' convolutions lie in shared memory, and bytes that they and the other steps take.
+
+    Nobody reads sums where another step's patch or table is written: no barrier is needed between the two.
+    """
+    cuts = {step.name: step.cut for step in steps if step.cut}
+    tables = {step.name: step.parts["OFFSETS"] for step in steps if step.cut}
+    adding = {name: cut.tile.warps_k * cut.tile.y * cut.tile.x * cut.tile.n * 4 for name, cut in cuts.items()}
+    sums = max(tables.values(), default=0)
+    patch = sums + max(adding.values(), default=0)
+    sizes = [patch + step.shared - tables[step.name] - adding[step.name] if step.cut else step.shared for step in steps]
+    return (sums, patch), -(-max(sizes) // 128) * 128
 
 
 def _held(step: Step) -> int:

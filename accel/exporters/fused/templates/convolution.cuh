@@ -29,8 +29,8 @@ struct Convolution {
     static_assert(MINE_M * L::WARPS_M == FRAGMENTS_M && MINE_N * L::WARPS_N == FRAGMENTS_N);
 
     // Shared memory: offsets of the K steps, sums of the warps, the patch.
-    static constexpr int TABLE = 0, SUMS = TABLE + L::WARPS_K * L::CHUNKS * TABLE_ROW;
-    static constexpr int PATCH = SUMS + L::WARPS_K * PAIRS * 8;
+    static constexpr int TABLE = 0, SUMS = L::SUMS, PATCH = L::PATCH;
+    static_assert(SUMS >= TABLE_PIECES * 16 && PATCH >= SUMS + L::WARPS_K * PAIRS * 8);
 
     MEMBER int counter_of(int tile) { return tile % PIXEL_TILES; }
 

@@ -76,13 +76,14 @@ struct Flow {
     }
 
     // The tiles of one step that are this CTA's; `then` fetches weights of a later one. BEHIND: groups fewer that are under way by then.
-    template <class Layer, int TILES, int BEHIND = 0, class Then>
+    // APART: the next step writes to shared memory, until its first sync, only where nobody reads behind this one's last.
+    template <class Layer, int TILES, int BEHIND = 0, bool APART = false, class Then>
     INLINE void step(Then then) {
         if (cta() < TILES) {
             if constexpr (DISTANCE > 0 && !BULK) copies_left<DISTANCE - 1 - BEHIND>();
             Layer::template compute<(DISTANCE > 0), LOOK_FIRST>(run, cta(), then);
             if constexpr (TILES > CTAS) more<Layer, TILES>();
-            sync();  // before the next step writes over this one's shared memory
+            if constexpr (!APART) sync();  // before the next step writes over this one's shared memory
         } else {
             then.looking(), then.early(), then.late();
         }
