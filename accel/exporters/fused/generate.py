@@ -282,7 +282,9 @@ def _link(plan: Plan, of: Sequence[int]) -> tuple[str, Kernel]:
 def link(plan: Plan, index: int) -> tuple[str, Kernel]:
     """The source of one kernel of the chain, to be compiled by itself, and its launch."""
     text, kernel = _link(plan, (index,))
-    return "\n".join([*_templates(plan, "chain"), _struct(plan, Written("chain", text, (kernel,), STATE_BYTES))(plan.steps[index]), text]), kernel
+    return "\n".join(
+        [*_templates(plan, "chain"), _struct(plan, Written("chain", text, (kernel,), STATE_BYTES))(plan.steps[index]), text]
+    ), kernel
 
 
 def _grid(plan: Plan) -> Written:

@@ -62,7 +62,7 @@ def _parts(step: Step, pixels: tuple[Array, Array] | None) -> Mapping[str, npt.N
     parts = {
         "WEIGHTS": fragments(gemm(layer, step.cut), step.cut),
         "BIAS": _longer(layer.bias, step.cut.channel_tiles * step.cut.tile.n),
-        "OFFSETS": offsets(layer, step.cut),
+        "OFFSETS": k_offsets(layer, step.cut),
     }
     if "AIMS" in step.parts:
         parts["AIMS"] = aims(layer, step.cut)
@@ -109,7 +109,7 @@ def fragments(b: npt.NDArray[np.float16], cut: Cut) -> npt.NDArray[np.float16]:
     return even.reshape(-1, cut.loads, 2, 32, 4).transpose(0, 1, 3, 2, 4)
 
 
-def offsets(layer: Convolution, cut: Cut) -> npt.NDArray[np.int32]:
+def k_offsets(layer: Convolution, cut: Cut) -> npt.NDArray[np.int32]:
     """Warps along K × chunks × K steps, padded to four: bytes from a pixel's row in the patch to what the step reads, by tap and channels.
 
     A step beyond the last has weights of zero; it reads what step 0 reads, which is there and belongs to the same output.

@@ -52,18 +52,22 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One layer's tile, or (no layer) a field of Flow."""
+    """One layer's tile, or (no layer) a field of Flow, or several that make sense together."""
 
     layer: str | None
     tile: Tile | None = None
     field: str = ""
     value: int = 0
+    more: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {self.field: self.value, **dict(self.more)}
 
     def of(self, way: Way) -> Way:
         if self.layer is not None and self.tile is not None:
             return way.with_(self.layer, self.tile)
-        changed: dict[str, Any] = {self.field: self.value}
-        return dataclasses.replace(way, flow=dataclasses.replace(way.flow, **changed))
+        return dataclasses.replace(way, flow=dataclasses.replace(way.flow, **self.fields))
 
     def is_in(self, way: Way) -> bool:
         return self.of(way) == way
@@ -121,9 +125,7 @@ class TunedGrid:
                 for one, us in told
                 if one.change.layer is not None and one.change.tile is not None
             ],
-            "tried_flow": [
-                {one.change.field: one.change.value, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None
-            ],
+            "tried_flow": [{**one.change.fields, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None],
         }
 
 
@@ -184,8 +186,12 @@ def _way(plan: Plan) -> Way:
 def flows(plan: Plan) -> list[list[Change]]:
     """Other orders of work, those of one field together. Fewer steps ahead than FURTHEST_AHEAD where no more weights have room."""
     aheads = sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
-    values: dict[str, list[int]] = {"ahead": list(aheads), "fetch_late": [False, True], "look_first": [False, True]}
-    return [[Change(None, field=field, value=value) for value in of] for field, of in values.items()]
+    fetching = [Change(None, field="fetch_late", value=value) for value in (False, True)]
+    fetching.append(Change(None, field="fetch_looking", value=True))
+    for more in ((), (("fetch_late", True),), (("fetch_looking", True),)):
+        fetching.append(Change(None, field="blocks", value=True, more=more))
+    looking = [Change(None, field="look_first", value=value) for value in (False, True)]
+    return [[Change(None, field="ahead", value=value) for value in aheads], fetching, looking]
 
 
 def candidates_of(network: Network, start: Way, sms: int) -> dict[str, list[Tile]]:

@@ -150,7 +150,7 @@ class TestWhatTheEmulatorFinds:
             ("chain", "data", "if constexpr (!POLLS) copies_arrived();", "", "nobody wrote"),
             ("chain", "data", "sync();\n        then.early();", "then.early();", "shared memory"),
             ("grid", "data", "missing = missing || !arrived(values[i]);", "missing = false;", "second: nan"),
-            ("grid", "data", "sync();  // before", "// before", "a race in shared memory"),
+            ("grid", "data", "if constexpr (!APART) sync();", "", "a race in shared memory"),
             ("grid", "counters", "y + SPAN_Y, P::OUT_HEIGHT", "y + SPAN_Y - 2, P::OUT_HEIGHT", "without having waited|second: nan"),
         ],
     )

@@ -44,7 +44,7 @@ struct Convolution {
     static constexpr int AIMED_PAIRS = ceil_div(PAIRS, THREADS), AIM_LOADS = ceil_div(MINE + AIMED_PAIRS, 4);
 
     // What waits in shared memory from SLOT on: weights, unless they come in chunks; aims; where BULK, the table of K offsets and biases.
-    static constexpr int HELD = L::CHUNKS == 1 ? LOADS : 0, SLOT_WARPS = BULK ? SHARE / 32 : WARPS;
+    static constexpr int SLOT = larger(L::SLOT, 0), HELD = L::CHUNKS == 1 ? LOADS : 0, SLOT_WARPS = BULK ? SHARE / 32 : WARPS;
     static constexpr int WEIGHT_BYTES = HELD * SLOT_WARPS * 512, AIM_BYTES = AIMED ? AIM_LOADS * THREADS * 16 : 0;
     static constexpr int OFFSETS_AT = WEIGHT_BYTES + AIM_BYTES, BIAS_AT = OFFSETS_AT + TABLE_PIECES * 16, BLOCK = BIAS_AT + L::TILE_N * 4;
 
@@ -87,8 +87,8 @@ struct Convolution {
     }
 
     // A thread's weights and aims in shared memory; further ones are 512 bytes apart.
-    MEMBER Address weights_at() { return shared_memory() + L::SLOT + (warp() % SLOT_WARPS * LOADS * 32 + lane()) * 16; }
-    MEMBER Address aims_at() { return shared_memory() + L::SLOT + WEIGHT_BYTES + (warp() * AIM_LOADS * 32 + lane()) * 16; }
+    MEMBER Address weights_at() { return shared_memory() + SLOT + (warp() % SLOT_WARPS * LOADS * 32 + lane()) * 16; }
+    MEMBER Address aims_at() { return shared_memory() + SLOT + WEIGHT_BYTES + (warp() * AIM_LOADS * 32 + lane()) * 16; }
 
     // What a tile needs of the weights' file on its way to shared memory: in blocks, or each thread copies what it will itself read.
     MEMBER void fetch_ahead(const Run& run, int tile) {
@@ -105,7 +105,7 @@ struct Convolution {
     }
 
     MEMBER void fetch_blocks(const Run& run, int tile) {
-        const Address to = shared_memory() + L::SLOT, barrier = shared_memory() + L::BARRIER;
+        const Address to = shared_memory() + SLOT, barrier = shared_memory() + L::BARRIER;
         const int channels = tile / PIXEL_TILES, pixels = tile % PIXEL_TILES;
         before_blocks();
         expect(barrier, BLOCK);
@@ -137,7 +137,7 @@ struct Convolution {
     template <bool AHEAD>
     MEMBER void prepare_rest(const Run& run, int tile, Prepared& ready) {
         constexpr bool IN_BLOCK = AHEAD && BULK && L::SLOT >= 0;
-        const Address slot = shared_memory() + L::SLOT;
+        const Address slot = shared_memory() + SLOT;
         if constexpr (OFFSETS_HELD) {
             const int first = warp() % L::WARPS_K * TABLE_ROW;
 #pragma unroll
