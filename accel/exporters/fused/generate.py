@@ -14,6 +14,7 @@ from accel.exporters.fused.network import INPUT, Array, Network, Pool
 from accel.exporters.fused.pack import pack
 from accel.exporters.fused.plan import Plan, Step, Tuning, make
 from accel.exporters.fused.program import SCHEDULES, Kernel, Program, Schedule
+from accel.exporters.fused.ring import FURTHEST_AHEAD, hold_weights, work
 from accel.exporters.fused.tiles import THREADS
 
 PARAMETERS = "const unsigned char* image, const unsigned char* weights, unsigned char* arena, float* logits, unsigned int* state"
@@ -21,10 +22,6 @@ STATE_BYTES = 256
 """Of a chain, which waits for nothing itself."""
 COUNTER_WORDS = 8
 """From a counter of the grid to the next: a sector of the L2 each."""
-FURTHEST_AHEAD = 3
-"""Steps that the grid fetches weights ahead, where they fit."""
-GRID_SHARED = 227 * 1024
-"""Bytes a CTA of sm_90, of which the grid has one an SM."""
 Waiting = Literal["data", "counters"]
 PRELUDE = ("primitives", "common")
 TEMPLATES = {"convolution": ("image", "convolution"), "windows": ("windows",), "head": ("head",)}
@@ -39,9 +36,10 @@ class Flow:
 
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
-            input is there. fetch_looking: they are sent for while the next step waits for its input (where they are fetched two
-            steps ahead or more; then fetch_late does not count). look_first: a step looks at its input before it prepares the rest. blocks: one thread sends for a step's
-            weights, biases and tables (cp.async.bulk, from compute capability 9.0 on; before, each thread copies its own all the same).
+            input is there. fetch_looking: they are sent for while the next step waits for its input (where they are fetched two steps
+            ahead or more; then fetch_late does not count). look_first: a step looks at its input before it prepares the rest.
+        blocks: one thread sends for a step's weights, biases and tables (cp.async.bulk, from compute capability 9.0 on; before, each
+            thread copies its own all the same).
     """
 
     ahead: int = FURTHEST_AHEAD
@@ -181,13 +179,13 @@ def _templates(plan: Plan, last: str, blocks: bool = False) -> Iterator[str]:
 
 def _struct(plan: Plan, way: Written) -> Callable[[Step], str]:
     numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
-    barriers = _work(plan.steps)[1]
+    barriers = work(plan.steps)[1]
 
     def written(step: Step) -> str:
         constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
         if step.cut:
             constants["SLOT"] = way.slots.get(step.name, -1)
-            constants["SUMS"], constants["PATCH"] = _work(plan.steps)[0] if way.template == "flow" else _work([step])[0]
+            constants["SUMS"], constants["PATCH"] = work(plan.steps)[0] if way.template == "flow" else work([step])[0]
             constants["BARRIER"] = barriers + 8 * numbers[step.name]
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
         base = _window(step, plan) if step.kind == "windows" else ""
@@ -314,7 +312,7 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
         f"    Flow<{ctas}, {plan.arena_bytes}, {distance}, {str(flow.look_first).lower()}> all;",
         "    all.begin(Run{image, weights, arena, logits, state});",
-        *([f"    all.make_barriers<{_work(plan.steps)[1]}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
+        *([f"    all.make_barriers<{work(plan.steps)[1]}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
     ]
     behind = int(flow.fetch_looking and distance > 1)
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
@@ -333,55 +331,6 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
     words = -(-(32 + ctas) // 64) * 64
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
     return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.blocks and bool(slots))
-
-
-def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[dict[str, int], int, int]:
-    """Where in shared memory the weights of steps wait: step → offset, how many steps ahead they are fetched, and bytes of a CTA in all.
-
-    A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
-    """
-    work = _work(steps)[1] + -(-(len(steps) + 1) * 8 // 128) * 128  # and a barrier a step, for weights that come in blocks
-    sizes = [_held(step) for step in steps]
-    for distance in range(min(ahead, len(steps)), 0, -1):
-        places, next_place = [], work
-        for size in sizes:
-            place = next_place if next_place + size <= GRID_SHARED else work
-            places.append(place)
-            next_place = place + size
-        spans = [range(place, place + size) for place, size in zip(places, sizes, strict=True)]
-        # While step s computes, the weights of s + 1 … s + distance are there or under way.
-        apart = all(
-            not (spans[a] and spans[b]) or spans[a].stop <= spans[b].start or spans[b].stop <= spans[a].start
-            for a in range(len(steps))
-            for b in range(a + 1, min(a + distance, len(steps)))
-        )
-        if apart and all(span.stop <= GRID_SHARED for span in spans):
-            held = {step.name: place for step, place, size in zip(steps, places, sizes, strict=True) if size}
-            return held, distance, max(span.stop for span in spans)
-    return {}, 0, work
-
-
-def _work(steps: Sequence[Step]) -> tuple[tuple[int, int], int]:
-    """Where sums and patches of the steps' convolutions lie in shared memory, and bytes that they and the other steps take.
-
-    Nobody reads sums where another step's patch or table is written: no barrier is needed between the two.
-    """
-    cuts = {step.name: step.cut for step in steps if step.cut}
-    tables = {step.name: step.parts["OFFSETS"] for step in steps if step.cut}
-    adding = {name: cut.tile.warps_k * cut.tile.y * cut.tile.x * cut.tile.n * 4 for name, cut in cuts.items()}
-    sums = max(tables.values(), default=0)
-    patch = sums + max(adding.values(), default=0)
-    sizes = [patch + step.shared - tables[step.name] - adding[step.name] if step.cut else step.shared for step in steps]
-    return (sums, patch), -(-max(sizes) // 128) * 128
-
-
-def _held(step: Step) -> int:
-    """Bytes that are fetched ahead of a step: weights, unless they come in chunks, aims, and in blocks K offsets and biases."""
-    if step.cut is None:
-        return 0
-    weights = step.cut.loads * THREADS * 16 if step.cut.tile.chunks == 1 else 0
-    found = weights + step.parts.get("AIMS", 0) // step.cut.pixel_tiles + step.parts["OFFSETS"] + step.cut.tile.n * 4
-    return -(-found // 128) * 128
 
 
 def _counters(step: Step) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from accel.device import nvrtc
 from accel.errors import AccelError
-from accel.exporters.fused import generate, pack, tiles
+from accel.exporters.fused import generate, pack, ring, tiles
 from accel.exporters.fused.chains import Part, median, opened
 from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.network import Convolution, Network
@@ -180,12 +180,12 @@ def tune_grid(
 
 def _way(plan: Plan) -> Way:
     found = tuple((step.layer_names[-1], step.cut.tile) for step in plan.steps if step.cut)
-    return Way(found, Flow(ahead=generate.hold_weights(plan.steps)[1]))
+    return Way(found, Flow(ahead=ring.hold_weights(plan.steps)[1]))
 
 
 def flows(plan: Plan) -> list[list[Change]]:
     """Other orders of work, those of one field together. Fewer steps ahead than FURTHEST_AHEAD where no more weights have room."""
-    aheads = sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
+    aheads = sorted({ring.hold_weights(plan.steps, ahead)[1] for ahead in range(ring.FURTHEST_AHEAD + 1)})
     fetching = [Change(None, field="fetch_late", value=value) for value in (False, True)]
     fetching.append(Change(None, field="fetch_looking", value=True))
     for more in ((), (("fetch_late", True),), (("fetch_looking", True),)):

@@ -13,12 +13,13 @@ from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import Build, odd, plain, shortcut, student
 
 from accel.device import nvrtc
-from accel.exporters.fused import generate, pack
-from accel.exporters.fused.generate import Flow, hold_weights
+from accel.exporters.fused import generate, pack, ring
+from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.network import INPUT, Convolution, Network
 from accel.exporters.fused.pack import aims, k_offsets
 from accel.exporters.fused.plan import Step, make
 from accel.exporters.fused.program import TIMED_OUT, Program
+from accel.exporters.fused.ring import hold_weights
 from accel.exporters.fused.tiles import patch_of
 
 emulated = pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
@@ -52,11 +53,11 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
     """So little shared memory that weights come where those of a step before have just been read."""
     steps = make(of_six(), sms=132).steps
     _, distance, shared = hold_weights(steps)
-    assert distance == generate.FURTHEST_AHEAD
+    assert distance == ring.FURTHEST_AHEAD
     for size in range(shared, 0, -128):
-        monkeypatch.setattr(generate, "GRID_SHARED", size)
+        monkeypatch.setattr(ring, "GRID_SHARED", size)
         if hold_weights(steps)[1] < distance:
-            monkeypatch.setattr(generate, "GRID_SHARED", size + 128)
+            monkeypatch.setattr(ring, "GRID_SHARED", size + 128)
             return
 
 
@@ -71,7 +72,7 @@ def overlaid(network: Network) -> bool:
     """Whether weights of a step come where those of the step lie that computes meanwhile."""
     plan = make(network, sms=132)
     places, distance, _ = hold_weights(plan.steps)
-    spans = [(places[step.name], places[step.name] + generate._held(step)) for step in plan.steps if step.cut]
+    spans = [(places[step.name], places[step.name] + ring.held_bytes(step)) for step in plan.steps if step.cut]
     return any(a[0] < b[1] and b[0] < a[1] for a, b in zip(spans, spans[distance:], strict=False))
 
 
@@ -268,4 +269,4 @@ def test_blocks_compile_without_a_spill_and_where_there_are_none_are_left_out(ca
     compiled = nvrtc.compile(program.source, "grid.cu", capability)
     assert compiled.kernels["grid"].spills == 0
     assert compiled.kernels["grid"].registers <= 255
-    assert program.kernels[0].shared <= generate.GRID_SHARED
+    assert program.kernels[0].shared <= ring.GRID_SHARED

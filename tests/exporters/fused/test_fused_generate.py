@@ -11,11 +11,12 @@ import pytest
 from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, shortcut, student
 
 from accel.errors import UnsupportedOperator, UsageError
-from accel.exporters.fused.generate import GRID_SHARED, generate, hold_weights
+from accel.exporters.fused.generate import generate
 from accel.exporters.fused.network import INPUT, Convolution, Network
 from accel.exporters.fused.pack import fragments
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.program import ARENA_ALIGNMENT
+from accel.exporters.fused.ring import GRID_SHARED, hold_weights
 from accel.exporters.fused.tiles import REGISTERS, SHARED, Tile, cut
 
 NETWORKS = (plain, odd, convolutional, last_is_a_convolution)

@@ -19,7 +19,7 @@ from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import plain, student
 
 from accel.device import nvrtc
-from accel.exporters.fused import generate, tuning_grid
+from accel.exporters.fused import generate, ring, tuning_grid
 from accel.exporters.fused.chains import TURNS
 from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.pack import pack
@@ -206,7 +206,7 @@ def test_a_grids_weights_are_those_of_its_plan(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
 @pytest.mark.parametrize("blocks", [False, True], ids=["copies", "blocks"])
 @pytest.mark.parametrize("fetch", ["fetch_early", "fetch_late", "fetch_looking"])
-@pytest.mark.parametrize("ahead", range(generate.FURTHEST_AHEAD + 1))
+@pytest.mark.parametrize("ahead", range(ring.FURTHEST_AHEAD + 1))
 def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ahead: int, fetch: str, blocks: bool, tmp_path: Path) -> None:
     network = plain()
     start = tuning_grid._way(make(network, sms=5))
@@ -218,7 +218,7 @@ def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ah
     flow = Flow(ahead, fetch == "fetch_late", fetch == "fetch_looking", look_first, blocks)
     program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=flow)
     assert ("all.make_barriers<" in program.source) is (blocks and ahead > 0)
-    distance = generate.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
+    distance = ring.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
     assert f", {distance}, {str(look_first).lower()}> all;" in program.source
     emulator = Emulator(program, tmp_path)
     image = np.random.default_rng(ahead).standard_normal((1, 3, 12, 12)).astype(np.float16)

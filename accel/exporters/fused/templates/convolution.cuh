@@ -104,10 +104,10 @@ struct Convolution {
         for (int i = 0; i < (AIMED ? AIM_LOADS : 0); i++) copy_weights16(aims_at() + i * 512, aims + i * 512);
     }
 
+    // No before_blocks(): what was in their place came by blocks too and was only read; it would wait for the look that is on its way.
     MEMBER void fetch_blocks(const Run& run, int tile) {
         const Address to = shared_memory() + SLOT, barrier = shared_memory() + L::BARRIER;
         const int channels = tile / PIXEL_TILES, pixels = tile % PIXEL_TILES;
-        before_blocks();
         expect(barrier, BLOCK);
         if constexpr (AIMED) copy_block(to + WEIGHT_BYTES, run.weights + L::AIMS + pixels * AIM_BYTES, AIM_BYTES, barrier);
         copy_block(to + OFFSETS_AT, run.weights + L::OFFSETS, TABLE_PIECES * 16, barrier);
@@ -204,7 +204,8 @@ struct Convolution {
         }
         Address rows[MINE_M];
         rows_of(rows);
-        const Address added = sums_at(shared), result = shared + SUMS + thread() * 8;
+        Address added = sums_at(shared), result = shared + SUMS + thread() * 8;
+        computed(added), computed(result);
         if constexpr (OFFSETS_HELD && MINE_M == 1) add_row(ready.table, rows[0]);
         then.looking();
         if constexpr (L::SOURCE != ARENA) gather_image<L>(run, shared + PATCH, first_y(tile), first_x(tile));
@@ -332,9 +333,7 @@ struct Convolution {
     MEMBER Address sums_at(Address shared) {
         const int along_k = warp() % L::WARPS_K, along_n = warp() / L::WARPS_K % L::WARPS_N, along_m = warp() / L::WARPS_K / L::WARPS_N;
         const int fragment = along_m * MINE_M * FRAGMENTS_N + along_n * MINE_N;
-        Address at = shared + SUMS + along_k * PAIRS * 8 + (fragment * 32 + lane()) * 16;
-        computed(at);
-        return at;
+        return shared + SUMS + along_k * PAIRS * 8 + (fragment * 32 + lane()) * 16;
     }
 
     template <int N>
