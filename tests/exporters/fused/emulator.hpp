@@ -23,7 +23,7 @@
 #include <ucontext.h>
 
 #define FUSED_EMULATED
-constexpr bool HAS_BLOCKS = true;
+#define HAS_BLOCKS true
 #define __device__
 #define __global__
 #define __forceinline__ inline

@@ -128,9 +128,9 @@ INLINE void computed(Word& v) { asm volatile("" : "+r"(v)); }
 INLINE void computed(unsigned char*& v) { asm volatile("" : "+l"(v)); }
 
 #if __CUDA_ARCH__ >= 900
-constexpr bool HAS_BLOCKS = true;  // copy_block, and what counts its bytes
+#define HAS_BLOCKS true  // copy_block, and what counts its bytes
 #else
-constexpr bool HAS_BLOCKS = false;
+#define HAS_BLOCKS false
 #endif
 
 INLINE void sync() { __syncthreads(); }
