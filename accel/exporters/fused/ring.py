@@ -21,22 +21,31 @@ def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[di
     first = work(steps)[1] + -(-(len(steps) + 1) * 8 // 128) * 128  # and a barrier a step, for weights that come in blocks
     sizes = [held_bytes(step) for step in steps]
     for distance in range(min(ahead, len(steps)), 0, -1):
-        places, next_place = [], first
-        for size in sizes:
-            place = next_place if next_place + size <= GRID_SHARED else first
-            places.append(place)
-            next_place = place + size
-        spans = [range(place, place + size) for place, size in zip(places, sizes, strict=True)]
-        # While step s computes, the weights of s + 1 … s + distance are there or under way.
-        apart = all(
-            not (spans[a] and spans[b]) or spans[a].stop <= spans[b].start or spans[b].stop <= spans[a].start
-            for a in range(len(steps))
-            for b in range(a + 1, min(a + distance, len(steps)))
-        )
-        if apart and all(span.stop <= GRID_SHARED for span in spans):
-            held = {step.name: place for step, place, size in zip(steps, places, sizes, strict=True) if size}
-            return held, distance, max(span.stop for span in spans)
+        for places in (_in_a_row(sizes, first), _at_both_ends(sizes, first)):
+            spans = [range(place, place + size) for place, size in zip(places, sizes, strict=True)]
+            # While step s computes, the weights of s + 1 … s + distance are there or under way.
+            apart = all(
+                not (spans[a] and spans[b]) or spans[a].stop <= spans[b].start or spans[b].stop <= spans[a].start
+                for a in range(len(steps))
+                for b in range(a + 1, min(a + distance, len(steps)))
+            )
+            if apart and all(first <= span.start and span.stop <= GRID_SHARED for span in spans):
+                held = {step.name: place for step, place, size in zip(steps, places, sizes, strict=True) if size}
+                return held, distance, max(span.stop for span in spans)
     return {}, 0, first
+
+
+def _in_a_row(sizes: Sequence[int], first: int) -> list[int]:
+    places, next_place = [], first
+    for size in sizes:
+        places.append(next_place if next_place + size <= GRID_SHARED else first)
+        next_place = places[-1] + size
+    return places
+
+
+def _at_both_ends(sizes: Sequence[int], first: int) -> list[int]:
+    """In turn, so that two of any size are apart that have room together."""
+    return [(GRID_SHARED - size) // 128 * 128 if index % 2 else first for index, size in enumerate(sizes)]
 
 
 def work(steps: Sequence[Step]) -> tuple[tuple[int, int], int]:

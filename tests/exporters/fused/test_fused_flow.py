@@ -76,6 +76,23 @@ def overlaid(network: Network) -> bool:
     return any(a[0] < b[1] and b[0] < a[1] for a, b in zip(spans, spans[distance:], strict=False))
 
 
+def test_two_large_blocks_of_weights_have_room_behind_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a row the third would begin where the first was, and end in the second."""
+    build = Build(3, 8, 8).conv("stem", 64, 3, 1, 1).conv("small", 16, 3, 1, 1, source="stem")
+    for name in ("large", "larger", "largest"):
+        build.conv(name, 16, 3, 1, 1, source="stem", residual=build.layers[-1].name)
+    steps = make(build.pool("pool", "average").linear("classifier", 10).network(), sms=132).steps
+    sizes = {"small": 1024, "large": 3072, "larger": 3072, "largest": 3072}
+    monkeypatch.setattr(ring, "held_bytes", lambda step: sizes.get(step.name, 0))
+    monkeypatch.setattr(ring, "GRID_SHARED", ring.work(steps)[1] + 128 + 6144)
+    places, distance, shared = hold_weights(steps)
+    assert distance == 2
+    assert shared <= ring.GRID_SHARED
+    in_order = [range(places[name], places[name] + size) for name, size in sizes.items()]
+    assert all(a.stop <= b.start or b.stop <= a.start for a, b in itertools.pairwise(in_order))
+    assert min(places.values()) >= ring.work(steps)[1] + 8 * (len(steps) + 1)
+
+
 # Bits.
 
 
