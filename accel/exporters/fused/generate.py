@@ -38,6 +38,7 @@ class Flow:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
             input is there. fetch_looking: they are sent for while the next step waits for its input (where they are fetched two steps
             ahead or more; then fetch_late does not count). look_first: a step looks at its input before it prepares the rest.
+        pause: cycles of an SM in front of a step's first look, so that it does not come before its data.
         blocks: one thread sends for a step's weights, biases and tables (cp.async.bulk, from compute capability 9.0 on; before, each
             thread copies its own all the same).
     """
@@ -46,6 +47,7 @@ class Flow:
     fetch_late: bool = False
     fetch_looking: bool = False
     look_first: bool = True
+    pause: int = 0
     blocks: bool = False
 
 
@@ -185,6 +187,7 @@ def _struct(plan: Plan, way: Written) -> Callable[[Step], str]:
         constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
         if step.cut:
             constants["SLOT"] = way.slots.get(step.name, -1)
+            constants["PAUSE"] = way.pause
             constants["SUMS"], constants["PATCH"] = work(plan.steps)[0] if way.template == "flow" else work([step])[0]
             constants["BARRIER"] = barriers + 8 * numbers[step.name]
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
@@ -231,6 +234,7 @@ class Written:
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
     blocks: bool = False
+    pause: int = 0
 
 
 def _chain(plan: Plan) -> Written:
@@ -330,7 +334,7 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     words = -(-(32 + ctas) // 64) * 64
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.blocks and bool(slots))
+    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.blocks and bool(slots), flow.pause)
 
 
 def _counters(step: Step) -> int:

@@ -31,6 +31,8 @@ EACH = 5
 """Other cuts of a layer a round."""
 CUTS = 21
 """Cuts of a layer in all rounds, the model's choice among them."""
+PAUSES = (100, 200, 400)
+"""Cycles in front of a first look that are tried."""
 LAST_S = 1.0
 """Of the time, which is kept for what comes behind the rounds, beside one compilation."""
 
@@ -191,6 +193,7 @@ def flows(plan: Plan) -> list[list[Change]]:
     for more in ((), (("fetch_late", True),), (("fetch_looking", True),)):
         fetching.append(Change(None, field="blocks", value=True, more=more))
     looking = [Change(None, field="look_first", value=value) for value in (False, True)]
+    looking += [Change(None, field="pause", value=value, more=(("look_first", False),)) for value in PAUSES]
     return [[Change(None, field="ahead", value=value) for value in aheads], fetching, looking]
 
 

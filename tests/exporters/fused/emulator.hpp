@@ -502,6 +502,7 @@ inline void hand_on4(void* to, Word v) {
 inline Word load_relaxed(const Word* word) { return *word; }
 inline void store_relaxed(Word* word, Word v) { *word = v; }
 inline Word cycles() { return static_cast<Word>(emulator::machine.clock / 500000); }
+inline void pause(Word) {}
 inline unsigned long long nanoseconds() { return emulator::machine.clock; }
 
 // Clusters: all CTAs of the launch are one.

@@ -91,7 +91,7 @@ def test_how_far_ahead_weights_are_fetched_is_a_change_like_others() -> None:
     found = script.search(flows=[[Change(None, field="ahead", value=value) for value in range(4)], late])
     assert (found.way.flow, dict(found.way.tiles)["one"]) == (Flow(3), C)
     told = found.to_dict()
-    assert told["flow"] == {"ahead": 3, "fetch_late": False, "fetch_looking": False, "look_first": True, "blocks": False}
+    assert told["flow"] == {"ahead": 3, "fetch_late": False, "fetch_looking": False, "look_first": True, "pause": 0, "blocks": False}
     tried = [{name: one[name] for name in one if name not in ("us", "own_us")} for one in told["tried_flow"]]
     assert tried == [
         {"ahead": 0, "kept": False},
@@ -215,8 +215,9 @@ def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ah
     for layer, tiles in candidates.items():
         way = way.with_(layer, tiles[ahead])
     look_first = (fetch == "fetch_late") is (ahead < 2)
-    flow = Flow(ahead, fetch == "fetch_late", fetch == "fetch_looking", look_first, blocks)
+    flow = Flow(ahead, fetch == "fetch_late", fetch == "fetch_looking", look_first, 100 * ahead, blocks)
     program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=flow)
+    assert f"static constexpr int PAUSE = {100 * ahead};" in program.source
     assert ("all.make_barriers<" in program.source) is (blocks and ahead > 0)
     distance = ring.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
     assert f", {distance}, {str(look_first).lower()}> all;" in program.source

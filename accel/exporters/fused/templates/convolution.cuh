@@ -298,11 +298,13 @@ struct Convolution {
         }
     }
 
-    // Where POLLS: a first look at the input before `prepare`, which then costs no time of its own.
+    // Where POLLS: the first look at the input, in front of `prepare_rest`, which then costs no time of its own, or behind it. One that
+    // comes before its data takes the L2's time from those behind it, and the next begins only when it is back: hence PAUSE.
     MEMBER void ask(const Run& run, int tile, const Prepared& ready, Copies& copies) {
         if constexpr (L::SOURCE == ARENA) {
             const unsigned char* input = (POLLS ? run.exchange : run.arena) + L::INPUT;
             aim(copies, ready, tile, 0);
+            if constexpr (L::PAUSE > 0) pause(L::PAUSE);
             look(input, copies.from, copies.values);
         }
     }

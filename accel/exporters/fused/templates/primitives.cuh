@@ -211,6 +211,10 @@ INLINE Word cycles() {  // of this SM, for measurements
     asm volatile("mov.u32 %0, %clock;" : "=r"(t)::"memory");
     return t;
 }
+INLINE void pause(Word length) {  // in cycles
+    const Word start = cycles();
+    while (cycles() - start < length) {}
+}
 INLINE unsigned long long nanoseconds() {
     unsigned long long t;
     asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
