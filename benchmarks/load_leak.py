@@ -7,7 +7,8 @@ anew. Memory is read after every hundredth part. The first fifth settles (alloca
 growth per cycle is the slope of a straight line through the readings, and what may be left at the end is the limit. With `--bare` as many
 cycles of ONNX Runtime alone follow, on the CPU in a process of its own: what it grows by is not ours to mend.
 
-Wanted is less than 1 KiB a cycle, and less than 8 MiB in all after the first fifth; with `--check` more is exit code 3.
+Wanted is less than 1 KiB a cycle, and less than 8 MiB in all after the first fifth; with `--check` more is exit code 3. Interrupted, it
+judges and keeps what it has read, says how far it came, and ends with 130.
 """
 
 from __future__ import annotations
@@ -35,25 +36,38 @@ LIMIT_BYTES, LIMIT_MIB = 1024, 8.0
 PAGE = 4096
 FILE = "onnx-fp32/model.onnx"
 KINDS, ALONE = ("rss", "gpu"), "rss of onnxruntime alone"
+Taken = dict[str, list[tuple[int, float]]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     began = time.monotonic()
-    taken = cycle(options.bundle, options.cycles, options.device, options.runtime)
-    if options.bare:
+    taken: Taken = {}
+    interrupted = False
+    try:
+        cycle(options.bundle, options.cycles, options.device, options.runtime, taken)
+    except KeyboardInterrupt:
+        interrupted = True
+    ran = time.monotonic() - began
+    done = max((number for readings in taken.values() for number, _ in readings), default=0)
+    if interrupted:
+        print(f"interrupted: {done} of {options.cycles} cycles were read", file=sys.stderr)
+    if done == 0:
+        return 130
+    if options.bare and not interrupted:
         taken[ALONE] = alone(options.bundle / FILE, options.cycles)
     found = {kind: judged(readings) for kind, readings in taken.items()}
     seconds = round(time.monotonic() - began, 1)
     for kind, result in found.items():
-        print(shown(kind, options.cycles, result))
+        print(shown(kind, done, result))
+    print(f"{1000 * ran / done:.2f} ms a cycle")
     if options.out:
-        plan = {"cycles": options.cycles, "device": options.device, "runtime": options.runtime, "seconds": seconds}
+        plan = {"cycles": options.cycles, "done": done, "device": options.device, "runtime": options.runtime, "seconds": seconds}
         record = {"command": " ".join(sys.argv), "plan": plan, "machine": snapshot(options.device), **found, "readings": taken}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     ours = [result["within"] for kind, result in found.items() if kind in KINDS]
-    return 3 if options.check and not all(ours) else 0
+    return 130 if interrupted else 3 if options.check and not all(ours) else 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -68,10 +82,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def cycle(bundle: Path, cycles: int, device: str = "cpu", runtime: str = "onnxruntime") -> dict[str, list[tuple[int, float]]]:
-    """Load, call and close so many times; by kind (`rss`, on a GPU `gpu`) pairs of the cycle and the MiB that were read after it."""
+def cycle(
+    bundle: Path,
+    cycles: int,
+    device: str = "cpu",
+    runtime: str = "onnxruntime",
+    taken: Taken | None = None,
+) -> Taken:
+    """Load, call and close so many times; by kind (`rss`, on a GPU `gpu`) pairs of the cycle and the MiB that were read after it.
+
+    Args:
+        taken: where the readings are put as they come, so that they are there when it is interrupted.
+    """
     kinds = {"rss": resident_mib} if device == "cpu" else {"rss": resident_mib, "gpu": gpu_reader(device)}
-    taken: dict[str, list[tuple[int, float]]] = {kind: [] for kind in kinds}
+    taken = {} if taken is None else taken
+    taken |= {kind: [] for kind in kinds}
     given = None
     for number in range(1, cycles + 1):
         with accel.load(bundle, runtime, device, threads=1) as engine:

@@ -26,6 +26,7 @@ from accel import device
 from accel.bench import results
 from accel.errors import GateError
 from accel.exporters.fused import exporting
+from accel.exporters.fused.generate import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKS = ("layers", "times", "carveout", "images", "refused", "repeat", "threads", "crowded")
@@ -212,6 +213,159 @@ def test_a_kernel_that_does_nothing_is_timed_in_every_shape(
     assert shapes == [(one.grid, one.shared, one.cluster, one.cooperative) for one in kernels for _ in range(2)]
     assert json.loads((tmp_path / "launch.json").read_text())["us"] == dict.fromkeys(("nothing between", *fused_launch.SHAPES), 1.0)
     assert len(capsys.readouterr().out.splitlines()) == len(shapes) // 2 + 2
+
+
+@pytest.fixture
+def grid_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_grid_steps
+
+    yield fused_grid_steps
+    del sys.modules["fused_grid_steps"]
+
+
+def canned(module: Any, plan: Any, ctas: int) -> np.ndarray[Any, Any]:
+    """CTAs × threads × stamps: 100 cycles from each to the next, of CTA 3 130, of the last warp 50 more; the counter goes round at 250."""
+    times, place = dict[int, int](), module.stamps.place
+    found = np.zeros((ctas, 2, module.stamps.words(plan)), np.uint32)
+    parts = [span for span in module.spans(plan, ctas) if span.up_to not in ("the step", "the kernel")]
+    for cta in range(ctas):
+        for thread in (0, 1):
+            times = {place("BEGIN"): 2**32 - 250}
+            for span in parts:
+                begin = times.setdefault(span.begin, max(times.values()))
+                times[span.end] = begin + (130 if cta == 3 else 100) + 50 * thread
+            for index, time in times.items():
+                found[cta, thread, index] = time % 2**32
+    found[:, :, place("NANOSECONDS_BEGIN")] = 1000 + 32 * np.arange(ctas)[:, None]
+    found[:, :, place("NANOSECONDS_END")] = 9000 + 64 * np.arange(ctas)[:, None]
+    return found
+
+
+def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
+    grid_steps: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    network = short()
+    plan = grid_steps.make(network, sms=132)
+    ctas = generate(network, "grid").kernels[0].grid
+    assert 3 < plan.steps[0].tiles <= ctas
+    moments, sizes = canned(grid_steps, plan, ctas), list[int]()
+
+    def clocked(arguments: Any) -> None:
+        # The kernel with stamps has more State, and comes first.
+        if len(sizes) < 2 * grid_steps.LAUNCHES:
+            size = generate(network, "grid", timed=True).state_bytes if not sizes else sizes[0]
+            handmade._array(arguments[4], (size,), np.uint8)[-moments.nbytes :] = moments.view(np.uint8).ravel()
+            sizes.append(size)
+
+    monkeypatch.setattr(grid_steps, "LAUNCHES", 3)
+    monkeypatch.setattr(grid_steps, "NETWORKS", {"short": short})
+    monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
+    out = tmp_path / "steps.json"
+    monkeypatch.setattr(sys, "argv", ["fused_grid_steps.py", "--network", "short", "--fetch-late", "--out", str(out)])
+    with installed(TimedDriver({"grid": clocked})) as driver:
+        assert grid_steps.main() == 0
+        assert all(one.cooperative for one in driver.launched)
+        assert len(driver.launched) == 4 * grid_steps.LAUNCHES
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 100
+    assert f"CTAs begin {32 * (ctas - 1)} ns apart and end {64 * (ctas - 1)} ns apart" in said
+    record = json.loads(out.read_text())["networks"]["short"]
+    assert record["flow"]["fetch_late"] is True
+    assert record["timed_us"] == pytest.approx(1 / 3, abs=1e-3)
+    assert record["clocks"]["kernel_ns"] == 8000 + 64 * (ctas - 1)
+    by: dict[str, list[Any]] = {}
+    for row in record["rows"]:
+        by.setdefault(row["step"], []).append(row)
+        if row["up to"] not in ("the step", "the kernel"):
+            has_3 = row["ctas"] > 3
+            assert row["first"] == {"cta_0": 100, "median": 100, "most": 130 if has_3 else 100}, row
+            assert row["last"] == {"cta_0": 150, "median": 150, "most": 180 if has_3 else 150}, row
+    assert list(by) == ["kernel", *(step.name for step in plan.steps)]
+    for number, step in enumerate(plan.steps, 1):
+        *parts, whole = by[step.name]
+        settled = number == 1
+        assert len(parts) == len(grid_steps.stamps.OF_KIND[step.kind]) - 1 + settled
+        assert whole["first"]["cta_0"] == len(parts) * 100
+        assert {row["ctas"] for row in by[step.name]} == {min(step.tiles, ctas)}
+    assert record["sums"]["multiplied"] == {"cta_0": 100 * (len(plan.steps) - 1), "median": 100 * (len(plan.steps) - 1)}
+
+
+def test_a_tuned_grid_is_found_again_in_its_plan(grid_steps: Any) -> None:
+    plans = json.loads((ROOT / "results" / "h200" / "fused" / "tuned.json").read_text())
+    network = grid_steps.NETWORKS["student_a"]()
+    way = grid_steps.tuned(plans["student_a"], network)
+    assert (way.flow.ahead, way.flow.fetch_late, way.flow.look_first) == (2, True, False)
+    steps = {step.layer_names[0]: step for step in grid_steps.make(network, sms=132, tuning=way.tuning).steps}
+    assert len(way.tuning) == 4
+    for layer, tile in way.tuning.items():
+        assert {name: getattr(steps[layer].cut.tile, name) for name in tile} == tile
+    with pytest.raises(SystemExit, match="tiles of 5 layers"):
+        grid_steps.tuned(plans["student_a"], short())
+
+
+@pytest.fixture
+def code_fetch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setattr(sys, "path", [str(ROOT / "benchmarks"), *sys.path])
+    import fused_code_fetch
+
+    yield fused_code_fetch
+    del sys.modules["fused_code_fetch"]
+
+
+def test_straight_code_is_timed_from_the_first_warp_to_the_last_in_every_way(
+    code_fetch: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def running(name: str) -> Callable[[Any], None]:
+        def clocked(arguments: Any) -> None:
+            """Warps begin 3 cycles apart, the counter goes round; each takes 1000 cycles in the first pass and 700 in the second."""
+            out, masks, skips, passes, count = arguments
+            kept = handmade._array(out, (132, 2, 8, 2), np.uint32)
+            launched.append((name, masks, skips, passes, count))
+            for number in range(passes):
+                for warp in (warp for warp in range(8) if masks >> (8 * number + warp) & 1):
+                    begin = 2**32 - 10 + 3 * warp
+                    kept[:, number, warp] = begin % 2**32, (begin + (700 if number else 1000)) % 2**32
+
+        return clocked
+
+    launched: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
+    monkeypatch.setattr(code_fetch, "SIZES", (2, 4))
+    monkeypatch.setattr(code_fetch.measured, "__defaults__", ((2, 4),))
+    monkeypatch.setattr(sys, "argv", ["fused_code_fetch.py", "--out", str(tmp_path / "code.json")])
+    with installed(TimedDriver({name: running(name) for name in code_fetch.KERNELS})) as driver:
+        assert code_fetch.main() == 0
+        assert {(one.grid, one.block, one.shared) for one in driver.launched} == {(ctas, 256, code_fetch.SHARED) for ctas in (1, 132)}
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+    rows = json.loads((tmp_path / "code.json").read_text())["rows"]
+    assert [row["kb"] for row in rows] == [2, 4]
+    assert rows[1]["bytes"] - rows[0]["bytes"] == 2048
+    found = {name: of["cycles"] for name, of in rows[1]["columns"].items()}
+    one, all_of_them, others = 1000, 1021, 718
+    assert found == {
+        **dict.fromkeys(("new module", "back to back", "behind another", "one CTA", "rolled", "skippable"), all_of_them),
+        "2nd pass": 721,
+        **dict.fromkeys(("ahead: warp 7", "skipping: warp 7"), one),
+        **dict.fromkeys(("ahead: others", "skipping: others"), others),
+    }
+    beyond = {name: of["beyond_issue_a_kb"] for name, of in rows[1]["columns"].items()}
+    # 256 instructions, by two warps a scheduler and by one; 3 beside a piece of 32 that can be skipped.
+    assert beyond["back to back"] == round((1021 - 512) / 4, 1)
+    assert beyond["ahead: warp 7"] == 1000 / 4 - 64
+    assert beyond["skipping: warp 7"] == (1000 - 24) / 4
+    assert beyond["skipping: others"] == round((718 - 2 * 280) / 4, 1)
+    # In front of what is behind another stands the other.
+    other = ("straight", 0xFF, 0, 1, code_fetch.pieces(code_fetch.OTHER))
+    assert all(launched[index - 1] == other for index, one in enumerate(launched) if one[2] or one[3] == 2)
+    assert ("skippable", 0x7F80, 0x80, 2, 8) in launched
+
+
+def test_code_that_is_not_as_large_as_it_says_is_not_timed(code_fetch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert code_fetch.skipping(code_fetch.compiled(32, "9.0"), 32) == 3
+    monkeypatch.setattr(code_fetch, "source", lambda kb, source=code_fetch.source: source(kb // 4))
+    with pytest.raises(SystemExit, match=r"straight of 16 KB has .* bytes of machine code"):
+        code_fetch.compiled(16, "9.0")
 
 
 @pytest.fixture

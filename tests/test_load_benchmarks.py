@@ -90,10 +90,25 @@ def test_growth_is_told_from_steps_that_end(leak: Any, tmp_path: Path, monkeypat
     found = leak.judged(grows)
     assert (found["within"], found["bytes_a_cycle"]) == (False, pytest.approx(2048, abs=1))
     for readings, code in ((settles, 0), (grows, 3)):
-        monkeypatch.setattr(leak, "cycle", lambda *given, found=readings: {"rss": found})
+        monkeypatch.setattr(leak, "cycle", lambda *given, found=readings: given[-1].update(rss=found))
         assert leak.main(["tiny.accel", "--check", "--out", str(tmp_path / "leak.json")]) == code
     assert json.loads((tmp_path / "leak.json").read_text())["rss"]["within"] is False
     assert "2048 bytes a cycle, less than 1024 wanted: MISSED" in capsys.readouterr().out
+
+
+def test_what_was_read_before_an_interruption_is_kept(leak: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def interrupted(*given: Any) -> None:
+        given[-1].update(rss=[(cycle, 60.0) for cycle in range(100, 3001, 100)])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(leak, "cycle", interrupted)
+    out = tmp_path / "leak.json"
+    assert leak.main(["tiny.accel", "--check", "--out", str(out)]) == 130
+    record = json.loads(out.read_text())
+    assert (record["plan"]["cycles"], record["plan"]["done"], record["rss"]["within"]) == (10_000, 3000, True)
+    printed = capsys.readouterr()
+    assert "interrupted: 3000 of 10000 cycles were read" in printed.err
+    assert "rss over 3000 cycles" in printed.out
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from accel.errors import UsageError
+from accel.exporters.fused import stamps
 from accel.exporters.fused.cluster_source import generate_cluster
 from accel.exporters.fused.network import INPUT, Array, Network, Pool
 from accel.exporters.fused.pack import pack
@@ -61,6 +62,7 @@ def generate(
     tuning: Tuning | None = None,
     waiting: Waiting = "data",
     flow: Flow | None = None,
+    timed: bool = False,
 ) -> Program:
     """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; chain and cluster run on any).
 
@@ -69,6 +71,7 @@ def generate(
         tuning: layer → fields of tiles.Tile that are fixed; the cluster divides layers in its own way (cluster.py) and takes none.
         waiting: of the grid: for each word of data to arrive (flow.cuh), or for counters of stored tiles (grid.cuh).
         flow: of the grid that waits for data: the order of its work.
+        timed: of the grid that waits for data: to be measured (benchmarks/fused_grid_steps.py), not exported; see stamps.py.
 
     Raises:
         UnsupportedOperator: a layer or schedule that cannot be generated, named with the reason. UsageError: an argument that is not one.
@@ -82,8 +85,10 @@ def generate(
     way = waiting if schedule == "grid" else schedule
     if way not in WRITERS[schedule]:
         raise UsageError(f"the grid cannot wait for {waiting!r}", remedy=f"choose one of: {', '.join(WRITERS['grid'])}")
+    if timed and way != "data":
+        raise UsageError(f"the schedule {schedule} keeps no stamps by generate", remedy="measure the grid that waits for data")
     plan = make(network, sms=sms, input_dtype=input_dtype, tuning=tuning)
-    written = _flow(plan, flow) if way == "data" else WRITERS[schedule][way](plan)
+    written = _flow(plan, flow, timed) if way == "data" else WRITERS[schedule][way](plan)
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
@@ -109,7 +114,7 @@ def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
     structs = map(_struct(plan, written), plan.steps)
-    return "\n".join([_table(plan, schedule, way), *_templates(plan, written.template, written.blocks), *structs, written.source])
+    return "\n".join([_table(plan, schedule, way), *_templates(plan, written), *structs, written.source])
 
 
 def predicted_us(step: Step, way: str, sms: int) -> float:
@@ -169,14 +174,22 @@ def _table(plan: Plan, schedule: Schedule, way: str) -> str:
     return "\n".join(f"// {line}".rstrip() for line in (head, "Bytes are a CTA's.", "", *lines)) + "\n"
 
 
-def _templates(plan: Plan, last: str, blocks: bool = False) -> Iterator[str]:
-    yield f"constexpr bool POLLS = {str(last == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
-    names = [*PRELUDE, *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]), last]
+def _templates(plan: Plan, written: Written) -> Iterator[str]:
+    """Those that the plan needs; calls of `stamp` are left out of them but where stamps have a place in State."""
+    yield f"constexpr bool POLLS = {str(written.template == 'flow').lower()};  // whether data carries its own arrival from step to step\n"
+    if written.stamps is not None:
+        yield stamps.prelude(plan, written.stamps)
+    names = [
+        *(PRELUDE if written.stamps is None else (*PRELUDE, "stamps")),
+        *dict.fromkeys(name for step in plan.steps for name in TEMPLATES[step.kind]),
+        written.template,
+    ]
     folder = resources.files("accel.exporters.fused") / "templates"
     for name in names:
-        yield (folder / f"{name}.cuh").read_text(encoding="utf-8")
+        text = (folder / f"{name}.cuh").read_text(encoding="utf-8")
+        yield text if written.stamps is not None else stamps.without_calls(text)
         if name == "primitives":
-            yield f"constexpr bool BULK = {str(blocks).lower()} && HAS_BLOCKS;  // whether what is fetched ahead comes in blocks\n"
+            yield f"constexpr bool BULK = {str(written.blocks).lower()} && HAS_BLOCKS;  // whether what is fetched ahead comes in blocks\n"
 
 
 def _struct(plan: Plan, way: Written) -> Callable[[Step], str]:
@@ -226,7 +239,8 @@ def _template(step: Step) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory."""
+    """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory; the
+    word of State from which stamps lie, where it keeps any."""
 
     template: str
     source: str
@@ -235,6 +249,7 @@ class Written:
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
     blocks: bool = False
     pause: int = 0
+    stamps: int | None = None
 
 
 def _chain(plan: Plan) -> Written:
@@ -284,9 +299,8 @@ def _link(plan: Plan, of: Sequence[int]) -> tuple[str, Kernel]:
 def link(plan: Plan, index: int) -> tuple[str, Kernel]:
     """The source of one kernel of the chain, to be compiled by itself, and its launch."""
     text, kernel = _link(plan, (index,))
-    return "\n".join(
-        [*_templates(plan, "chain"), _struct(plan, Written("chain", text, (kernel,), STATE_BYTES))(plan.steps[index]), text]
-    ), kernel
+    written = Written("chain", text, (kernel,), STATE_BYTES)
+    return "\n".join([*_templates(plan, written), _struct(plan, written)(plan.steps[index]), text]), kernel
 
 
 def _grid(plan: Plan) -> Written:
@@ -308,12 +322,13 @@ def _grid(plan: Plan) -> Written:
     return Written("grid", "\n".join(lines), (kernel,), 4 * words)
 
 
-def _flow(plan: Plan, flow: Flow | None = None) -> Written:
+def _flow(plan: Plan, flow: Flow | None = None, timed: bool = False) -> Written:
     flow = flow or Flow()
     ctas = min(plan.sms, max(step.tiles for step in plan.steps))
     slots, distance, shared = hold_weights(plan.steps, flow.ahead)
     lines = [
         f'extern "C" __global__ void __launch_bounds__(THREADS, 1) grid({PARAMETERS}) {{',
+        *([f"    {line}" for line in stamps.BEGIN] if timed else []),
         f"    Flow<{ctas}, {plan.arena_bytes}, {distance}, {str(flow.look_first).lower()}> all;",
         "    all.begin(Run{image, weights, arena, logits, state});",
         *([f"    all.make_barriers<{work(plan.steps)[1]}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
@@ -321,20 +336,26 @@ def _flow(plan: Plan, flow: Flow | None = None) -> Written:
     behind = int(flow.fetch_looking and distance > 1)
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in plan.steps] + ["copies_committed();"] * distance
     lines += [f"    {fetch}" for fetch in fetches[:distance]]
+    lines += ["    stamp(state, COPYING);"] if timed else []
+    settle = "all.settle(); stamp(state, SETTLED);" if timed else "all.settle();"
     later = [""] * behind + fetches[distance:] if distance else [""] * len(plan.steps)
     for index, (step, fetch) in enumerate(zip(plan.steps, later, strict=False)):
         looking, late = (fetch if behind else "", fetch if flow.fetch_late and not behind else "")
-        early = " ".join(filter(None, ["" if index else "all.settle();", "" if looking or late else fetch]))
+        early = " ".join(filter(None, ["" if index else settle, "" if looking or late else fetch]))
         then = f"beside([&] {{ {looking} }}, [&] {{ {early} }}, [&] {{ {late} }})" if looking or early or late else "Nothing{}"
         apart = bool(step.cut and index + 1 < len(plan.steps) and plan.steps[index + 1].cut)
-        lines.append(f"    all.step<{_class(step)}, {step.tiles}, {behind if index else 0}, {str(apart).lower()}>({then});")
+        call = f"    all.step<{_class(step)}, {step.tiles}, {behind if index else 0}, {str(apart).lower()}>({then});"
+        lines += stamps.around(index + 1, call) if timed else [call]
         drops = [f"all.drop<{_class(one)}, {one.tiles}>();" for one in plan.steps[1 : distance + 1 - behind]]
         lines += [] if index else [f"    if (all.failed()) {{ {' '.join([*drops, 'return;'])} }}", "    all.clear_next();"]
-    lines += ["    all.end();", "}", ""]
+        lines += ["    stamp(state, CLEARED);"] if timed and not index else []
+    lines += ["    all.end();", *([f"    {line}" for line in stamps.END] if timed else []), "}", ""]
     layers = tuple(name for step in plan.steps for name in step.layer_names)
-    words = -(-(32 + ctas) // 64) * 64
+    state = 4 * (-(-(32 + ctas) // 64) * 64) + 2 * plan.arena_bytes
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    return Written("flow", "\n".join(lines), (kernel,), 4 * words + 2 * plan.arena_bytes, slots, flow.blocks and bool(slots), flow.pause)
+    written = Written("flow", "\n".join(lines), (kernel,), state, slots, flow.blocks and bool(slots), flow.pause)
+    kept = 4 * ctas * stamps.STAMPERS * stamps.words(plan)
+    return dataclasses.replace(written, state_bytes=state + kept, stamps=state // 4) if timed else written
 
 
 def _counters(step: Step) -> int:

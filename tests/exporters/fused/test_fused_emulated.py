@@ -12,10 +12,12 @@ from exporters.fused.networks import Build, convolutional, last_is_a_convolution
 from exporters.fused.reference import layer_of
 
 from accel.exporters.fused import cluster_source
+from accel.exporters.fused import stamps as grid_stamps
 from accel.exporters.fused.cluster import CTAS, plan_cluster
 from accel.exporters.fused.cluster_source import generate_cluster, stamps
-from accel.exporters.fused.generate import generate
+from accel.exporters.fused.generate import Flow, generate
 from accel.exporters.fused.network import INPUT, Network
+from accel.exporters.fused.plan import make
 from accel.exporters.fused.program import TIMED_OUT
 
 pytestmark = pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
@@ -127,6 +129,31 @@ def test_a_cluster_that_is_measured_keeps_every_moment_of_every_cta(tmp_path: Pa
     moments = emulator.state.view(np.uint32).reshape(CTAS, len(stamps(plan)))
     assert (moments > 0).all()
     assert (np.diff(moments.astype(np.int64), axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("flow", [Flow(), Flow(fetch_late=True, look_first=False)], ids=["first", "late"])
+def test_a_grid_that_is_measured_answers_right_and_keeps_every_moment_of_the_steps_that_a_cta_has(flow: Flow, tmp_path: Path) -> None:
+    network, sms, never = odd(), 3, 2**32 - 1
+    plan = make(network, sms=sms)
+    assert min(step.tiles for step in plan.steps) < sms < max(step.tiles for step in plan.steps)
+    program = generate(network, "grid", sms=sms, flow=flow, timed=True)
+    emulator = Emulator(program, tmp_path)
+    ctas = program.kernels[0].grid
+    kept = ctas * grid_stamps.STAMPERS * grid_stamps.words(plan)
+    emulator.state.view(np.uint32)[-kept:] = never
+    image = image_of(network)
+    for _ in range(3):  # the exchanges take turns
+        check(*ran(network, emulator, image))
+    moments = grid_stamps.taken(emulator.state, plan, ctas)
+    assert (moments[:, :, [grid_stamps.KERNEL.index(name) for name in grid_stamps.KERNEL]] != never).all()
+    for number, step in enumerate(plan.steps, 1):
+        of_kind = grid_stamps.OF_KIND[step.kind]
+        here = moments[: step.tiles, :, [grid_stamps.place(name, number) for name in of_kind]]
+        assert (here != never).all()
+        assert (np.diff(here.astype(np.int64), axis=2) >= 0).all()
+        inner = [grid_stamps.place(name, number) for name in grid_stamps.STEP if name not in ("BEGUN", "DONE")]
+        assert (moments[step.tiles :, :, inner] == never).all()
+    assert (moments[:, :, grid_stamps.place("END")] >= moments[:, :, grid_stamps.place("BEGIN")]).all()
 
 
 def of_four(last_stride: int) -> Network:

@@ -11,6 +11,7 @@ import pytest
 from exporters.fused.networks import Build, convolutional, last_is_a_convolution, names, odd, plain, shortcut, student
 
 from accel.errors import UnsupportedOperator, UsageError
+from accel.exporters.fused import stamps
 from accel.exporters.fused.generate import generate
 from accel.exporters.fused.network import INPUT, Convolution, Network
 from accel.exporters.fused.pack import fragments
@@ -236,6 +237,10 @@ def test_bytes_compile() -> None:
     compiles(generate(last_is_a_convolution(), "chain", input_dtype="uint8", pixels=(one, one)), "sm_90")
 
 
+def test_a_grid_that_is_measured_compiles() -> None:
+    compiles(generate(student("student_a"), "grid", timed=True), "sm_90")
+
+
 def test_a_grid_that_waits_for_counters_compiles() -> None:
     compiles(generate(plain(), "grid", waiting="counters"), "sm_90")
 
@@ -273,3 +278,30 @@ def test_a_convolution_that_adds_what_the_one_before_it_makes_is_a_kernel_of_its
     build = Build(3, 8, 8).conv("stem", 16, 3, 1, 1).conv("first", 16, 3, 1, 1)
     network = build.conv("second", 16, 3, 1, 1, source="stem", residual="first").pool("pool", "average").linear("fc", 4).network()
     assert [kernel.layers for kernel in generate(network, "chain").kernels][:3] == [("stem",), ("first",), ("second",)]
+
+
+# Stamps.
+
+
+@pytest.mark.parametrize(("schedule", "waiting"), [("chain", "data"), ("grid", "data"), ("grid", "counters")])
+def test_an_exported_source_has_no_stamp(schedule: Any, waiting: Any) -> None:
+    program = generate(student("student_a"), schedule, waiting=waiting)
+    assert "stamp" not in program.source.lower()
+    assert "cycles()" not in program.source.partition("#endif  // FUSED_EMULATED")[2]
+
+
+def test_a_measured_grid_differs_by_its_stamps_alone() -> None:
+    plain, timed = generate(student("student_a"), "grid"), generate(student("student_a"), "grid", timed=True)
+    words = timed.kernels[0].grid * stamps.STAMPERS * stamps.words(make(student("student_a"), sms=132))
+    assert timed.state_bytes == plain.state_bytes + 4 * words
+    assert f"STAMPS_AT = {plain.state_bytes // 4}," in timed.source
+    assert (timed.kernels, timed.weights, timed.outputs) == (plain.kernels, plain.weights, plain.outputs)
+    # Every line of the plain source stands in the other too, in the same order; but for the moment behind `settle`.
+    rest = iter(timed.source.replace(" stamp(state, SETTLED);", "").splitlines())
+    assert all(line in rest for line in plain.source.splitlines())
+
+
+def test_only_the_grid_that_waits_for_data_is_measured_so() -> None:
+    for schedule, waiting in (("chain", "data"), ("grid", "counters")):
+        with pytest.raises(UsageError, match="keeps no stamps"):
+            generate(simple(), schedule, waiting=waiting, timed=True)  # type: ignore[arg-type]

@@ -179,8 +179,11 @@ struct Convolution {
         Copies copies;
         Prepared ready;
         prepare_aims<AHEAD>(run, tile, ready);
+        stamp<L>(run, tile, WEIGHTS);
         if constexpr (LOOK_FIRST) ask(run, tile, ready, copies);
+        stamp<L>(run, tile, LOOKED);
         prepare_rest<AHEAD>(run, tile, ready);
+        stamp<L>(run, tile, PREPARED);
         if constexpr (!LOOK_FIRST) ask(run, tile, ready, copies);
         finish_asked<true>(run, tile, ready, copies, then);
     }
@@ -221,17 +224,22 @@ struct Convolution {
 #pragma unroll
         for (int i = 0; i < (OFFSETS_HELD ? 0 : MINE_TABLE); i++)
             if (thread() + i * THREADS < TABLE_PIECES) store_shared16(shared + TABLE + (thread() + i * THREADS) * 16, ready.table[i]);
+        stamp<L>(run, tile, THERE);
         sync();
+        stamp<L>(run, tile, SYNCED);
         then.early();
+        stamp<L>(run, tile, SENT);
 
         float4 sums[MINE_M][MINE_N];
         multiply_all(run, tile, shared, ready, rows, sums);
+        stamp<L>(run, tile, MULTIPLIED);
 
 #pragma unroll
         for (int m = 0; m < MINE_M; m++)
 #pragma unroll
             for (int n = 0; n < MINE_N; n++) store_shared16(added + (m * FRAGMENTS_N + n) * 512, sums[m][n]);
         sync();
+        stamp<L>(run, tile, SUMMED);
 #pragma unroll
         for (int i = 0; i < MINE_PAIRS; i++) {
             if (places[i] < 0) continue;
@@ -256,6 +264,7 @@ struct Convolution {
                 else write4(run, L::OUTPUT + places[i] * 2, both);
             }
         }
+        stamp<L>(run, tile, STORED);
         then.late();
     }
 

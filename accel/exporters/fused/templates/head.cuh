@@ -27,8 +27,10 @@ struct Head {
 
     template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
+        stamp<L>(run, tile, WEIGHTS);
         Prepared ready;
         prepare<AHEAD>(run, tile, ready);
+        stamp<L>(run, tile, PREPARED);
         finish(run, tile, ready, then);
     }
 
@@ -73,7 +75,9 @@ struct Head {
             store_shared16(to, make_float4(sums[0], sums[1], sums[2], sums[3]));
             store_shared16(to + 16, make_float4(sums[4], sums[5], sums[6], sums[7]));
         }
+        stamp<L>(run, tile, THERE);
         sync();
+        stamp<L>(run, tile, SYNCED);
         for (int channel = thread(); channel < L::CHANNELS; channel += THREADS) {
             float sum = 0;
 #pragma unroll
@@ -81,6 +85,7 @@ struct Head {
             store_shared4(shared + MEANS + channel * 4, sum * (1.0f / L::PIXELS));
         }
         sync();
+        stamp<L>(run, tile, SUMMED);
         float results[OUTPUTS];
 #pragma unroll
         for (int i = 0; i < OUTPUTS; i++) {
@@ -96,6 +101,7 @@ struct Head {
             for (int distance = 16; distance > 0; distance /= 2) sum += shuffle_xor(sum, distance);
             results[i] = activated<L::ACTIVATION>(sum + ready.bias[i]);
         }
+        stamp<L>(run, tile, MULTIPLIED);
         if (lane() != 0) return;
         const int output = output_of(tile, 0);
         if constexpr (L::TO_LOGITS) {
@@ -107,6 +113,7 @@ struct Head {
             for (int i = 0; i < OUTPUTS; i += 2)
                 if (output + i < L::OUT_CHANNELS) write4(run, L::OUTPUT + (output + i) * 2, pack(results[i], results[i + 1]));
         }
+        stamp<L>(run, tile, STORED);
     }
 
     MEMBER void add(float (&sums)[8], int at, Word pair) {

@@ -1,0 +1,285 @@
+"""Where the time of the fused schedule `grid` that waits for data goes: the cycles of each part of each step, on a GPU.
+
+    python benchmarks/fused_grid_steps.py --network student_a student_b --tuned results/h200/fused/tuned.json --out grid-steps.json
+
+Random weights. The kernel is compiled with stamps (`clock` of the SM, by the first thread of a CTA's first warp and of its last), which the
+exported one has not. Of every difference between two stamps that follow one another the medians over launches are shown: of CTA 0, of the
+median CTA, and of the CTA with the most, among those that have a tile in the step. `--tuned` takes tiles and order of work from a file of
+tuned plans. Of the whole kernel the time of a launch is told, back to back, with the stamps and without.
+
+What a stamp says: its warp had *issued* what stands before it and nothing that stands behind it. Loads, stores, barriers and
+multiplications are volatile, so the compiler keeps them on their side (seen in the machine code of sm_90); arithmetic is not and may move.
+An instruction that was issued need not be done: who uses its result waits for it. So
+* `look issued`, `prepared` and `copies issued` are times of issuing: weights are asked for by then, not there;
+* `input there` is a wait: the values were looked at and are on their way to shared memory;
+* `multiplied` is behind the issue of the last multiplication; its result and slower warps are waited for by `sums stored +
+  sync`;
+* `stored` is behind the issue of the last store; that others see it takes a trip to the L2 more, which is in their `input there`.
+CTAs have no common clock: a wait is told by who waits, not by whom for. A stamp costs cycles itself: `two stamps in a row` says how many
+(its address, computed once there, comes to it elsewhere), and the difference of the two launch times what all of them do to the whole.
+A cycle of a GPU at 1.7 GHz is 0.59 ns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fused_networks import NETWORKS
+
+from accel import device
+from accel.bench.clock import EventTimer
+from accel.device import driver, kernels
+from accel.exporters.fused import stamps
+from accel.exporters.fused.compiling import compile
+from accel.exporters.fused.generate import Flow, generate
+from accel.exporters.fused.network import Convolution, Network
+from accel.exporters.fused.plan import Plan, Tuning, make
+from accel.exporters.fused.program import Program
+from accel.types import Array
+
+LAUNCHES = 200
+UP_TO = {
+    "WEIGHTS": "waited for weights' copies",
+    "LOOKED": "look issued",
+    "PREPARED": "prepared",
+    "THERE": "input there",
+    "SYNCED": "behind sync",
+    "SENT": "copies issued",
+    "MULTIPLIED": "multiplied",
+    "SUMMED": "sums stored + sync",
+    "STORED": "stored",
+    "DONE": "late copies + sync",
+}
+HEAD = {"THERE": "pixels there, added", "SUMMED": "means ready + sync", "MULTIPLIED": "products", "STORED": "logits stored"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A network's grid: fixed tiles and the order of its work."""
+
+    tuning: Tuning
+    flow: Flow
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """From one stamp to another, of the first `ctas` CTAs; `step` 0: of the kernel."""
+
+    step: int
+    up_to: str
+    begin: int
+    end: int
+    ctas: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Taken:
+    """What was measured of a network.
+
+    Attributes:
+        moments: launches × CTAs × threads × stamps. timed_us, plain_us: a launch, of LAUNCHES back to back, with the stamps and without.
+    """
+
+    moments: Array
+    timed_us: float
+    plain_us: float
+
+
+def tuned(record: dict[str, Any], network: Network) -> Way:
+    """The grid that `--tune` found, out of a plan's record; layers by their order, as names differ between exporters."""
+    of = record["tuned"]["grid"]
+    layers = [layer.name for layer in network.layers if isinstance(layer, Convolution)]
+    named = list(dict.fromkeys(one["layer"] for one in of["tried"]))
+    if len(named) != len(layers):
+        raise SystemExit(f"the tuned plan has tried tiles of {len(named)} layers, and the network has {len(layers)} convolutions")
+    places = dict(zip(named, layers, strict=True))
+    return Way({places[one["layer"]]: one["tile"] for one in of["tried"] if one["kept"]}, Flow(**of["flow"]))
+
+
+def measured(network: Network, way: Way, on: str) -> Taken:
+    """A kernel with stamps, launched one at a time and read; then it and the one without, back to back."""
+    driver.activate(on)
+    limits = kernels.limits(on)
+    stream = device.open_stream(on)
+    timer, gate = EventTimer(stream), device.Gate(stream)
+    us, moments = {}, []
+    try:
+        for timed in (True, False):
+            program = generate(network, "grid", sms=limits.sms, tuning=way.tuning, flow=way.flow, timed=timed)
+            # `held` keeps what the launch reads alive.
+            launch, state, held = _ready(program, ".".join(map(str, limits.capability)), on, stream)
+            plan, ctas = make(network, sms=limits.sms, tuning=way.tuning), program.kernels[0].grid
+            for _ in range(LAUNCHES):
+                launch()
+                device.synchronize(stream)
+                if timed:
+                    moments.append(stamps.taken(device.to_numpy(state, stream), plan, ctas))
+            with gate:
+                timer.start()
+                for _ in range(LAUNCHES):
+                    launch()
+                timer.stop()
+            device.synchronize(stream)
+            us[timed] = timer.elapsed_ns() / LAUNCHES / 1000
+            del held
+    finally:
+        timer.close()
+        device.close_stream(stream)
+    return Taken(np.stack(moments), us[True], us[False])
+
+
+def _ready(program: Program, capability: str, on: str, stream: Any) -> tuple[kernels.Launch, Any, list[Any]]:
+    module = kernels.Module(compile(program, capability)[0], on, "a measured grid")
+    image = np.random.default_rng(0).standard_normal(program.input_shape).astype(np.float16)
+    state = device.to_device(np.zeros(program.state_bytes, np.uint8), "uint8", on, stream)
+    held = [
+        device.to_device(image, "float16", on, stream),
+        device.to_device(np.frombuffer(program.weights, np.uint8), "uint8", on, stream),
+        device.empty((program.arena_bytes,), "uint8", on),
+        device.empty(program.output_shape, "float32", on),
+        state,
+    ]
+    launch = kernels.Launch(module, program.kernels[0], [one.ptr for one in held], stream or 0, "look at another schedule")
+    return launch, state, held
+
+
+def spans(plan: Plan, ctas: int) -> list[Span]:
+    """What the table shows, in the order of the kernel."""
+    place, first, last = stamps.place, plan.steps[0], len(plan.steps)
+    found = [
+        Span(0, "two stamps in a row", place("BEGIN"), place("AGAIN"), ctas),
+        Span(0, "first weights asked for", place("AGAIN"), place("COPYING"), ctas),
+    ]
+    for number, step in enumerate(plan.steps, 1):
+        moments, names = stamps.OF_KIND[step.kind], UP_TO | (HEAD if step.kind == "head" else {})
+        for begin, end in itertools.pairwise(moments):
+            here = min(step.tiles, ctas)
+            if number == 1 and end == "SENT":
+                found.append(Span(1, "settled", place(begin, 1), place("SETTLED"), here))
+                found.append(Span(1, names[end], place("SETTLED"), place(end, 1), here))
+            else:
+                found.append(Span(number, names[end], place(begin, number), place(end, number), here))
+        found.append(Span(number, "the step", place(moments[0], number), place(moments[-1], number), min(step.tiles, ctas)))
+        if number == 1:
+            found.append(Span(0, "the other exchange cleared", place("DONE", 1), place("CLEARED"), min(first.tiles, ctas)))
+    found.append(Span(0, "end", place("DONE", last), place("END"), min(plan.steps[-1].tiles, ctas)))
+    found.append(Span(0, "the kernel", place("BEGIN"), place("END"), ctas))
+    return found
+
+
+def differences(moments: Array, span: Span) -> Array:
+    """CTAs × threads: medians over launches; the counter has 32 bits and goes round."""
+    of = moments[:, : span.ctas]
+    return np.median((of[..., span.end] - of[..., span.begin]).astype(np.uint32), 0)
+
+
+def rows(plan: Plan, moments: Array) -> list[dict[str, Any]]:
+    """One a span: cycles of the first warp and of the last."""
+    found = []
+    for span in spans(plan, moments.shape[1]):
+        step = plan.steps[span.step - 1].name if span.step else "kernel"
+        row: dict[str, Any] = {"step": step, "number": span.step, "up to": span.up_to, "ctas": span.ctas}
+        cycles = differences(moments, span)
+        for warp, of in (("first", cycles[:, 0]), ("last", cycles[:, 1])):
+            row[warp] = {"cta_0": round(float(of[0])), "median": round(float(np.median(of))), "most": round(float(of.max()))}
+        found.append(row)
+    return found
+
+
+def sums(table: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """Over all steps but the head, by what they were for: cycles of the first warp. Medians of CTAs add up to no CTA's time."""
+    found: dict[str, dict[str, int]] = {}
+    last = max(row["number"] for row in table)
+    for row in table:
+        if 0 < row["number"] < last:
+            of = found.setdefault(row["up to"], {"cta_0": 0, "median": 0})
+            for key in of:
+                of[key] += row["first"][key]
+    return found
+
+
+def clocks(moments: Array) -> dict[str, float]:
+    """By the GPU's own nanoseconds, whose least step is told: medians over launches of how far apart CTAs begin and end, of the time from
+    the first begin to the last end, and cycles a nanosecond."""
+    begin, end = (moments[:, :, 0, stamps.place(name)].astype(np.int64) for name in ("NANOSECONDS_BEGIN", "NANOSECONDS_END"))
+    cycles = differences(moments, Span(0, "", stamps.place("BEGIN"), stamps.place("END"), moments.shape[1]))[:, 0]
+    everything = np.unique(np.concatenate([begin, end], 1).ravel())
+    steps = np.diff(everything)
+    return {
+        "least_step_ns": float(steps.min()) if steps.size else 0.0,
+        "begins_apart_ns": float(np.median(begin.max(1) - begin.min(1))),
+        "ends_apart_ns": float(np.median(end.max(1) - end.min(1))),
+        "kernel_ns": float(np.median(end.max(1) - begin.min(1))),
+        "cycles_a_ns": round(float(cycles.mean() / max((end - begin).mean(), 1.0)), 3),
+    }
+
+
+def report(plan: Plan, taken: Taken) -> str:
+    """A table of at most 100 columns."""
+    table = rows(plan, taken.moments)
+    heads = "".join(f"{head:>8}" for head in ("CTA 0", "median", "most") * 2)
+    lines = [f"{'cycles':<42} {'':>5}{'first warp':>24}{'last warp':>24}", f"{'step: up to':<42} {'CTAs':>5}{heads}"]
+    for row in table:
+        name = f"{row['step'][:14]}: {row['up to']}"
+        values = [row[warp][key] for warp in ("first", "last") for key in ("cta_0", "median", "most")]
+        lines.append(f"{name:<42} {row['ctas']:>5}" + "".join(f"{value:>8}" for value in values))
+    lines += ["", f"{'all steps but the last, first warp: up to':<42} {'':>5}{'CTA 0':>8}{'median':>8}"]
+    lines += [f"{name:<42} {'':>5}{of['cta_0']:>8}{of['median']:>8}" for name, of in sums(table).items()]
+    of = clocks(taken.moments)
+    lines += [
+        "",
+        f"CTAs begin {of['begins_apart_ns']:.0f} ns apart and end {of['ends_apart_ns']:.0f} ns apart; from the first begin to the last end",
+        f"{of['kernel_ns']:.0f} ns, in steps of {of['least_step_ns']:.0f}; {of['cycles_a_ns']:.3f} cycles a ns.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
+    parser.add_argument("--tuned", type=Path, help="JSON of tuned plans by network, as results/h200/fused/tuned.json")
+    parser.add_argument("--fetch-late", action="store_true", help="weights are sent for behind a step's stores; --tuned goes before it")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, help="JSON")
+    options = parser.parse_args()
+    on = device.parse(options.device)
+    plans = json.loads(options.tuned.read_text()) if options.tuned else {}
+    record: dict[str, Any] = {"gpu": device.describe(on).name, "launches": LAUNCHES, "networks": {}}
+    for name in options.network:
+        network = NETWORKS[name]()
+        way = tuned(plans[name], network) if options.tuned else Way({}, Flow(fetch_late=options.fetch_late))
+        taken = measured(network, way, on)
+        plan = make(network, sms=kernels.limits(on).sms, tuning=way.tuning)
+        print(
+            f"{record['gpu']}, {name}, {way.flow}, {len(way.tuning)} tuned tiles:\n{taken.timed_us:.2f} µs a launch back to back with the "
+            f"stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",
+            flush=True,
+        )
+        table = rows(plan, taken.moments)
+        record["networks"][name] = {
+            "flow": dataclasses.asdict(way.flow),
+            "tuning": dict(way.tuning),
+            "timed_us": round(taken.timed_us, 3),
+            "plain_us": round(taken.plain_us, 3),
+            "clocks": clocks(taken.moments),
+            "rows": table,
+            "sums": sums(table),
+        }
+        if options.out is not None:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
