@@ -249,6 +249,11 @@ def report(plan: Plan, taken: Taken) -> str:
     return "\n".join(lines)
 
 
+def told(flow: Flow) -> str:
+    """What of it is not as by default."""
+    return " ".join(f"{field.name}={value}" for field in dataclasses.fields(flow) if (value := getattr(flow, field.name)) != field.default)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
@@ -271,8 +276,8 @@ def main() -> int:
         taken = measured(network, way, on)
         plan = ordered(make(network, sms=kernels.limits(on).sms, tuning=way.tuning), way.flow)
         print(
-            f"{record['gpu']}, {name}, {way.flow}, {len(way.tuning)} tuned tiles:\n{taken.timed_us:.2f} µs a launch back to back with the "
-            f"stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",
+            f"{record['gpu']}, {name}, {len(way.tuning)} tuned tiles, {told(way.flow)}:\n"
+            f"{taken.timed_us:.2f} µs a launch back to back with the stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",
             flush=True,
         )
         table = rows(plan, taken.moments)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from accel.errors import UsageError
 from accel.exporters.fused.cluster import CTAS, ClusterPlan, Layered, Stem, plan_cluster, pushed, raw_size
 from accel.exporters.fused.network import Array, Convolution, Network
-from accel.exporters.fused.pack import fragments, gemm, halves
+from accel.exporters.fused.pack import fragments, gemm, halves, k_offsets
 from accel.exporters.fused.plan import SOURCES, _identifiers, _places
 from accel.exporters.fused.program import Kernel, Program
 from accel.exporters.fused.tiles import THREADS, Cut, Tile, padded
@@ -177,21 +177,8 @@ def _blocks(of: Layered) -> npt.NDArray[np.uint8]:
     parts, tile = of.split.parts_n, of.cut.tile
     weights = np.ascontiguousarray(fragments(gemm(of.layer, of.cut), of.cut)).view(np.uint8).reshape(parts, -1)
     biases = _padded(of.layer.bias, parts * tile.n).view(np.uint8).reshape(parts, -1)
-    table = np.broadcast_to(_table_of(of).reshape(-1).view(np.uint8), (parts, of.table_bytes))
+    table = np.broadcast_to(k_offsets(of.layer, of.cut).reshape(-1).view(np.uint8), (parts, of.table_bytes))
     return np.concatenate([weights, biases, table], 1)
-
-
-def _table_of(of: Layered) -> npt.NDArray[np.int32]:
-    """Warps along K × K steps, padded to four: bytes from a pixel's row in the patch to what the step reads, by tap and channels."""
-    cut, layer = of.cut, of.layer
-    warps, a_warp = cut.tile.warps_k, cut.chunk_steps
-    steps = np.arange(warps * a_warp)
-    tap, piece = np.divmod(np.where(steps < cut.steps, steps, 0), padded(layer.input.channels) // 16)
-    y, x = np.divmod(tap, layer.kernel[1])
-    # Columns are sorted by their remainder modulo the stride, as cluster.cuh does.
-    column = x % layer.stride[1] * -(-of.patch[1] // layer.stride[1]) + x // layer.stride[1]
-    found = y * cut.row_pitch + column * cut.pixel_pitch + piece * 32
-    return np.pad(found.reshape(warps, a_warp), ((0, 0), (0, -a_warp % 4))).astype(np.int32)
 
 
 def _offsets_of(stem: Stem, first: Layered) -> npt.NDArray[np.int32]:

@@ -17,6 +17,7 @@ from accel.exporters.fused.pack import pack
 from accel.exporters.fused.partial_head import drawn_in, partial_bytes
 from accel.exporters.fused.plan import Plan, Step, Tuning, make
 from accel.exporters.fused.program import SCHEDULES, Kernel, Program, Schedule
+from accel.exporters.fused.ring import FURTHEST_AHEAD, hold_weights, work
 from accel.exporters.fused.tiles import THREADS
 
 PARAMETERS = "const unsigned char* image, const unsigned char* weights, unsigned char* arena, float* logits, unsigned int* state"
@@ -24,10 +25,6 @@ STATE_BYTES = 256
 """Of a chain, which waits for nothing itself."""
 COUNTER_WORDS = 8
 """From a counter of the grid to the next: a sector of the L2 each."""
-FURTHEST_AHEAD = 3
-"""Steps that the grid fetches weights ahead, where they fit."""
-GRID_SHARED = 227 * 1024
-"""Bytes a CTA of sm_90, of which the grid has one an SM."""
 Waiting = Literal["data", "counters"]
 PRELUDE = ("primitives", "common")
 TEMPLATES = {
@@ -44,13 +41,20 @@ class Flow:
 
     Attributes:
         ahead: most steps that weights are fetched ahead. fetch_late: they are sent for when a step's results are stored, not when its
-            input is there. look_first: a step looks at its input before it prepares the rest.
+            input is there. fetch_looking: they are sent for while the next step waits for its input (where they are fetched two steps
+            ahead or more; then fetch_late does not count). look_first: a step looks at its input before it prepares the rest.
+        pause: cycles of an SM in front of a step's first look, so that it does not come before its data.
+        blocks: one thread sends for a step's weights, biases and tables (cp.async.bulk, from compute capability 9.0 on; before, each
+            thread copies its own all the same).
         head_in_last: the CTAs of the last convolution do the head's work (partial_head.py), where that can be.
     """
 
     ahead: int = FURTHEST_AHEAD
     fetch_late: bool = False
+    fetch_looking: bool = False
     look_first: bool = True
+    pause: int = 0
+    blocks: bool = False
     head_in_last: bool = True
 
 
@@ -123,7 +127,7 @@ def grid_of(plan: Plan, flow: Flow) -> tuple[str, Kernel, int]:
 
 
 def _source(plan: Plan, schedule: Schedule, way: str, written: Written) -> str:
-    structs = map(_struct(plan, written.slots), plan.steps)
+    structs = map(_struct(plan, written), plan.steps)
     return "\n".join([table(plan, schedule, way), *_templates(plan, written), *structs, written.source])
 
 
@@ -141,15 +145,21 @@ def _templates(plan: Plan, written: Written) -> Iterator[str]:
     for name in names:
         text = (folder / f"{name}.cuh").read_text(encoding="utf-8")
         yield text if written.stamps is not None else stamps.without_calls(text)
+        if name == "primitives":
+            yield f"constexpr bool BULK = {str(written.blocks).lower()} && HAS_BLOCKS;  // whether what is fetched ahead comes in blocks\n"
 
 
-def _struct(plan: Plan, slots: Mapping[str, int]) -> Callable[[Step], str]:
+def _struct(plan: Plan, way: Written) -> Callable[[Step], str]:
     numbers = {step.name: number for number, step in enumerate(plan.steps, 1)}
+    barriers = work(plan.steps)[1]
 
     def written(step: Step) -> str:
         constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
         if step.cut:
-            constants["SLOT"] = slots.get(step.name, -1)
+            constants["SLOT"] = way.slots.get(step.name, -1)
+            constants["PAUSE"] = way.pause
+            constants["SUMS"], constants["PATCH"] = work(plan.steps)[0] if way.template == "flow" else work([step])[0]
+            constants["BARRIER"] = barriers + 8 * numbers[step.name]
         lines = [f"    static constexpr {_type(name)} {name} = {value};" for name, value in constants.items()]
         base = _window(step, plan) if step.kind == "windows" else ""
         title = f"// {' + '.join(step.layer_names)}: {shape_of(step)}"
@@ -194,6 +204,8 @@ class Written:
     kernels: tuple[Kernel, ...]
     state_bytes: int
     slots: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    blocks: bool = False
+    pause: int = 0
     stamps: int | None = None
 
 
@@ -245,7 +257,7 @@ def link(plan: Plan, index: int) -> tuple[str, Kernel]:
     """The source of one kernel of the chain, to be compiled by itself, and its launch."""
     text, kernel = _link(plan, (index,))
     written = Written("chain", text, (kernel,), STATE_BYTES)
-    return "\n".join([*_templates(plan, written), _struct(plan, {})(plan.steps[index]), text]), kernel
+    return "\n".join([*_templates(plan, written), _struct(plan, written)(plan.steps[index]), text]), kernel
 
 
 def _grid(plan: Plan) -> Written:
@@ -277,20 +289,25 @@ def _flow(plan: Plan, flow: Flow | None = None, timed: bool = False) -> Written:
         *([f"    {line}" for line in stamps.BEGIN] if timed else []),
         f"    Flow<{ctas}, {exchange}, {distance}, {str(flow.look_first).lower()}> all;",
         "    all.begin(Run{image, weights, arena, logits, state});",
+        *([f"    all.make_barriers<{work(plan.steps)[1]}, {len(plan.steps) + 1}>();"] if flow.blocks and slots else []),
     ]
     gathers = plan.steps[-1].kind == "partial_head"
     steps = plan.steps[:-1] if gathers else plan.steps
+    behind = int(flow.fetch_looking and distance > 1)
     fetches = [f"all.fetch_ahead<{_class(step)}, {step.tiles}>();" for step in steps] + ["copies_committed();"] * distance
     lines += [f"    {fetch}" for fetch in fetches[:distance]]
     lines += ["    stamp(state, COPYING);"] if timed else []
     settle = "all.settle(); stamp(state, SETTLED);" if timed else "all.settle();"
-    for index, (step, fetch) in enumerate(zip(steps, fetches[distance:] if distance else [""] * len(steps), strict=True)):
-        early = " ".join(filter(None, ["" if index else settle, "" if flow.fetch_late else fetch]))
-        late = fetch if flow.fetch_late else ""
-        then = f"both([&] {{ {early} }}, [&] {{ {late} }})" if early or late else "Nothing{}"
-        call = f"    all.step<{_class(step)}, {step.tiles}>({then});"
+    later = [""] * behind + fetches[distance:] if distance else [""] * len(steps)
+    for index, (step, fetch) in enumerate(zip(steps, later, strict=False)):
+        looking, late = (fetch if behind else "", fetch if flow.fetch_late and not behind else "")
+        early = " ".join(filter(None, ["" if index else settle, "" if looking or late else fetch]))
+        then = f"beside([&] {{ {looking} }}, [&] {{ {early} }}, [&] {{ {late} }})" if looking or early or late else "Nothing{}"
+        apart = bool(step.cut and index + 1 < len(plan.steps) and plan.steps[index + 1].cut)
+        call = f"    all.step<{_class(step)}, {step.tiles}, {behind if index else 0}, {str(apart).lower()}>({then});"
         lines += stamps.around(index + 1, call) if timed else [call]
-        lines += [] if index else ["    if (all.failed()) return;", "    all.clear_next();"]
+        drops = [f"all.drop<{_class(one)}, {one.tiles}>();" for one in steps[1 : distance + 1 - behind]]
+        lines += [] if index else [f"    if (all.failed()) {{ {' '.join([*drops, 'return;'])} }}", "    all.clear_next();"]
         lines += ["    stamp(state, CLEARED);"] if timed and not index else []
     lines.append("    all.end();")
     if gathers:
@@ -300,35 +317,9 @@ def _flow(plan: Plan, flow: Flow | None = None, timed: bool = False) -> Written:
     layers = tuple(name for step in plan.steps for name in step.layer_names)
     state = 4 * (-(-(32 + ctas) // 64) * 64) + 2 * exchange
     kernel = Kernel("grid", ctas, THREADS, shared, cooperative=True, layers=layers)
-    written = Written("flow", "\n".join(lines), (kernel,), state, slots)
+    written = Written("flow", "\n".join(lines), (kernel,), state, slots, flow.blocks and bool(slots), flow.pause)
     kept = 4 * ctas * stamps.STAMPERS * stamps.words(plan)
     return dataclasses.replace(written, state_bytes=state + kept, stamps=state // 4) if timed else written
-
-
-def hold_weights(steps: Sequence[Step], ahead: int = FURTHEST_AHEAD) -> tuple[dict[str, int], int, int]:
-    """Where in shared memory the weights of steps wait: step → offset, how many steps ahead they are fetched, and bytes of a CTA in all.
-
-    A ring behind the memory that steps work in: weights are written `distance` steps before they are read into registers.
-    """
-    work = -(-max(step.shared for step in steps) // 128) * 128
-    sizes = [step.cut.loads * THREADS * 16 if step.cut and step.cut.tile.chunks == 1 else 0 for step in steps]
-    for distance in range(min(ahead, len(steps)), 0, -1):
-        places, next_place = [], work
-        for size in sizes:
-            place = next_place if next_place + size <= GRID_SHARED else work
-            places.append(place)
-            next_place = place + size
-        spans = [range(place, place + size) for place, size in zip(places, sizes, strict=True)]
-        # While step s computes, the weights of s + 1 … s + distance are there or under way.
-        apart = all(
-            not (spans[a] and spans[b]) or spans[a].stop <= spans[b].start or spans[b].stop <= spans[a].start
-            for a in range(len(steps))
-            for b in range(a + 1, min(a + distance, len(steps)))
-        )
-        if apart and all(span.stop <= GRID_SHARED for span in spans):
-            held = {step.name: place for step, place, size in zip(steps, places, sizes, strict=True) if size}
-            return held, distance, max(span.stop for span in spans)
-    return {}, 0, work
 
 
 def _counters(step: Step) -> int:

@@ -15,7 +15,7 @@ from typing import Literal
 from accel.errors import UsageError
 from accel.exporters.fused.network import INPUT, Convolution, Layer, Linear, Network, Pool, refused
 from accel.exporters.fused.program import ARENA_ALIGNMENT
-from accel.exporters.fused.tiles import CLOCK, LATENCY, THREADS, WARPS, Cut, choose, padded
+from accel.exporters.fused.tiles import CLOCK, LATENCY, THREADS, WARPS, Cut, aim_loads, can_be_aimed, choose, padded
 
 Kind = Literal["convolution", "windows", "head", "partial_head"]
 Tuning = Mapping[str, Mapping[str, int]]
@@ -178,10 +178,10 @@ def _step(
         common[f"{field}_Y"], common[f"{field}_X"] = pair
     if isinstance(layer, Pool) or layer.groups > 1:
         return _windows(name, layer, common)
-    return _convolution(name, layer, common, choose(layer, sms, override), input_dtype)
+    return _convolution(name, layer, common, choose(layer, sms, override), sms, input_dtype)
 
 
-def _convolution(name: str, layer: Convolution, common: dict[str, int | str], cut: Cut, input_dtype: str) -> Step:
+def _convolution(name: str, layer: Convolution, common: dict[str, int | str], cut: Cut, sms: int, input_dtype: str) -> Step:
     tile = cut.tile
     constants = common | {
         "SOURCE": SOURCES[input_dtype] if layer.source == INPUT else "ARENA",
@@ -197,8 +197,13 @@ def _convolution(name: str, layer: Convolution, common: dict[str, int | str], cu
         "PIXEL_PITCH": cut.pixel_pitch,
         "ROW_PITCH": cut.row_pitch,
         "PARTIALS": -1,
+        "AIMS": -1,
     }
     parts = {"WEIGHTS": cut.channel_tiles * cut.weight_bytes, "BIAS": cut.channel_tiles * tile.n * 4}
+    parts["OFFSETS"] = tile.warps_k * tile.chunks * -(-cut.chunk_steps // 4) * 16
+    # Not where a CTA has several tiles: all but the first would wait for them.
+    if cut.tiles <= sms and can_be_aimed(layer):
+        parts["AIMS"] = cut.pixel_tiles * aim_loads(layer, tile) * THREADS * 16
     if layer.source == INPUT and input_dtype == "uint8":
         parts["PIXELS"] = layer.input.channels * 8
     return Step(name, "convolution", (layer,), constants, parts, cut.tiles, cut.shared, cut.body_us, cut.bandwidth_us, cut)

@@ -22,6 +22,9 @@ HELD_WEIGHTS = 72
 NEAR = 1.5
 """Times the best cut's estimate up to which another kind of cut is worth timing: the model was 30 to 40 % off."""
 
+AIMED_PIECES = 1 << 18
+"""Of 16 bytes, of a layer's input: what pack.aims can tell apart."""
+
 CLOCK = 1.7
 """Cycles a nanosecond of an H100 or H200 under such a load; assumed."""
 
@@ -84,6 +87,28 @@ def k_steps(layer: Convolution) -> int:
     """Steps of 16 of the implicit GEMM's K: taps × padded channels, or, from the image, taps × channels padded once."""
     taps = layer.kernel[0] * layer.kernel[1]
     return -(-taps * layer.input.channels // 16) if layer.source == INPUT else taps * padded(layer.input.channels) // 16
+
+
+def patch_of(layer: Convolution, tile: Tile) -> tuple[int, int]:
+    """Rows and columns of the input that a tile reads."""
+    rows, columns = ((side - 1) * stride for side, stride in zip((tile.y, tile.x), layer.stride, strict=True))
+    return rows + layer.kernel[0], columns + layer.kernel[1]
+
+
+def copies_of(layer: Convolution, tile: Tile) -> int:
+    """Pieces of 16 bytes of a tile's patch."""
+    rows, columns = patch_of(layer, tile)
+    return rows * columns * (padded(layer.input.channels) // 8)
+
+
+def aim_loads(layer: Convolution, tile: Tile) -> int:
+    """16-byte loads that tell a thread its copies of the patch and the places of its outputs, a word each (pack.aims)."""
+    return -(-(-(-copies_of(layer, tile) // THREADS) + -(-tile.y * tile.x * tile.n // 2 // THREADS)) // 4)
+
+
+def can_be_aimed(layer: Convolution) -> bool:
+    """Whether 18 bits name 16 bytes of what it reads."""
+    return layer.source != INPUT and layer.input.pixels * (padded(layer.input.channels) // 8) < AIMED_PIECES
 
 
 def choose(layer: Convolution, sms: int, override: Mapping[str, int] | None = None) -> Cut:

@@ -15,7 +15,7 @@ from typing import Any
 
 from accel.device import nvrtc
 from accel.errors import AccelError
-from accel.exporters.fused import generate, pack, tiles
+from accel.exporters.fused import generate, pack, ring, tiles
 from accel.exporters.fused.chains import Part, median, opened
 from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.network import Convolution, Network
@@ -32,6 +32,8 @@ EACH = 5
 """Other cuts of a layer a round."""
 CUTS = 21
 """Cuts of a layer in all rounds, the model's choice among them."""
+PAUSES = (100, 200, 400)
+"""Cycles in front of a first look that are tried."""
 LAST_S = 1.0
 """Of the time, which is kept for what comes behind the rounds, beside one compilation."""
 
@@ -53,18 +55,22 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One layer's tile, or (no layer) a field of Flow."""
+    """One layer's tile, or (no layer) a field of Flow, or several that make sense together."""
 
     layer: str | None
     tile: Tile | None = None
     field: str = ""
     value: int = 0
+    more: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {self.field: self.value, **dict(self.more)}
 
     def of(self, way: Way) -> Way:
         if self.layer is not None and self.tile is not None:
             return way.with_(self.layer, self.tile)
-        changed: dict[str, Any] = {self.field: self.value}
-        return dataclasses.replace(way, flow=dataclasses.replace(way.flow, **changed))
+        return dataclasses.replace(way, flow=dataclasses.replace(way.flow, **self.fields))
 
     def is_in(self, way: Way) -> bool:
         return self.of(way) == way
@@ -122,9 +128,7 @@ class TunedGrid:
                 for one, us in told
                 if one.change.layer is not None and one.change.tile is not None
             ],
-            "tried_flow": [
-                {one.change.field: one.change.value, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None
-            ],
+            "tried_flow": [{**one.change.fields, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None],
         }
 
 
@@ -179,16 +183,20 @@ def tune_grid(
 
 def _way(plan: Plan) -> Way:
     found = tuple((step.layer_names[-1], step.cut.tile) for step in plan.steps if step.cut)
-    return Way(found, Flow(ahead=generate.hold_weights(plan.steps)[1]))
+    return Way(found, Flow(ahead=ring.hold_weights(plan.steps)[1]))
 
 
 def flows(plan: Plan) -> list[list[Change]]:
     """Other orders of work, those of one field together. Fewer steps ahead than FURTHEST_AHEAD where no more weights have room."""
-    aheads = sorted({generate.hold_weights(plan.steps, ahead)[1] for ahead in range(generate.FURTHEST_AHEAD + 1)})
-    values: dict[str, list[int]] = {"ahead": list(aheads), "fetch_late": [False, True], "look_first": [False, True]}
-    if drawn_in(plan) is not plan:
-        values["head_in_last"] = [False, True]
-    return [[Change(None, field=field, value=value) for value in of] for field, of in values.items()]
+    aheads = sorted({ring.hold_weights(plan.steps, ahead)[1] for ahead in range(ring.FURTHEST_AHEAD + 1)})
+    fetching = [Change(None, field="fetch_late", value=value) for value in (False, True)]
+    fetching.append(Change(None, field="fetch_looking", value=True))
+    for more in ((), (("fetch_late", True),), (("fetch_looking", True),)):
+        fetching.append(Change(None, field="blocks", value=True, more=more))
+    looking = [Change(None, field="look_first", value=value) for value in (False, True)]
+    looking += [Change(None, field="pause", value=value, more=(("look_first", False),)) for value in PAUSES]
+    heads = [Change(None, field="head_in_last", value=value) for value in (False, True)] if drawn_in(plan) is not plan else []
+    return [[Change(None, field="ahead", value=value) for value in aheads], fetching, looking, *([heads] if heads else [])]
 
 
 def candidates_of(network: Network, start: Way, sms: int) -> dict[str, list[Tile]]:

@@ -23,6 +23,7 @@
 #include <ucontext.h>
 
 #define FUSED_EMULATED
+#define HAS_BLOCKS true
 #define __device__
 #define __global__
 #define __forceinline__ inline
@@ -464,6 +465,8 @@ inline float scaled(float x, float scale, float offset) {
     return product - offset;
 }
 
+inline void computed(Word&) {}
+inline void computed(unsigned char*&) {}
 inline void dependents_may_start() {}
 inline void wait_for_previous() { emulator::machine.current->waited = true; }
 
@@ -511,6 +514,7 @@ inline void hand_on4(void* to, Word v) {
 inline Word load_relaxed(const Word* word) { return *word; }
 inline void store_relaxed(Word* word, Word v) { *word = v; }
 inline Word cycles() { return static_cast<Word>(emulator::machine.clock / 500000); }
+inline void pause(Word) {}
 inline unsigned long long nanoseconds() { return emulator::machine.clock; }
 
 // Clusters: all CTAs of the launch are one.

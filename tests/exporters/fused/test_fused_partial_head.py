@@ -14,11 +14,12 @@ from exporters.fused.test_fused_emulated import check, image_of, ran
 from exporters.fused.test_fused_generate import compiles
 
 from accel.exporters.fused import tuning_grid
-from accel.exporters.fused.generate import GRID_SHARED, Flow, generate
+from accel.exporters.fused.generate import Flow, generate
 from accel.exporters.fused.network import Network
 from accel.exporters.fused.partial_head import SHARE_BYTES, drawn_in, partial_bytes
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.program import TIMED_OUT, Program
+from accel.exporters.fused.ring import GRID_SHARED
 
 emulated = pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
 

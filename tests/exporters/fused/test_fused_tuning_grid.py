@@ -19,7 +19,7 @@ from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import plain, student
 
 from accel.device import nvrtc
-from accel.exporters.fused import generate, tuning_grid
+from accel.exporters.fused import generate, ring, tuning_grid
 from accel.exporters.fused.chains import TURNS
 from accel.exporters.fused.generate import Flow
 from accel.exporters.fused.pack import pack
@@ -87,16 +87,18 @@ def test_what_is_not_faster_together_leaves_the_best_alone() -> None:
 def test_how_far_ahead_weights_are_fetched_is_a_change_like_others() -> None:
     script = Scripted()
     late = [Change(None, field="fetch_late", value=value) for value in (False, True)]
+    late.append(Change(None, field="blocks", value=True, more=(("fetch_looking", True),)))
     found = script.search(flows=[[Change(None, field="ahead", value=value) for value in range(4)], late])
     assert (found.way.flow, dict(found.way.tiles)["one"]) == (Flow(3), C)
     told = found.to_dict()
-    assert told["flow"] == {"ahead": 3, "fetch_late": False, "look_first": True, "head_in_last": True}
+    assert told["flow"] == dataclasses.asdict(Flow(3))
     tried = [{name: one[name] for name in one if name not in ("us", "own_us")} for one in told["tried_flow"]]
     assert tried == [
         {"ahead": 0, "kept": False},
         {"ahead": 1, "kept": False},
         {"ahead": 3, "kept": True},
         {"fetch_late": True, "kept": False},
+        {"blocks": True, "fetch_looking": True, "kept": False},
     ]
 
 
@@ -188,7 +190,9 @@ def test_a_grids_weights_are_those_of_its_plan(monkeypatch: pytest.MonkeyPatch) 
     start = tuning_grid._way(make(network, sms=132))
     kernels = Kernels(network, 132, "float16", None, "9.0")
     layer, tiles = next(iter(tuning_grid.candidates_of(network, start, 132).items()))
-    other = dataclasses.replace(start.with_(layer, next(tile for tile in tiles if tile.n != 8)), flow=Flow(1, True, False))
+    other = dataclasses.replace(
+        start.with_(layer, next(tile for tile in tiles if tile.n != 8)), flow=Flow(1, True, look_first=False, blocks=True)
+    )
     for way in (start, other):
         part = kernels.part(way)
         program = generate.generate(network, "grid", tuning=way.tuning, flow=way.flow)
@@ -201,18 +205,22 @@ def test_a_grids_weights_are_those_of_its_plan(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("ahead", range(generate.FURTHEST_AHEAD + 1))
-def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ahead: int, late: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("blocks", [False, True], ids=["copies", "blocks"])
+@pytest.mark.parametrize("fetch", ["fetch_early", "fetch_late", "fetch_looking"])
+@pytest.mark.parametrize("ahead", range(ring.FURTHEST_AHEAD + 1))
+def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ahead: int, fetch: str, blocks: bool, tmp_path: Path) -> None:
     network = plain()
     start = tuning_grid._way(make(network, sms=5))
     candidates = tuning_grid.candidates_of(network, start, 5)
     way = start
     for layer, tiles in candidates.items():
         way = way.with_(layer, tiles[ahead])
-    look_first = late is (ahead < 2)
-    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=Flow(ahead, late, look_first))
-    distance = generate.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
+    look_first = (fetch == "fetch_late") is (ahead < 2)
+    flow = Flow(ahead, fetch == "fetch_late", fetch == "fetch_looking", look_first, 100 * ahead, blocks)
+    program = generate.generate(network, "grid", sms=5, tuning=way.tuning, flow=flow)
+    assert f"static constexpr int PAUSE = {100 * ahead};" in program.source
+    assert ("all.make_barriers<" in program.source) is (blocks and ahead > 0)
+    distance = ring.hold_weights(make(network, sms=5, tuning=way.tuning).steps, ahead)[1]
     assert f", {distance}, {str(look_first).lower()}> all;" in program.source
     emulator = Emulator(program, tmp_path)
     image = np.random.default_rng(ahead).standard_normal((1, 3, 12, 12)).astype(np.float16)

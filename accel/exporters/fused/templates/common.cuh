@@ -41,17 +41,17 @@ INLINE uint4 read16(const Run& run, int offset, Word number) {
     return inverted(v);
 }
 
-// Several at once, so that a round costs the latency of one read; an offset below zero gives zeros. `look` asks, `look_again` waits for all.
+// Several at once, so that a round costs the latency of one read; an offset from `input` below zero gives zeros. `look` asks, `look_again` waits for all.
 template <int N>
-INLINE void look(const Run& run, const int (&from)[N], uint4 (&values)[N]) {
+INLINE void look(const unsigned char* input, const int (&from)[N], uint4 (&values)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) {
         values[i] = POLLS ? make_uint4(~0u, ~0u, ~0u, ~0u) : make_uint4(0, 0, 0, 0);
-        if (from[i] >= 0) values[i] = POLLS ? peek16(run.exchange + from[i]) : load_activation16(run.arena + from[i]);
+        if (from[i] >= 0) values[i] = POLLS ? peek16(input + Word(from[i])) : load_activation16(input + Word(from[i]));
     }
 }
 template <int N>
-INLINE void look_again(const Run& run, const int (&from)[N], uint4 (&values)[N], Word number) {
+INLINE void look_again(const Run& run, const unsigned char* input, const int (&from)[N], uint4 (&values)[N], Word number) {
     if constexpr (POLLS) {
         for (Patience patience;;) {
             Word all = ~0u;
@@ -60,7 +60,7 @@ INLINE void look_again(const Run& run, const int (&from)[N], uint4 (&values)[N],
             if (all != 0 || patience.over(run, number)) break;
 #pragma unroll
             for (int i = 0; i < N; i++)
-                if (!arrived(values[i])) values[i] = peek16(run.exchange + from[i]);
+                if (!arrived(values[i])) values[i] = peek16(input + Word(from[i]));
         }
 #pragma unroll
         for (int i = 0; i < N; i++) values[i] = inverted(values[i]);
@@ -76,18 +76,21 @@ INLINE void write4(const Run& run, int offset, Word v) {
     store_activation4(run.arena + offset, v);
 }
 
-// What a step does beside its own work: `early` when its input is there, `late` when its results are stored.
+// What a step does beside its own work: `looking` while it waits for its input, `early` when that is there, `late` when its results are
+// stored.
 struct Nothing {
+    INLINE void looking() const {}
     INLINE void early() const {}
     INLINE void late() const {}
 };
-template <class Early, class Late>
-struct Both {
+template <class Looking, class Early, class Late>
+struct Beside {
+    Looking looking;
     Early early;
     Late late;
 };
-template <class Early, class Late>
-INLINE Both<Early, Late> both(Early early, Late late) { return {early, late}; }
+template <class Looking, class Early, class Late>
+INLINE Beside<Looking, Early, Late> beside(Looking looking, Early early, Late late) { return {looking, early, late}; }
 
 enum Activation { NONE, RELU, HARDSWISH, SILU };
 enum Source { ARENA, IMAGE_HALF, IMAGE_BYTES };

@@ -6,7 +6,8 @@
 //
 // Where LOOK_FIRST, a step's first look at its input comes before all else that it has to prepare: its way to the L2 and back hides that.
 //
-// Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read.
+// Weights go to shared memory DISTANCE steps ahead, a group of copies a step: each thread copies what it will itself read. Or, where BULK,
+// one thread sends for blocks, which a barrier of each step counts; what was in their place is in registers behind the step's first sync.
 //
 // BYTES are those of an exchange: the activations and, where the last convolution's CTAs do the head's work, their shares of it.
 //
@@ -24,6 +25,20 @@ struct Flow {
         run = given;
         launch = load_relaxed(run.state + LAUNCHES + cta());
         error = load_relaxed(run.state);
+    }
+
+    // Of the steps whose weights come in blocks.
+    template <int AT, int COUNT>
+    INLINE void make_barriers() {
+        if constexpr (BULK) {
+            if (thread() == 0) {
+#pragma unroll
+                for (int i = 0; i < COUNT; i++) make_barrier(shared_memory() + AT + i * 8);
+                barriers_are_made();
+                before_blocks();
+            }
+            sync();
+        }
     }
 
     INLINE void settle() { run.exchange = exchange_of(launch); }
@@ -53,19 +68,26 @@ struct Flow {
     template <class Layer, int TILES>
     INLINE void fetch_ahead() {
         if (cta() < TILES) Layer::fetch_ahead(run, cta());
-        copies_committed();
+        if constexpr (!BULK) copies_committed();
     }
 
-    // The tiles of one step that are this CTA's; `then` fetches weights of a later one, early or late.
-    template <class Layer, int TILES, class Then>
+    // A CTA does not end before what it sent for is there.
+    template <class Layer, int TILES>
+    INLINE void drop() {
+        if (cta() < TILES) Layer::drop();
+    }
+
+    // The tiles of one step that are this CTA's; `then` fetches weights of a later one. BEHIND: groups fewer that are under way by then.
+    // APART: the next step writes to shared memory, until its first sync, only where nobody reads behind this one's last.
+    template <class Layer, int TILES, int BEHIND = 0, bool APART = false, class Then>
     INLINE void step(Then then) {
         if (cta() < TILES) {
-            if constexpr (DISTANCE > 0) copies_left<DISTANCE - 1>();
+            if constexpr (DISTANCE > 0 && !BULK) copies_left<DISTANCE - 1 - BEHIND>();
             Layer::template compute<(DISTANCE > 0), LOOK_FIRST>(run, cta(), then);
             if constexpr (TILES > CTAS) more<Layer, TILES>();
-            sync();  // before the next step writes over this one's shared memory
+            if constexpr (!APART) sync();  // before the next step writes over this one's shared memory
         } else {
-            then.early(), then.late();
+            then.looking(), then.early(), then.late();
         }
     }
 

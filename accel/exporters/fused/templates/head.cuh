@@ -23,6 +23,7 @@ struct Head {
     }
 
     MEMBER void fetch_ahead(const Run&, int) {}
+    MEMBER void drop() {}
 
     template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
@@ -49,7 +50,7 @@ struct Head {
 
     template <class Then = Nothing>
     MEMBER void finish(const Run& run, int tile, Prepared& ready, Then then = {}) {
-        then.early(), then.late();
+        then.looking(), then.early(), then.late();
         const Address shared = shared_memory();
         for (int item = thread(); item < GROUPS * PIECES; item += THREADS) {
             const int piece = item % PIECES, group = item / PIECES;
@@ -61,10 +62,11 @@ struct Head {
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++) {
                     const int pixel = first + i * GROUPS;
-                    from[i] = pixel < L::PIXELS ? L::INPUT + (pixel * L::CHANNELS + piece * 8) * 2 : -1;
+                    from[i] = pixel < L::PIXELS ? (pixel * L::CHANNELS + piece * 8) * 2 : -1;
                 }
-                look(run, from, values);
-                look_again(run, from, values, L::NUMBER);
+                const unsigned char* input = (POLLS ? run.exchange : run.arena) + L::INPUT;
+                look(input, from, values);
+                look_again(run, input, from, values, L::NUMBER);
 #pragma unroll
                 for (int i = 0; i < TOGETHER; i++)
                     add(sums, 0, values[i].x), add(sums, 2, values[i].y), add(sums, 4, values[i].z), add(sums, 6, values[i].w);

@@ -100,7 +100,7 @@ struct PartialHead {
         }
 #pragma unroll 1
         for (int round = 0; round < 2; round++) {
-            if (round == 1) look(run, from, values), look_again(run, from, values, L::NUMBER);
+            if (round == 1) look(run.exchange, from, values), look_again(run, run.exchange, from, values, L::NUMBER);
             stamp<L>(run, cta(), THERE);
             const float sum = over_warps(over_lanes(values), output, round);
             const float logit = activated<L::ACTIVATION>(sum * (1.0f / L::PIXELS) + bias);

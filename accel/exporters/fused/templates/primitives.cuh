@@ -12,10 +12,19 @@ constexpr int WARPS = THREADS / 32;
 using Word = unsigned int;  // 32 bits: two halves, or an address in shared memory
 using Address = unsigned int;
 
-INLINE int thread() { return threadIdx.x; }
+// Said to be in range, so that divisions of them take a shift and no more.
+INLINE int thread() {
+    const int t = threadIdx.x;
+    __builtin_assume(t >= 0 && t < THREADS);
+    return t;
+}
 INLINE int lane() { return threadIdx.x % 32; }
-INLINE int warp() { return threadIdx.x / 32; }
-INLINE int cta() { return blockIdx.x; }
+INLINE int warp() { return thread() / 32; }
+INLINE int cta() {
+    const int t = blockIdx.x;
+    __builtin_assume(t >= 0);
+    return t;
+}
 
 // Constants: weights and the image, which nobody writes while a kernel runs. Volatile, so that they are issued where they are written.
 INLINE uint4 load_constant16(const void* from) {
@@ -119,6 +128,16 @@ template <int LEFT>
 INLINE void copies_left() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 INLINE void copies_arrived() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
+// `v` is computed here, not where it is used, which may be behind a wait.
+INLINE void computed(Word& v) { asm volatile("" : "+r"(v)); }
+INLINE void computed(unsigned char*& v) { asm volatile("" : "+l"(v)); }
+
+#if __CUDA_ARCH__ >= 900
+#define HAS_BLOCKS true  // copy_block, and what counts its bytes
+#else
+#define HAS_BLOCKS false
+#endif
+
 INLINE void sync() { __syncthreads(); }
 INLINE bool any_of_cta(bool mine) { return __syncthreads_or(mine); }
 INLINE float shuffle_xor(float v, int mask) { return __shfl_xor_sync(0xffffffffu, v, mask); }
@@ -199,6 +218,10 @@ INLINE Word cycles() {  // of this SM, for measurements
     Word t;
     asm volatile("mov.u32 %0, %clock;" : "=r"(t)::"memory");
     return t;
+}
+INLINE void pause(Word length) {  // in cycles
+    const Word start = cycles();
+    while (cycles() - start < length) {}
 }
 INLINE unsigned long long nanoseconds() {
     unsigned long long t;

@@ -10,6 +10,7 @@ struct Windows {
     struct Prepared {};
 
     MEMBER void fetch_ahead(const Run&, int) {}
+    MEMBER void drop() {}
 
     template <bool AHEAD, bool LOOK_FIRST, class Then>
     MEMBER void compute(const Run& run, int tile, Then then) {
@@ -22,7 +23,7 @@ struct Windows {
 
     template <class Then = Nothing>
     MEMBER void finish(const Run& run, int tile, Prepared&, Then then = {}) {
-        then.early(), then.late();
+        then.looking(), then.early(), then.late();
         const int item = tile * THREADS + thread();
         if (item >= ITEMS) return;
         const int pixel = item / PIECES, piece = item % PIECES, out_y = pixel / L::OUT_WIDTH, out_x = pixel % L::OUT_WIDTH;

@@ -1,0 +1,98 @@
+"""What each order of work of the grid that waits for data (generate.Flow) takes on a GPU, all of a network's in turn.
+
+    python benchmarks/fused_flows.py --networks student_a student_b --out flows.json
+
+µs a replay behind a gate, back to back and (`single`) alone between two events as `accel bench` takes `device`; weights are random, tiles
+the model's or those of `--tuning`, a JSON file of network → layer → fields of tiles.Tile. `right`: its answer is that of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from exporters.fused.networks import student
+
+from accel import device
+from accel.device import kernels
+from accel.exporters.fused.chains import median, opened
+from accel.exporters.fused.generate import Flow
+from accel.exporters.fused.network import Network
+from accel.exporters.fused.plan import Tuning, make
+from accel.exporters.fused.tuning_grid import Kernels, Way
+
+FETCHES: dict[str, dict[str, Any]] = {"early": {}, "late": {"fetch_late": True}, "looking": {"fetch_looking": True}}
+LOOKS = ((True, 0), (False, 0), (False, 100), (False, 200), (False, 400))
+
+
+def flows(ahead: int) -> list[Flow]:
+    """The default first."""
+    return [
+        Flow(ahead=ahead, **fetch, look_first=look_first, pause=pause, blocks=blocks)
+        for blocks, fetch, (look_first, pause) in itertools.product((False, True), FETCHES.values(), LOOKS)
+    ]
+
+
+def networks(name: str) -> Network:
+    if name.startswith("student"):
+        return student(name)
+    from exporters.fused.shipped import read  # with torch
+
+    return read(name)
+
+
+def measured(name: str, on: str, ahead: int, tuning: Tuning | None) -> list[dict[str, Any]]:
+    """A row a flow, in the order of their time."""
+    network, limits = networks(name), kernels.limits(on)
+    plan = make(network, sms=limits.sms, tuning=tuning)
+    tiles = tuple((step.layer_names[-1], step.cut.tile) for step in plan.steps if step.cut)
+    ways = [Way(tiles, flow) for flow in flows(ahead)]
+    parts = Kernels(network, limits.sms, "float16", None, ".".join(map(str, limits.capability))).parts(ways, None)
+    with opened(network, on, "float16", plan.arena_bytes) as grids:
+        made = [way for way in ways if way in parts]
+        for way in made:
+            grids.add(way, parts[way])
+        chained, single = (grids.compare([[way] for way in made], single=alone) for alone in (False, True))
+    rows = [
+        {**dataclasses.asdict(way.flow), "us": _finite(median(chained, index)), "single_us": _finite(median(single, index))}
+        for index, way in enumerate(made)
+    ]
+    return sorted(rows, key=lambda row: row["us"] or np.inf)
+
+
+def _finite(us: float) -> float | None:
+    """None of a grid that answers otherwise than the first."""
+    return round(us, 3) if np.isfinite(us) else None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["student_a", "student_b"])
+    parser.add_argument("--ahead", type=int, default=3, help="steps that weights are fetched ahead, where they fit")
+    parser.add_argument("--tuning", type=Path, help="tiles: a JSON file of network → layer → fields")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--out", type=Path, default=Path("flows.json"))
+    options = parser.parse_args()
+    on = device.parse(options.device)
+    tuning = json.loads(options.tuning.read_text(encoding="utf-8")) if options.tuning else {}
+    record: dict[str, Any] = {"gpu": device.describe(on).name, "networks": {}}
+    for name in options.networks:
+        record["networks"][name] = rows = measured(name, on, options.ahead, tuning.get(name))
+        for row in rows:
+            print(name, *(f"{key} {value}" for key, value in row.items()), flush=True)
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
