@@ -249,6 +249,7 @@ def main() -> int:
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
     parser.add_argument("--tuned", type=Path, help="JSON of tuned plans by network, as results/h200/fused/tuned.json")
     parser.add_argument("--fetch-late", action="store_true", help="weights are sent for behind a step's stores; --tuned goes before it")
+    parser.add_argument("--flow", type=json.loads, default={}, help="fields of generate.Flow as JSON; --tuned goes before it")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
@@ -257,7 +258,7 @@ def main() -> int:
     record: dict[str, Any] = {"gpu": device.describe(on).name, "launches": LAUNCHES, "networks": {}}
     for name in options.network:
         network = NETWORKS[name]()
-        way = tuned(plans[name], network) if options.tuned else Way({}, Flow(fetch_late=options.fetch_late))
+        way = tuned(plans[name], network) if options.tuned else Way({}, Flow(**{"fetch_late": options.fetch_late} | options.flow))
         taken = measured(network, way, on)
         plan = make(network, sms=kernels.limits(on).sms, tuning=way.tuning)
         print(
