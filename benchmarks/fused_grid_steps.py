@@ -244,6 +244,11 @@ def report(plan: Plan, taken: Taken) -> str:
     return "\n".join(lines)
 
 
+def _told(flow: Flow) -> str:
+    """What is not as it is by default."""
+    return ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(flow).items() if value != getattr(Flow(), name)) or "defaults"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
@@ -262,7 +267,7 @@ def main() -> int:
         taken = measured(network, way, on)
         plan = make(network, sms=kernels.limits(on).sms, tuning=way.tuning)
         print(
-            f"{record['gpu']}, {name}, {way.flow}, {len(way.tuning)} tuned tiles:\n{taken.timed_us:.2f} µs a launch back to back with the "
+            f"{record['gpu']}, {name}, {_told(way.flow)}, {len(way.tuning)} tuned tiles:\n{taken.timed_us:.2f} µs a launch back to back with the "
             f"stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",
             flush=True,
         )
