@@ -267,8 +267,8 @@ def main() -> int:
         taken = measured(network, way, on)
         plan = make(network, sms=kernels.limits(on).sms, tuning=way.tuning)
         print(
-            f"{record['gpu']}, {name}, {_told(way.flow)}, {len(way.tuning)} tuned tiles:\n{taken.timed_us:.2f} µs a launch back to back with the "
-            f"stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",
+            f"{record['gpu']}, {name}, {_told(way.flow)}, {len(way.tuning)} tuned tiles:\n"
+            f"{taken.timed_us:.2f} µs a launch back to back with the stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",
             flush=True,
         )
         table = rows(plan, taken.moments)
