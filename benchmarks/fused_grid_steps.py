@@ -249,9 +249,9 @@ def report(plan: Plan, taken: Taken) -> str:
     return "\n".join(lines)
 
 
-def told(flow: Flow) -> str:
-    """What of it is not as by default."""
-    return " ".join(f"{field.name}={value}" for field in dataclasses.fields(flow) if (value := getattr(flow, field.name)) != field.default)
+def _told(flow: Flow) -> str:
+    """What is not as it is by default."""
+    return ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(flow).items() if value != getattr(Flow(), name)) or "defaults"
 
 
 def main() -> int:
@@ -262,6 +262,7 @@ def main() -> int:
     parser.add_argument(
         "--own-head", action="store_true", help="the head as a step of its own, where it would be drawn into the one before"
     )
+    parser.add_argument("--flow", type=json.loads, default={}, help="fields of generate.Flow as JSON; --tuned goes before it")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
@@ -270,13 +271,13 @@ def main() -> int:
     record: dict[str, Any] = {"gpu": device.describe(on).name, "launches": LAUNCHES, "networks": {}}
     for name in options.network:
         network = NETWORKS[name]()
-        way = tuned(plans[name], network) if options.tuned else Way({}, Flow(fetch_late=options.fetch_late))
+        way = tuned(plans[name], network) if options.tuned else Way({}, Flow(**{"fetch_late": options.fetch_late} | options.flow))
         if options.own_head:
             way = dataclasses.replace(way, flow=dataclasses.replace(way.flow, head_in_last=False))
         taken = measured(network, way, on)
         plan = ordered(make(network, sms=kernels.limits(on).sms, tuning=way.tuning), way.flow)
         print(
-            f"{record['gpu']}, {name}, {len(way.tuning)} tuned tiles, {told(way.flow)}:\n"
+            f"{record['gpu']}, {name}, {_told(way.flow)}, {len(way.tuning)} tuned tiles:\n"
             f"{taken.timed_us:.2f} µs a launch back to back with the stamps, {taken.plain_us:.2f} without\n{report(plan, taken)}\n",
             flush=True,
         )
