@@ -31,15 +31,15 @@ from accel.exporters.fused.network import Network
 from accel.exporters.fused.plan import Tuning, make
 from accel.exporters.fused.tuning_grid import Kernels, Way
 
-FETCHES: dict[str, dict[str, Any]] = {"early": {}, "late": {"fetch_late": True}, "looking": {"fetch_looking": True}}
-LOOKS = ((True, 0), (False, 0), (False, 100), (False, 200), (False, 400))
+FETCHES = {name: {"fetch_late": name == "late", "fetch_looking": name == "looking"} for name in ("late", "early", "looking")}
+LOOKS = ((False, 200), (False, 0), (False, 100), (False, 400), (True, 0))
 
 
 def flows(ahead: int) -> list[Flow]:
     """The default first."""
     return [
         Flow(ahead=ahead, **fetch, look_first=look_first, pause=pause, blocks=blocks)
-        for blocks, fetch, (look_first, pause) in itertools.product((False, True), FETCHES.values(), LOOKS)
+        for blocks, fetch, (look_first, pause) in itertools.product((True, False), FETCHES.values(), LOOKS)
     ]
 
 

@@ -47,14 +47,16 @@ class Flow:
         blocks: one thread sends for a step's weights, biases and tables (cp.async.bulk, from compute capability 9.0 on; before, each
             thread copies its own all the same).
         head_in_last: the CTAs of the last convolution do the head's work (partial_head.py), where that can be.
+
+    The defaults are what was fastest for student_b on an H200 (results/h200/fused/flows.json).
     """
 
     ahead: int = FURTHEST_AHEAD
-    fetch_late: bool = False
+    fetch_late: bool = True
     fetch_looking: bool = False
-    look_first: bool = True
-    pause: int = 0
-    blocks: bool = False
+    look_first: bool = False
+    pause: int = 200
+    blocks: bool = True
     head_in_last: bool = True
 
 

@@ -4,6 +4,7 @@ work; what is faster alone is then tried together."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 import statistics
@@ -32,7 +33,7 @@ EACH = 5
 """Other cuts of a layer a round."""
 CUTS = 21
 """Cuts of a layer in all rounds, the model's choice among them."""
-PAUSES = (100, 200, 400)
+PAUSES = (0, 100, 200, 300, 400, 600)
 """Cycles in front of a first look that are tried."""
 LAST_S = 1.0
 """Of the time, which is kept for what comes behind the rounds, beside one compilation."""
@@ -189,12 +190,13 @@ def _way(plan: Plan) -> Way:
 def flows(plan: Plan) -> list[list[Change]]:
     """Other orders of work, those of one field together. Fewer steps ahead than FURTHEST_AHEAD where no more weights have room."""
     aheads = sorted({ring.hold_weights(plan.steps, ahead)[1] for ahead in range(ring.FURTHEST_AHEAD + 1)})
-    fetching = [Change(None, field="fetch_late", value=value) for value in (False, True)]
-    fetching.append(Change(None, field="fetch_looking", value=True))
-    for more in ((), (("fetch_late", True),), (("fetch_looking", True),)):
-        fetching.append(Change(None, field="blocks", value=True, more=more))
-    looking = [Change(None, field="look_first", value=value) for value in (False, True)]
-    looking += [Change(None, field="pause", value=value, more=(("look_first", False),)) for value in PAUSES]
+    ways = itertools.product((True, False), ((False, False), (True, False), (False, True)))
+    fetching = [
+        Change(None, field="blocks", value=blocks, more=(("fetch_late", late), ("fetch_looking", looking)))
+        for blocks, (late, looking) in ways
+    ]
+    looking = [Change(None, field="pause", value=value, more=(("look_first", False),)) for value in PAUSES]
+    looking.append(Change(None, field="look_first", value=True, more=(("pause", 0),)))
     heads = [Change(None, field="head_in_last", value=value) for value in (False, True)] if drawn_in(plan) is not plan else []
     return [[Change(None, field="ahead", value=value) for value in aheads], fetching, looking, *([heads] if heads else [])]
 
@@ -222,10 +224,10 @@ class Search:
         self._begin(others)
         rounds = 0
         waiting = {layer: [Change(layer, tile) for tile in of] for layer, of in candidates.items()}
-        further = list(flows)
-        while (any(waiting.values()) or further) and not self._is_over():
-            changes = [*further, *(of[:EACH] for of in waiting.values() if of)]
-            waiting, further, rounds = {layer: of[EACH:] for layer, of in waiting.items()}, [], rounds + 1
+        while (any(waiting.values()) or rounds < 1) and not self._is_over():
+            # Other tiles want another order of work: it is looked at twice.
+            changes = [*(flows if rounds < 2 else ()), *(of[:EACH] for of in waiting.values() if of)]
+            waiting, rounds = {layer: of[EACH:] for layer, of in waiting.items()}, rounds + 1
             self._round(changes, rounds)
         known = {one.change.layer for one in self._tried}
         untried = tuple(layer for layer, of in candidates.items() if of and layer not in known)

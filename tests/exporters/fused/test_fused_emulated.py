@@ -133,7 +133,7 @@ def test_a_cluster_that_is_measured_keeps_every_moment_of_every_cta(tmp_path: Pa
 
 
 @pytest.mark.parametrize("build", [odd, plain], ids=["a head", "a partial head"])
-@pytest.mark.parametrize("flow", [Flow(), Flow(fetch_late=True, look_first=False)], ids=["first", "late"])
+@pytest.mark.parametrize("flow", [Flow(fetch_late=False, look_first=True, pause=0, blocks=False), Flow()], ids=["first", "late"])
 def test_a_grid_that_is_measured_answers_right_and_keeps_every_moment_of_the_steps_that_a_cta_has(
     flow: Flow, build: Any, tmp_path: Path
 ) -> None:

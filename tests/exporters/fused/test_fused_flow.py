@@ -24,8 +24,12 @@ from accel.exporters.fused.tiles import patch_of
 
 emulated = pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
 
+PLAIN = Flow(fetch_late=False, look_first=True, pause=0, blocks=False)
+"""Each thread copies its own weights when its input is there."""
+BLOCKS = dataclasses.replace(PLAIN, blocks=True)
+LOOKING = dataclasses.replace(PLAIN, fetch_looking=True)
 FLOWS = [
-    Flow(fetch_late=fetch == "late", fetch_looking=fetch == "looking", look_first=look_first, blocks=blocks)
+    Flow(fetch_late=fetch == "late", fetch_looking=fetch == "looking", look_first=look_first, pause=0, blocks=blocks)
     for blocks, fetch, look_first in itertools.product((False, True), ("early", "late", "looking"), (True, False))
 ]
 
@@ -128,7 +132,7 @@ def test_blocks_give_the_same_bits_as_copies_for_larger_networks(build: Any, tmp
     network = build()
     image = image_of(network)
     logits = []
-    for flow in (Flow(), Flow(fetch_looking=True, blocks=True)):
+    for flow in (PLAIN, dataclasses.replace(LOOKING, blocks=True)):
         (folder := tmp_path / str(len(logits))).mkdir()
         logits.append(Emulator(grid(network, flow), folder).run(image, backwards=flow.blocks))
     assert np.isfinite(logits[0]).all()
@@ -156,22 +160,22 @@ def test_weights_may_come_where_others_have_just_been_read(flow: Flow, tight: No
     ("flow", "old", "new", "message"),
     [
         (
-            Flow(blocks=True),
+            BLOCKS,
             "        if constexpr (AHEAD && BULK && L::SLOT >= 0) arrived(shared_memory() + L::BARRIER);",
             "",
             "without having waited for what comes there|nobody wrote",
         ),
-        (Flow(blocks=True), "expect(barrier, BLOCK)", "expect(barrier, BLOCK + 16)", "deadlock"),
-        (Flow(blocks=True), "        sync();\n        then.early();", "        then.early();\n        sync();", "a race in shared memory"),
+        (BLOCKS, "expect(barrier, BLOCK)", "expect(barrier, BLOCK + 16)", "deadlock"),
+        (BLOCKS, "        sync();\n        then.early();", "        then.early();\n        sync();", "a race in shared memory"),
         (
-            Flow(blocks=True),
+            BLOCKS,
             "            }\n            sync();\n        }\n    }\n\n    INLINE void settle",
             "            }\n        }\n    }\n\n    INLINE void settle",
             "a race|nobody wrote|not made",
         ),
-        (Flow(), "if constexpr (!APART) sync();", "", "a race in shared memory"),
-        (Flow(), "copies_left<DISTANCE - 1 - BEHIND>()", "copies_left<DISTANCE>()", "nobody wrote|a race|conv"),
-        (Flow(fetch_looking=True), "copies_left<DISTANCE - 1 - BEHIND>()", "copies_left<DISTANCE - 1>()", "nobody wrote|a race|conv"),
+        (PLAIN, "if constexpr (!APART) sync();", "", "a race in shared memory"),
+        (PLAIN, "copies_left<DISTANCE - 1 - BEHIND>()", "copies_left<DISTANCE>()", "nobody wrote|a race|conv"),
+        (LOOKING, "copies_left<DISTANCE - 1 - BEHIND>()", "copies_left<DISTANCE - 1>()", "nobody wrote|a race|conv"),
     ],
 )
 def test_a_broken_order_is_found(flow: Flow, old: str, new: str, message: str, tight: None, tmp_path: Path) -> None:
@@ -203,7 +207,7 @@ def test_sums_that_lie_where_the_next_patch_comes_are_found(tmp_path: Path) -> N
 
 
 @emulated
-@pytest.mark.parametrize("flow", [Flow(blocks=True), Flow(fetch_looking=True, blocks=True)], ids=["early", "looking"])
+@pytest.mark.parametrize("flow", [BLOCKS, dataclasses.replace(LOOKING, blocks=True)], ids=["early", "looking"])
 def test_a_context_that_has_failed_ends_with_nothing_under_way(flow: Flow, tmp_path: Path) -> None:
     network = of_six()
     emulator = Emulator(grid(network, flow, 8), tmp_path)
@@ -294,7 +298,7 @@ def test_a_word_that_is_packed_is_read_from_the_part_that_the_plan_has() -> None
 @pytest.mark.parametrize("capability", ["8.0", "8.9", "9.0"])
 def test_blocks_compile_without_a_spill_and_where_there_are_none_are_left_out(capability: str) -> None:
     pytest.importorskip("cuda.core", reason="cuda-core is not installed")
-    program = grid(student("student_b"), Flow(fetch_looking=True, blocks=True))
+    program = grid(student("student_b"), dataclasses.replace(LOOKING, blocks=True))
     compiled = nvrtc.compile(program.source, "grid.cu", capability)
     assert compiled.kernels["grid"].spills == 0
     assert compiled.kernels["grid"].registers <= 255

@@ -29,7 +29,7 @@ from accel.exporters.fused.tuning_grid import Change, Kernels, Search, Way
 from accel.types import Resources
 
 A, B, C, D = (Tile(4, 4, n, 1, 1, 8) for n in (8, 16, 32, 64))
-START = Way((("one", A), ("two", A), ("three", A)), Flow(2))
+START = Way((("one", A), ("two", A), ("three", A)), Flow(2, fetch_late=False, look_first=True, pause=0, blocks=False))
 INF = float("inf")
 US = {("one", A): 5.0, ("one", B): 4.8, ("one", C): 4.5, ("two", A): 3.0, ("two", B): 2.9, ("three", A): 2.0, ("three", B): 2.2}
 AHEAD = {0: 1.0, 1: 0.5, 2: 0.4, 3: 0.2}
@@ -89,9 +89,9 @@ def test_how_far_ahead_weights_are_fetched_is_a_change_like_others() -> None:
     late = [Change(None, field="fetch_late", value=value) for value in (False, True)]
     late.append(Change(None, field="blocks", value=True, more=(("fetch_looking", True),)))
     found = script.search(flows=[[Change(None, field="ahead", value=value) for value in range(4)], late])
-    assert (found.way.flow, dict(found.way.tiles)["one"]) == (Flow(3), C)
+    assert (found.way.flow, dict(found.way.tiles)["one"]) == (dataclasses.replace(START.flow, ahead=3), C)
     told = found.to_dict()
-    assert told["flow"] == dataclasses.asdict(Flow(3))
+    assert told["flow"] == dataclasses.asdict(dataclasses.replace(START.flow, ahead=3))
     tried = [{name: one[name] for name in one if name not in ("us", "own_us")} for one in told["tried_flow"]]
     assert tried == [
         {"ahead": 0, "kept": False},
@@ -171,8 +171,8 @@ def test_the_candidates_of_the_grid_differ_from_its_own_tiles_and_from_one_anoth
     orders = [change for of in tuning_grid.flows(make(network, sms=132)) for change in of]
     assert [(change.field, change.value) for change in orders if change.is_in(start)] == [
         ("ahead", start.flow.ahead),
-        ("fetch_late", False),
-        ("look_first", True),
+        ("blocks", True),
+        ("pause", 200),
         ("head_in_last", True),
     ]
     assert min(change.value for change in orders if change.field == "ahead") == 0
