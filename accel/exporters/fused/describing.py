@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from accel.exporters.fused.partial_head import told
@@ -20,8 +21,8 @@ def predicted_us(step: Step, way: str, sms: int) -> float:
     return BETWEEN_US[way] + max(step.body_us * rounds, step.bandwidth_us - BETWEEN_US[way])
 
 
-def described(plan: Plan, schedule: Schedule, way: str) -> dict[str, Any]:
-    """What the planner chose, as JSON takes it."""
+def described(plan: Plan, schedule: Schedule, way: str, tables: Collection[str] | None = None) -> dict[str, Any]:
+    """What the planner chose, as JSON takes it; `tables`: the convolutions whose kernels read tables, None: all that have any."""
     steps = [
         {
             "name": step.name,
@@ -30,6 +31,7 @@ def described(plan: Plan, schedule: Schedule, way: str) -> dict[str, Any]:
             "shape": shape_of(step),
             "tile": dataclasses.asdict(step.cut.tile) if step.cut else None,
             "ctas": step.tiles,
+            "tables": (tables is None or step.layer_names[-1] in tables) if step.cut else None,
             "k_steps": step.cut.steps if step.cut else None,
             "shared_bytes": step.shared,
             "fetched_weight_bytes": step.cut.weight_bytes if step.cut else sum(step.parts.values()),

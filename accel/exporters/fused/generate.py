@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Literal
 
@@ -25,6 +25,8 @@ STATE_BYTES = 256
 """Of a chain, which waits for nothing itself."""
 COUNTER_WORDS = 8
 """From a counter of the grid to the next: a sector of the L2 each."""
+TABLES = ("OFFSETS", "AIMS")
+"""Constants of a convolution that say where its tables lie among the weights; -1: its kernel computes what they have."""
 Waiting = Literal["data", "counters"]
 PRELUDE = ("primitives", "common")
 TEMPLATES = {
@@ -70,6 +72,7 @@ def generate(
     tuning: Tuning | None = None,
     waiting: Waiting = "data",
     flow: Flow | None = None,
+    tables: Collection[str] = (),
     timed: bool = False,
 ) -> Program:
     """`network` as CUDA C++ in `schedule`, for a GPU of `sms` SMs (the grid's CTAs; chain and cluster run on any).
@@ -79,6 +82,7 @@ def generate(
         tuning: layer → fields of tiles.Tile that are fixed; the cluster divides layers in its own way (cluster.py) and takes none.
         waiting: of the grid: for each word of data to arrive (flow.cuh), or for counters of stored tiles (grid.cuh).
         flow: of the grid that waits for data: the order of its work.
+        tables: of the chain: convolutions whose kernels read TABLES; the others compute them while they wait. A grid reads what it has.
         timed: of the grid that waits for data: to be measured (benchmarks/fused_grid_steps.py), not exported; see stamps.py.
 
     Raises:
@@ -99,6 +103,8 @@ def generate(
     if way == "data":
         plan = ordered(plan, flow or Flow())
     written = _flow(plan, flow, timed) if way == "data" else WRITERS[schedule][way](plan)
+    if schedule == "chain":
+        written = dataclasses.replace(written, tables=_known(plan, tables))
     shape = network.input
     image = (1, shape.channels, shape.height, shape.width)
     return Program(
@@ -112,8 +118,16 @@ def generate(
         input_dtype=input_dtype,
         output_shape=(1, network.layers[-1].output.channels),
         outputs=plan.outputs,
-        plan=described(plan, schedule, way),
+        plan=described(plan, schedule, way, written.tables),
     )
+
+
+def _known(plan: Plan, tables: Collection[str]) -> frozenset[str]:
+    """`tables`; UsageError: they name what is no convolution of the plan that has any."""
+    unknown = set(tables) - {step.layer_names[-1] for step in plan.steps if step.cut}
+    if unknown:
+        raise UsageError(f"tables are asked for {sorted(unknown)}, which have none in this plan", remedy="name convolutions of the plan")
+    return frozenset(tables)
 
 
 def ordered(plan: Plan, flow: Flow) -> Plan:
@@ -157,6 +171,8 @@ def _struct(plan: Plan, way: Written) -> Callable[[Step], str]:
 
     def written(step: Step) -> str:
         constants = {"NUMBER": numbers[step.name]} | dict(step.constants) | {part: plan.weights[step.name, part] for part in step.parts}
+        if step.cut and way.tables is not None and step.layer_names[-1] not in way.tables:
+            constants |= dict.fromkeys(TABLES, -1)
         if step.cut:
             constants["SLOT"] = way.slots.get(step.name, -1)
             constants["PAUSE"] = way.pause
@@ -199,7 +215,7 @@ def _template(step: Step, plan: Plan) -> str:
 @dataclasses.dataclass(frozen=True)
 class Written:
     """A schedule: its template, the source of its kernels, the bytes of State; step → where its weights wait in shared memory; the
-    word of State from which stamps lie, where it keeps any."""
+    word of State from which stamps lie, where it keeps any; of a chain the convolutions that read their tables, None: all."""
 
     template: str
     source: str
@@ -209,6 +225,7 @@ class Written:
     blocks: bool = False
     pause: int = 0
     stamps: int | None = None
+    tables: frozenset[str] | None = None
 
 
 def _chain(plan: Plan) -> Written:
@@ -255,10 +272,10 @@ def _link(plan: Plan, of: Sequence[int]) -> tuple[str, Kernel]:
     return text, kernel
 
 
-def link(plan: Plan, index: int) -> tuple[str, Kernel]:
-    """The source of one kernel of the chain, to be compiled by itself, and its launch."""
+def link(plan: Plan, index: int, tables: Collection[str] = ()) -> tuple[str, Kernel]:
+    """The source of one kernel of the chain, to be compiled by itself, and its launch; `tables` as of `generate`."""
     text, kernel = _link(plan, (index,))
-    written = Written("chain", text, (kernel,), STATE_BYTES)
+    written = Written("chain", text, (kernel,), STATE_BYTES, tables=_known(plan, tables))
     return "\n".join([*_templates(plan, written), _struct(plan, written)(plan.steps[index]), text]), kernel
 
 

@@ -3,8 +3,9 @@
 // A CTA computes TILE_Y×TILE_X pixels × TILE_N channels. Its warps stand in WARPS_M × WARPS_N × WARPS_K; those along K add up through
 // shared memory. `prepare` needs nothing of the layer before and runs ahead of the wait: each lane's weights go to registers, 16 bytes a
 // load. `finish` fetches the tile's input pixels at once (a patch with its halo, zeros outside the image), multiplies, adds, stores.
-// What follows from the shapes alone comes ready-made with the weights (pack.py), because a step's own instructions take longer than its
-// multiplications: the offsets of the K steps, and for each thread which pixels it fetches and where its outputs lie (AIMS).
+// What follows from the shapes alone comes ready-made with the weights (pack.py) where it is fetched ahead, because a step's own instructions
+// take longer than its multiplications: the offsets of the K steps (OFFSETS), and for each thread which pixels it fetches and where its
+// outputs lie (AIMS). Where one of the two is -1 `prepare` computes it, the same words: a kernel of a chain has the time for it.
 //
 // Columns of the patch are sorted by their remainder modulo the stride, so that neighbouring output pixels are neighbours in the patch;
 // PIXEL_PITCH and ROW_PITCH are chosen so that the 8 rows that ldmatrix reads together lie in different banks.
@@ -43,9 +44,10 @@ struct Convolution {
     static constexpr int PIECES = larger(L::CHANNELS / 8, 1), COPIES = PATCH_Y * PATCH_X * PIECES, MINE = ceil_div(COPIES, THREADS);
     static constexpr int TOGETHER = POLLS ? smaller(MINE, 8) : MINE;  // looked at together, in 4 registers each
 
-    // A thread's copies and places of outputs from the weights' file; a grid that POLLS has them only where they wait in shared memory,
-    // because they are what it needs first.
-    static constexpr bool AIMED = L::AIMS >= 0 && (!POLLS || L::SLOT >= 0);
+    // A thread's copies and places of outputs in words (pack.aims), from the weights' file or computed ahead; a grid that POLLS has them only
+    // where they wait in shared memory, because they are what it needs first.
+    static constexpr bool AIMABLE = L::SOURCE == ARENA && L::HEIGHT * L::WIDTH * PIECES < (1 << 18);
+    static constexpr bool AIMED = POLLS ? L::AIMS >= 0 && L::SLOT >= 0 : AIMABLE;
     static constexpr int AIMED_PAIRS = ceil_div(PAIRS, THREADS), AIM_LOADS = ceil_div(MINE + AIMED_PAIRS, 4);
 
     // What waits in shared memory from SLOT on: weights, unless they come in chunks; aims; where BULK, the table of K offsets and biases.
@@ -140,8 +142,9 @@ struct Convolution {
     template <bool AHEAD>
     MEMBER void prepare_aims(const Run& run, int tile, Prepared& ready) {
         if constexpr (AHEAD && BULK && L::SLOT >= 0) arrived(shared_memory() + L::BARRIER);
+        if constexpr (AIMED && L::AIMS < 0) compute_aims(tile, ready.aims);
 #pragma unroll
-        for (int i = 0; i < (AIMED ? AIM_LOADS : 0); i++)
+        for (int i = 0; i < (AIMED && L::AIMS >= 0 ? AIM_LOADS : 0); i++)
             ready.aims[i] = AHEAD ? load_shared16(aims_at() + i * 512) : load_constant16(aims_of(run, tile) + i * 512);
     }
 
@@ -149,7 +152,9 @@ struct Convolution {
     MEMBER void prepare_rest(const Run& run, int tile, Prepared& ready) {
         constexpr bool IN_BLOCK = AHEAD && BULK && L::SLOT >= 0;
         const Address slot = shared_memory() + SLOT;
-        if constexpr (OFFSETS_HELD) {
+        if constexpr (L::OFFSETS < 0) {
+            compute_offsets();
+        } else if constexpr (OFFSETS_HELD) {
             const int first = warp() % L::WARPS_K * TABLE_ROW;
 #pragma unroll
             for (int i = 0; i < TABLE_ROW / 16; i++)
@@ -234,7 +239,7 @@ struct Convolution {
             }
         }
 #pragma unroll
-        for (int i = 0; i < (OFFSETS_HELD ? 0 : MINE_TABLE); i++)
+        for (int i = 0; i < (OFFSETS_HELD || L::OFFSETS < 0 ? 0 : MINE_TABLE); i++)
             if (thread() + i * THREADS < TABLE_PIECES) store_shared16(shared + TABLE + (thread() + i * THREADS) * 16, ready.table[i]);
         stamp<L>(run, tile, THERE);
         sync();
@@ -288,6 +293,48 @@ struct Convolution {
 
     MEMBER int first_y(int tile) { return tile % PIXEL_TILES / TILES_X * L::TILE_Y; }
     MEMBER int first_x(int tile) { return tile % PIXEL_TILES % TILES_X * L::TILE_X; }
+
+    // As pack.k_offsets: a step beyond the last has weights of zero; it reads what step 0 reads.
+    MEMBER void compute_offsets() {
+        constexpr int ROW = TABLE_ROW / 4;
+        for (int i = thread(); i < TABLE_PIECES * 4; i += THREADS) {
+            const int step = i / ROW * L::CHUNK_STEPS + i % ROW;
+            const bool real = i % ROW < L::CHUNK_STEPS && step < L::STEPS;
+            store_shared4(shared_memory() + TABLE + i * 4, static_cast<Word>(offset_of(real ? step : 0)));
+        }
+    }
+    // Bytes from a pixel's row in the patch to what K step `step` reads.
+    MEMBER int offset_of(int step) {
+        if constexpr (L::SOURCE != ARENA) {
+            return step * 32;
+        } else {
+            constexpr int PER_TAP = L::CHANNELS / 16;
+            const int tap = step / PER_TAP, y = tap / L::KERNEL_X, x = tap % L::KERNEL_X;
+            return y * L::ROW_PITCH + column_of(x) * L::PIXEL_PITCH + step % PER_TAP * 32;
+        }
+    }
+
+    // As pack.aims.
+    MEMBER void compute_aims(int tile, uint4 (&aims)[AIMED ? AIM_LOADS : 1]) {
+#pragma unroll
+        for (int i = 0; i < AIM_LOADS; i++) {
+            aims[i] = make_uint4(computed_aim(tile, i * 4), computed_aim(tile, i * 4 + 1), computed_aim(tile, i * 4 + 2), computed_aim(tile, i * 4 + 3));
+            computed(aims[i].x), computed(aims[i].y), computed(aims[i].z), computed(aims[i].w);
+        }
+    }
+    MEMBER Word computed_aim(int tile, int i) {
+        if (i >= MINE) {
+            const int pixel = pixel_of(thread() + (i - MINE) * THREADS), y = first_y(tile) + pixel / L::TILE_X, x = first_x(tile) + pixel % L::TILE_X;
+            const int place = (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel_of(thread() + (i - MINE) * THREADS);
+            return i < MINE + AIMED_PAIRS && y < L::OUT_HEIGHT && x < L::OUT_WIDTH ? static_cast<Word>(place) : ~0u;
+        }
+        const int copy = thread() + i * THREADS, pixel = copy / PIECES, piece = copy % PIECES, y = pixel / PATCH_X, x = pixel % PATCH_X;
+        const int from_y = first_y(tile) * L::STRIDE_Y - L::PAD_Y + y, from_x = first_x(tile) * L::STRIDE_X - L::PAD_X + x;
+        const bool inside = is_copy(i) && from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
+        const Word from = inside ? static_cast<Word>((from_y * L::WIDTH + from_x) * PIECES + piece) << 4 : 1u << 31;
+        const Word to = y * (L::ROW_PITCH / 16) + column_of(x) * (L::PIXEL_PITCH / 16) + piece;
+        return from | to >> 4 << 22 | (to & 15);
+    }
 
     MEMBER Word aim_of(const Prepared& ready, int i) {
         const uint4 four = ready.aims[i / 4];

@@ -180,9 +180,11 @@ INLINE void dependents_may_start() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+// A loop that is run once: the assembler lets loads of constants, and whatever else touches no memory that is written, sink behind a mere
+// griddepcontrol.wait, and then nothing of it overlaps the kernel in front; it does not take them across a loop. There is no CTA of 0 threads.
 INLINE void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("{ .reg .pred again; .reg .u32 n; mov.u32 n, %ntid.x; setp.eq.u32 again, n, 0; WAIT: griddepcontrol.wait; @again bra WAIT; }" ::: "memory");
 #endif
 }
 
