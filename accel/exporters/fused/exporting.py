@@ -191,6 +191,8 @@ def generate(
         chosen: dict[str, Any] = {"tuning": timed.tuning} if timed else {}
         if isinstance(timed, TunedGrid):
             chosen["flow"] = timed.way.flow
+        elif timed:
+            chosen["tables"] = timed.tables
         try:
             program = generator(network, schedule, sms=sms, **image, **chosen)
             programs[schedule] = _with_tuned(program, timed.to_dict()) if timed else program

@@ -1,4 +1,5 @@
-"""Tiles chosen by measurement: a layer's best cuts by the model, each timed in the whole chain, in which it alone is another."""
+"""The chain's kernels chosen by measurement: a layer's best cuts by the model, each timed in the whole chain, in which it alone is another,
+and then whether the kernel of the fastest computes its tables or reads them."""
 
 from __future__ import annotations
 
@@ -31,23 +32,36 @@ COMPILING = 0.6
 THREADS = 16
 """Most compilers at once."""
 
-Tiles = Mapping[str, Tile]
-"""Layer → its tile, of every convolution that has one."""
-Compare = Callable[[Sequence[Tiles]], list[list[float]]]
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A convolution's kernel: its tile, and whether it reads its tables (generate.TABLES) or computes them."""
+
+    tile: Tile
+    tables: bool = False
+
+    @property
+    def other(self) -> Way:
+        return dataclasses.replace(self, tables=not self.tables)
+
+
+Ways = Mapping[str, Way]
+"""Layer → its kernel, of every convolution that has a tile."""
+Compare = Callable[[Sequence[Ways]], list[list[float]]]
 """Times of several chains in µs, a list a turn; infinite for one that answers otherwise than the first."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """A tile that was timed in place of a layer's own.
+    """A kernel that was timed in place of a layer's own.
 
     Attributes:
-        us: of the whole chain with it; None where it answered otherwise. own_us: of the chain with the layer's own tile, in the same turns.
+        us: of the whole chain with it; None where it answered otherwise. own_us: of the chain with the layer's own, in the same turns.
         kept: it was faster by more than the noise, and than all others.
     """
 
     layer: str
-    tile: Tile
+    way: Way
     us: float | None
     own_us: float
     kept: bool
@@ -58,11 +72,11 @@ class Tuned:
     """What the search found.
 
     Attributes:
-        tiles: of every convolution. tried: in order. untried: layers for which the time did not suffice.
-        before_us, after_us: of the chain with the model's tiles and with `tiles`, timed in turn at the end. noise_us: in those turns.
+        ways: of every convolution. tried: in order. untried: layers for which the time did not suffice.
+        before_us, after_us: of the chain with the model's tiles and no tables, and with `ways`, timed in turn at the end. noise_us: in those turns.
     """
 
-    tiles: Tiles
+    ways: Ways
     tried: tuple[Tried, ...]
     untried: tuple[str, ...]
     before_us: float
@@ -71,7 +85,11 @@ class Tuned:
 
     @property
     def tuning(self) -> Tuning:
-        return {layer: dataclasses.asdict(tile) for layer, tile in self.tiles.items()}
+        return {layer: dataclasses.asdict(way.tile) for layer, way in self.ways.items()}
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return tuple(layer for layer, way in self.ways.items() if way.tables)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -83,7 +101,8 @@ class Tuned:
             "tried": [
                 {
                     "layer": one.layer,
-                    "tile": dataclasses.asdict(one.tile),
+                    "tile": dataclasses.asdict(one.way.tile),
+                    "tables": one.way.tables,
                     "us": None if one.us is None else round(one.us, 3),
                     "own_us": round(one.own_us, 3),
                     "kept": one.kept,
@@ -104,7 +123,7 @@ def tune(
     seconds: float = SECONDS,
     progress: Progress = silent,
 ) -> Tuned:
-    """Search the tiles of `network`'s chain on `cuda:N`, for about `seconds`.
+    """Search the kernels of `network`'s chain on `cuda:N`, for about `seconds`.
 
     Raises:
         UsageError: `on` is a CPU. Beside that as `generate` and the compiler.
@@ -115,7 +134,7 @@ def tune(
         )
     until = time.monotonic() + seconds
     plan = make(network, sms=sms, input_dtype=input_dtype)
-    base = {step.layer_names[-1]: step.cut.tile for step in plan.steps if step.cut}
+    base = {step.layer_names[-1]: Way(step.cut.tile) for step in plan.steps if step.cut}
     candidates = candidates_of(network, base, sms)
     with opened(network, on, input_dtype, plan.arena_bytes) as chains:
         keys = [(index, base.get(step.layer_names[-1])) for index, step in enumerate(plan.steps)]
@@ -123,27 +142,30 @@ def tune(
         made = _compiled(network, plan, base, wanted, capability, pixels, time.monotonic() + COMPILING * seconds, len(keys), progress)
         for key, part in made.items():
             chains.add(key, part)
-        known = {layer: [tile for tile in of if (_index(plan, layer), tile) in made] for layer, of in candidates.items()}
+        known = {layer: [way for way in of if (_index(plan, layer), way) in made] for layer, of in candidates.items()}
 
-        def compare(ways: Sequence[Tiles]) -> list[list[float]]:
-            return chains.compare([[(index, way.get(step.layer_names[-1])) for index, step in enumerate(plan.steps)] for way in ways])
+        def compare(several: Sequence[Ways]) -> list[list[float]]:
+            return chains.compare([[(index, of.get(step.layer_names[-1])) for index, step in enumerate(plan.steps)] for of in several])
 
         return search(base, known, compare, lambda: time.monotonic() > until, progress)
 
 
-def candidates_of(network: Network, base: Tiles, sms: int) -> dict[str, list[Tile]]:
-    """What is timed in place of each layer's own tile: the best of the rest."""
+def candidates_of(network: Network, base: Ways, sms: int) -> dict[str, list[Way]]:
+    """What is timed in place of each layer's own kernel: its other way, the best of the other cuts, and the other way of each."""
     layers = {layer.name: layer for layer in network.layers if isinstance(layer, Convolution)}
-    return {
-        name: [cut.tile for cut in tiles.best(layers[name], sms, CANDIDATES) if cut.tile != own][: CANDIDATES - 1]
-        for name, own in base.items()
-    }
+    found = {}
+    for name, own in base.items():
+        cuts = [cut.tile for cut in tiles.best(layers[name], sms, CANDIDATES) if cut.tile != own.tile][: CANDIDATES - 1]
+        ways = [dataclasses.replace(own, tile=tile) for tile in cuts]
+        found[name] = [own.other, *ways, *(way.other for way in ways)]
+    return found
 
 
 def search(
-    base: Tiles, candidates: Mapping[str, Sequence[Tile]], compare: Compare, is_over: Callable[[], bool], progress: Progress = silent
+    base: Ways, candidates: Mapping[str, Sequence[Way]], compare: Compare, is_over: Callable[[], bool], progress: Progress = silent
 ) -> Tuned:
-    """A layer after another: its candidates, each in the chain of what was kept until then, in turn with that chain itself, twice.
+    """A layer after another: its candidates, each in the chain of what was kept until then, in turn with that chain itself, twice. First
+    those that differ in the tile, then the other way of the one that was kept.
 
     The two times of the same chain tell the noise: a candidate is kept if it is faster by more than that, and in nearly every turn. At the
     end the chain of all that was kept is timed against the first one, and given up if it is not faster after all.
@@ -151,26 +173,35 @@ def search(
     chosen, tried, untried = dict(base), list[Tried](), list[str]()
     for number, (layer, of_layer) in enumerate(candidates.items()):
         progress("tune", number, len(candidates))
-        if not of_layer:
-            continue
-        if is_over():
-            untried.append(layer)
-            continue
-        turns = compare([chosen, *({**chosen, layer: tile} for tile in of_layer), chosen])
-        last = len(of_layer) + 1
-        own, fastest = median(turns, 0), min(range(1, last), key=lambda index: median(turns, index))
-        kept = fastest if is_faster(turns, fastest, last) else 0
-        for index, tile in enumerate(of_layer, start=1):
-            us = median(turns, index)
-            tried.append(Tried(layer, tile, us if us < float("inf") else None, own, index == kept))
-        if kept:
-            chosen[layer] = of_layer[kept - 1]
+        for differing in ("tile", "tables"):
+            own = chosen[layer]
+            some = [way for way in of_layer if (way.tables == own.tables if differing == "tile" else way == own.other)]
+            if some and is_over():
+                untried.append(layer)
+                break
+            if some:
+                found = _timed(chosen, layer, some, compare)
+                tried += found
+                chosen[layer] = next((one.way for one in found if one.kept), own)
     turns = compare([base, chosen, base])
     if chosen != base and not is_faster(turns, 1, 2):
-        logger.warning("the tuned tiles are not faster together: the model's stay")
+        logger.warning("the tuned kernels are not faster together: the model's stay")
         chosen, tried = dict(base), [dataclasses.replace(one, kept=False) for one in tried]
         return Tuned(chosen, tuple(tried), tuple(untried), median(turns, 0), median(turns, 0), noise(turns, 2))
     return Tuned(chosen, tuple(tried), tuple(untried), median(turns, 0), median(turns, 1), noise(turns, 2))
+
+
+def _timed(chosen: Ways, layer: str, ways: Sequence[Way], compare: Compare) -> list[Tried]:
+    """`ways` in the place of a layer's own in the chain `chosen`; one is kept at most."""
+    turns = compare([chosen, *({**chosen, layer: way} for way in ways), chosen])
+    last = len(ways) + 1
+    own, fastest = median(turns, 0), min(range(1, last), key=lambda index: median(turns, index))
+    kept = fastest if is_faster(turns, fastest, last) else 0
+    times = [median(turns, index) for index in range(1, last)]
+    return [
+        Tried(layer, way, us if us < float("inf") else None, own, index == kept)
+        for index, (way, us) in enumerate(zip(ways, times, strict=True), start=1)
+    ]
 
 
 def is_faster(turns: Sequence[Sequence[float]], index: int, again: int) -> bool:
@@ -184,9 +215,9 @@ def noise(turns: Sequence[Sequence[float]], again: int) -> float:
     return 2 * statistics.median(abs(turn[0] - turn[again]) for turn in turns)
 
 
-def _in_order(plan: Plan, candidates: Mapping[str, Sequence[Tile]]) -> Iterator[tuple[int, Tile]]:
-    """The second best of every layer, then the third: where the time ends, each has been given some."""
-    for rank in range(CANDIDATES):
+def _in_order(plan: Plan, candidates: Mapping[str, Sequence[Way]]) -> Iterator[tuple[int, Way]]:
+    """The first candidate of every layer, then the second: where the time ends, each has been given some."""
+    for rank in range(max(map(len, candidates.values()), default=0)):
         for layer, of_layer in candidates.items():
             if rank < len(of_layer):
                 yield _index(plan, layer), of_layer[rank]
@@ -199,30 +230,31 @@ def _index(plan: Plan, layer: str) -> int:
 def _compiled(
     network: Network,
     plan: Plan,
-    base: Tiles,
-    wanted: Sequence[tuple[int, Tile | None]],
+    base: Ways,
+    wanted: Sequence[tuple[int, Way | None]],
     capability: str,
     pixels: tuple[Array, Array] | None,
     until: float,
     needed: int,
     progress: Progress,
-) -> dict[tuple[int, Tile | None], Part]:
-    """Kernels by (step, tile); the first `needed` of `wanted` in any case, the others as long as there is time, less those that spill."""
+) -> dict[tuple[int, Way | None], Part]:
+    """Kernels by (step, way); the first `needed` of `wanted` in any case, the others as long as there is time, less those that spill."""
 
-    def make_part(key: tuple[int, Tile | None]) -> Part | None:
-        index, tile = key
-        chosen = {**base, plan.steps[index].layer_names[-1]: tile} if tile else base
-        tuning = {layer: dataclasses.asdict(of) for layer, of in chosen.items()}
+    def make_part(key: tuple[int, Way | None]) -> Part | None:
+        index, way = key
+        layer = plan.steps[index].layer_names[-1]
+        chosen = {**base, layer: way} if way else base
+        tuning = {name: dataclasses.asdict(of.tile) for name, of in chosen.items()}
         own = make(network, sms=plan.sms, input_dtype=plan.input_dtype, tuning=tuning)
-        source, kernel = generate.link(own, index)
+        source, kernel = generate.link(own, index, [layer] if way and way.tables else [])
         compiled = nvrtc.compile(source, f"{kernel.name}.cu", capability)
         if key not in wanted[:needed] and compiled.kernels[kernel.name].spills:
             return None
         return part_of(own, index, kernel, compiled.cubin, pixels)
 
-    found: dict[tuple[int, Tile | None], Part] = {}
+    found: dict[tuple[int, Way | None], Part] = {}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
-        futures: dict[tuple[int, Tile | None], Future[Part | None]] = {key: pool.submit(make_part, key) for key in wanted}
+        futures: dict[tuple[int, Way | None], Future[Part | None]] = {key: pool.submit(make_part, key) for key in wanted}
         try:
             for number, (key, future) in enumerate(futures.items()):
                 progress("compile candidates", number, len(futures))

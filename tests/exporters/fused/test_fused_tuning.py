@@ -28,22 +28,23 @@ from accel.errors import AccelError, CorruptArtifact, UsageError
 from accel.exporters import BuildOptions, ExportRequest
 from accel.exporters.fused import chains, exporting, generate, tuning
 from accel.exporters.fused.chains import TURNS, Chains, part_of
-from accel.exporters.fused.network import Convolution
+from accel.exporters.fused.network import Convolution, Network
 from accel.exporters.fused.pack import pack
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.tiles import Tile, best, choose
+from accel.exporters.fused.tuning import Way
 from accel.types import Kernel, Resources, TensorSpec
 
-A, B, C = (Tile(4, 4, n, 1, 1, 8) for n in (8, 16, 32))
+A, B, C = (Way(Tile(4, 4, n, 1, 1, 8)) for n in (8, 16, 32))
 BASE = {"one": A, "two": A}
 INF = float("inf")
 
 
 class Scripted:
-    """Times of chains: the sum of what each (layer, tile) takes, plus what `noise` says for the turn and the chain's place."""
+    """Times of chains: the sum of what each (layer, way) takes, plus what `noise` says for the turn and the chain's place."""
 
-    def __init__(self, us: dict[tuple[str, Tile], float], noise: Callable[[int, int], float] = lambda turn, place: 0.0) -> None:
-        self.us, self.noise, self.asked = us, noise, list[list[dict[str, Tile]]]()
+    def __init__(self, us: dict[tuple[str, Way], float], noise: Callable[[int, int], float] = lambda turn, place: 0.0) -> None:
+        self.us, self.noise, self.asked = us, noise, list[list[dict[str, Way]]]()
 
     def __call__(self, ways: Sequence[Any]) -> list[list[float]]:
         self.asked.append([dict(way) for way in ways])
@@ -51,7 +52,7 @@ class Scripted:
         return [[one + self.noise(turn, place) for place, one in enumerate(sums)] for turn in range(TURNS)]
 
 
-def searched(us: dict[tuple[str, Tile], float], candidates: Any = None, over: Callable[[], bool] = lambda: False, **how: Any) -> Any:
+def searched(us: dict[tuple[str, Way], float], candidates: Any = None, over: Callable[[], bool] = lambda: False, **how: Any) -> Any:
     compare = Scripted(us, **how)
     found = tuning.search(BASE, candidates or {"one": [B, C], "two": [B]}, compare, over)
     return found, compare
@@ -62,18 +63,43 @@ TIMES = {("one", A): 5.0, ("one", B): 4.8, ("one", C): 4.5, ("two", A): 3.0, ("t
 
 def test_the_fastest_tile_of_a_layer_is_kept_and_the_next_layer_is_timed_with_it() -> None:
     found, compare = searched(TIMES)
-    assert found.tiles == {"one": C, "two": A}
+    assert found.ways == {"one": C, "two": A}
     # The chain that was kept stands at both ends of every comparison.
     assert compare.asked[0] == [BASE, {"one": B, "two": A}, {"one": C, "two": A}, BASE]
     assert compare.asked[1] == [{"one": C, "two": A}, {"one": C, "two": B}, {"one": C, "two": A}]
     assert compare.asked[2] == [BASE, {"one": C, "two": A}, BASE]
     assert (found.before_us, found.after_us, found.noise_us, found.untried) == (8.0, 7.5, 0.0, ())
-    assert [(one.layer, one.tile, one.us, one.own_us, one.kept) for one in found.tried] == [
+    assert [(one.layer, one.way, one.us, one.own_us, one.kept) for one in found.tried] == [
         ("one", B, 7.8, 8.0, False),
         ("one", C, 7.5, 8.0, True),
         ("two", B, 7.7, 7.5, False),
     ]
     assert found.tuning["one"] == {"y": 4, "x": 4, "n": 32, "warps_m": 1, "warps_n": 1, "warps_k": 8, "chunks": 1}
+
+
+def test_the_other_way_of_the_tile_that_was_kept_is_timed_behind_the_tiles() -> None:
+    us = {**TIMES, ("one", A.other): 4.0, ("one", B.other): 4.0, ("one", C.other): 4.2, ("two", A.other): 3.1}
+    found, compare = searched(us, {"one": [A.other, B, C, B.other, C.other], "two": [A.other, B, B.other]})
+    assert compare.asked[0] == [BASE, {"one": B, "two": A}, {"one": C, "two": A}, BASE]
+    assert compare.asked[1] == [{"one": C, "two": A}, {"one": C.other, "two": A}, {"one": C, "two": A}]
+    assert compare.asked[3] == [{"one": C.other, "two": A}, {"one": C.other, "two": A.other}, {"one": C.other, "two": A}]
+    assert found.ways == {"one": C.other, "two": A}
+    assert (found.tables, found.before_us, found.after_us) == (("one",), 8.0, pytest.approx(7.2))
+    told = [(one["layer"], one["tile"]["n"], one["tables"], one["kept"]) for one in found.to_dict()["tried"]]
+    assert told == [
+        ("one", 16, False, False),
+        ("one", 32, False, True),
+        ("one", 32, True, True),
+        ("two", 16, False, False),
+        ("two", 8, True, False),
+    ]
+
+
+def test_where_the_time_ends_between_the_tiles_and_the_other_way_the_layer_is_named_and_its_tile_stays() -> None:
+    asked = iter([False, True, True])
+    found, _ = searched({**TIMES, ("one", C.other): 1.0}, {"one": [A.other, B, C, B.other, C.other], "two": [B]}, over=lambda: next(asked))
+    assert found.ways == {"one": C, "two": A}
+    assert found.untried == ("one", "two")
 
 
 def test_what_is_faster_by_less_than_the_same_chain_differs_from_itself_is_not_kept() -> None:
@@ -82,7 +108,7 @@ def test_what_is_faster_by_less_than_the_same_chain_differs_from_itself_is_not_k
         return 0.3 if place in (2, 3) else 0.0
 
     found, _ = searched({**TIMES, ("one", C): 4.9}, noise=noise)
-    assert found.tiles == BASE
+    assert found.ways == BASE
     assert found.noise_us == pytest.approx(0.6)
     assert not any(one.kept for one in found.tried)
 
@@ -93,14 +119,14 @@ def test_what_is_faster_in_most_turns_but_not_in_nearly_all_is_not_kept() -> Non
 
     us = {**TIMES, ("one", B): 4.0, ("one", C): 5.1}
     found, _ = searched(us, noise=noise)
-    assert found.tiles == BASE
+    assert found.ways == BASE
     found, _ = searched(us, noise=lambda turn, place: 1.0 if place == 1 and turn == 0 else 0.0)
-    assert found.tiles == {"one": B, "two": A}
+    assert found.ways == {"one": B, "two": A}
 
 
 def test_a_tile_that_answers_otherwise_is_told_and_never_kept() -> None:
     found, _ = searched({**TIMES, ("one", C): INF, ("two", B): INF})
-    assert found.tiles == {"one": B, "two": A}
+    assert found.ways == {"one": B, "two": A}
     assert [one.us for one in found.tried] == [7.8, None, None]
     json.dumps(found.to_dict(), allow_nan=False)
 
@@ -108,7 +134,7 @@ def test_a_tile_that_answers_otherwise_is_told_and_never_kept() -> None:
 def test_when_the_time_is_over_the_rest_is_named_and_what_was_kept_stays() -> None:
     asked = iter([False, True])
     found, compare = searched(TIMES, over=lambda: next(asked))
-    assert found.tiles == {"one": C, "two": A}
+    assert found.ways == {"one": C, "two": A}
     assert found.untried == ("two",)
     assert len(compare.asked) == 2
 
@@ -124,7 +150,7 @@ def test_what_is_not_faster_together_is_given_up() -> None:
             return found
 
     found = tuning.search(BASE, {"one": [B, C]}, Turned(us), lambda: False)
-    assert found.tiles == BASE
+    assert found.ways == BASE
     assert (found.before_us, found.after_us) == (8.0, 8.0)
     assert not any(one.kept for one in found.tried)
 
@@ -138,23 +164,34 @@ def test_the_candidates_begin_with_the_models_choice_and_differ() -> None:
         assert len(kinds) > 1
 
 
-def test_no_layer_has_its_own_tile_as_a_candidate() -> None:
+def base_of(network: Network) -> dict[str, Way]:
+    return {step.layer_names[-1]: Way(step.cut.tile) for step in make(network, sms=132).steps if step.cut}
+
+
+def test_no_layer_has_its_own_kernel_as_a_candidate() -> None:
     network = student("student_b")
-    base = {step.layer_names[-1]: step.cut.tile for step in make(network, sms=132).steps if step.cut}
+    base = base_of(network)
     found = tuning.candidates_of(network, base, 132)
     assert list(found) == list(base)
-    assert all(len(of) == 5 and base[name] not in of for name, of in found.items())
+    for name, of in found.items():
+        assert of[0] == base[name].other
+        assert len({way.tile for way in of[1:6]} - {base[name].tile}) == 5
+        assert (of[6:], len(of), base[name] in of) == ([way.other for way in of[1:6]], 11, False)
 
 
 @pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
 @pytest.mark.parametrize("rank", range(5))
 def test_every_candidate_computes_what_the_reference_does(rank: int, tmp_path: Path) -> None:
     network = plain()
-    base = {step.layer_names[-1]: step.cut.tile for step in make(network, sms=132).steps if step.cut}
-    chosen = {name: dataclasses.asdict(of[rank]) for name, of in tuning.candidates_of(network, base, 132).items()}
-    emulator = Emulator(generate.generate(network, "chain", tuning=chosen), tmp_path)
+    chosen = {name: dataclasses.asdict(of[1 + rank].tile) for name, of in tuning.candidates_of(network, base_of(network), 132).items()}
     image = np.random.default_rng(rank).standard_normal((1, 3, 12, 12)).astype(np.float16)
-    logits = emulator.run(image)
+    both = []
+    for name, tables in (("computed", ()), ("read", tuple(chosen))):
+        (tmp_path / name).mkdir()
+        emulator = Emulator(generate.generate(network, "chain", tuning=chosen, tables=tables), tmp_path / name)
+        both.append(emulator.run(image))
+    logits = both[0]
+    assert np.array_equal(*both)
     expected = reference.run(network, image[0])
     for name, found in emulator.results().items():
         real = found[: expected[name].shape[0]].astype(np.float64)
@@ -173,6 +210,14 @@ def test_a_kernel_alone_is_the_chains_and_compiles() -> None:
         begin = source.index('extern "C" __global__')
         assert source[begin:] in program.source
     assert list(nvrtc.compile(source, "alone.cu", "9.0").kernels) == [alone.name]
+
+
+def test_a_kernel_alone_reads_tables_where_it_is_told_to() -> None:
+    plan = make(plain(), sms=132)
+    computed, read = (generate.link(plan, 1, tables)[0] for tables in ((), ("wide",)))
+    places = [plan.weights["wide", part] for part in generate.TABLES]
+    assert [f"{name} = {place};" in read for name, place in zip(generate.TABLES, places, strict=True)] == [True, True]
+    assert re.findall(r"(OFFSETS|AIMS) = (-?\d+);", computed.replace(read.partition("struct Of_")[0], "")) == [("AIMS", "-1"), ("OFFSETS", "-1")]
 
 
 def test_a_part_has_its_steps_weights_as_the_whole_file_has_them() -> None:
@@ -284,7 +329,7 @@ def test_a_tuned_export_has_the_tiles_that_were_fastest_and_says_what_was_timed(
     assert fused_plan.rows(tmp_path / "tuned" / "plan.json")[-1]["schedule"] == f"grid (chosen, {told['device_us']:.1f} µs)"
     assert json.loads(entry.toolchain["options"]) == {"tune": True}
     rows = fused_plan.rows(tmp_path / "tuned" / "plan.json")
-    assert re.fullmatch(r"5 tried, \d\.\d\d → \d\.\d\d µs(, kept)?", rows[1]["tuned"])
+    assert re.fullmatch(r"6 tried, \d\.\d\d → \d\.\d\d µs(, kept)?", rows[1]["tuned"])
     assert "tuned" not in fused_plan.rows(tmp_path / "plain" / "plan.json")[0]
     # Nothing of the search is left on the GPU: what is loaded there later is an engine's.
     assert (gpu.loaded, gpu.graphs) == ({}, {})
