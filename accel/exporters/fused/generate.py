@@ -187,7 +187,7 @@ def _struct(plan: Plan, way: Written) -> Callable[[Step], str]:
 
 
 def _type(name: str) -> str:
-    return {"SOURCE": "Source", "ACTIVATION": "Activation", "TO_LOGITS": "bool", "FACTOR": "float"}.get(name, "int")
+    return {"SOURCE": "Source", "ACTIVATION": "Activation", "TO_LOGITS": "bool", "AIMABLE": "bool", "FACTOR": "float"}.get(name, "int")
 
 
 def _window(step: Step, plan: Plan) -> str:

@@ -198,6 +198,7 @@ def _convolution(name: str, layer: Convolution, common: dict[str, int | str], cu
         "ROW_PITCH": cut.row_pitch,
         "PARTIALS": -1,
         "AIMS": -1,
+        "AIMABLE": "true" if can_be_aimed(layer) else "false",
     }
     parts = {"WEIGHTS": cut.channel_tiles * cut.weight_bytes, "BIAS": cut.channel_tiles * tile.n * 4}
     parts["OFFSETS"] = tile.warps_k * tile.chunks * -(-cut.chunk_steps // 4) * 16

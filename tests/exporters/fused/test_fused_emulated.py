@@ -72,6 +72,36 @@ def test_every_layer_computes_what_the_reference_does(build: Any, schedule: Any,
     assert np.array_equal(emulator.run(image, backwards=True), logits)
 
 
+@pytest.mark.parametrize("build", [odd, convolutional, shortcut], ids=lambda build: build.__name__)
+def test_a_chain_that_reads_tables_answers_bit_for_bit_as_one_that_computes_them(build: Any, tmp_path: Path) -> None:
+    """Layers of more tiles than SMs have no aims among their tables: those are computed either way."""
+    network, image, found = build(), image_of(build()), []
+    every = [step.layer_names[-1] for step in make(network, sms=132).steps if step.cut]
+    for number, (sms, tables) in enumerate([(132, ()), (132, every), (SMS, every), (132, every[::2])]):
+        (tmp_path / str(number)).mkdir()
+        program = generate(network, "chain", sms=sms, tables=tables, tuning=tuned_as(network))
+        assert program.source.count(" OFFSETS = -1;") == len(every) - len(tables)
+        emulator = Emulator(program, tmp_path / str(number))
+        found.append((emulator.run(image), emulator.results()))
+    check(network, found[0][1], found[0][0], image)
+    for logits, results in found[1:]:
+        assert np.array_equal(logits, found[0][0])
+        assert all(np.array_equal(results[name], of) for name, of in found[0][1].items())
+
+
+def tuned_as(network: Network) -> dict[str, dict[str, int]]:
+    """The tiles of 132 SMs, for a plan of fewer."""
+    return {step.layer_names[-1]: dataclasses.asdict(step.cut.tile) for step in make(network, sms=132).steps if step.cut}
+
+
+def test_a_chain_computes_late_what_no_word_can_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    network = odd()
+    monkeypatch.setattr("accel.exporters.fused.tiles.AIMED_PIECES", 1)
+    program = generate(network, "chain", sms=SMS)
+    assert "AIMABLE = true" not in program.source
+    check(*ran(network, Emulator(program, tmp_path), image_of(network)))
+
+
 @pytest.mark.parametrize("schedule", ["grid", "cluster"])
 def test_bytes_are_normalised_in_the_first_layer_as_numpy_does(schedule: Any, tmp_path: Path) -> None:
     network = without_residuals(plain()) if schedule == "cluster" else plain()

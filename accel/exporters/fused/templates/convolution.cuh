@@ -46,8 +46,7 @@ struct Convolution {
 
     // A thread's copies and places of outputs in words (pack.aims), from the weights' file or computed ahead; a grid that POLLS has them only
     // where they wait in shared memory, because they are what it needs first.
-    static constexpr bool AIMABLE = L::SOURCE == ARENA && L::HEIGHT * L::WIDTH * PIECES < (1 << 18);
-    static constexpr bool AIMED = POLLS ? L::AIMS >= 0 && L::SLOT >= 0 : AIMABLE;
+    static constexpr bool AIMED = POLLS ? L::AIMS >= 0 && L::SLOT >= 0 : L::AIMABLE;
     static constexpr int AIMED_PAIRS = ceil_div(PAIRS, THREADS), AIM_LOADS = ceil_div(MINE + AIMED_PAIRS, 4);
 
     // What waits in shared memory from SLOT on: weights, unless they come in chunks; aims; where BULK, the table of K offsets and biases.
@@ -315,25 +314,26 @@ struct Convolution {
     }
 
     // As pack.aims.
-    MEMBER void compute_aims(int tile, uint4 (&aims)[AIMED ? AIM_LOADS : 1]) {
+    MEMBER void compute_aims(int tile, uint4 (&aims)[AIM_LOADS]) {
 #pragma unroll
         for (int i = 0; i < AIM_LOADS; i++) {
-            aims[i] = make_uint4(computed_aim(tile, i * 4), computed_aim(tile, i * 4 + 1), computed_aim(tile, i * 4 + 2), computed_aim(tile, i * 4 + 3));
+            const int first = i * 4;
+            aims[i] = make_uint4(word_of(tile, first), word_of(tile, first + 1), word_of(tile, first + 2), word_of(tile, first + 3));
             computed(aims[i].x), computed(aims[i].y), computed(aims[i].z), computed(aims[i].w);
         }
     }
-    MEMBER Word computed_aim(int tile, int i) {
-        if (i >= MINE) {
-            const int pixel = pixel_of(thread() + (i - MINE) * THREADS), y = first_y(tile) + pixel / L::TILE_X, x = first_x(tile) + pixel % L::TILE_X;
-            const int place = (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel_of(thread() + (i - MINE) * THREADS);
-            return i < MINE + AIMED_PAIRS && y < L::OUT_HEIGHT && x < L::OUT_WIDTH ? static_cast<Word>(place) : ~0u;
-        }
+    MEMBER Word word_of(int tile, int i) { return i < MINE ? copy_word(tile, i) : i < MINE + AIMED_PAIRS ? pair_word(tile, i - MINE) : 0; }
+    MEMBER Word copy_word(int tile, int i) {
         const int copy = thread() + i * THREADS, pixel = copy / PIECES, piece = copy % PIECES, y = pixel / PATCH_X, x = pixel % PATCH_X;
         const int from_y = first_y(tile) * L::STRIDE_Y - L::PAD_Y + y, from_x = first_x(tile) * L::STRIDE_X - L::PAD_X + x;
         const bool inside = is_copy(i) && from_y >= 0 && from_y < L::HEIGHT && from_x >= 0 && from_x < L::WIDTH;
         const Word from = inside ? static_cast<Word>((from_y * L::WIDTH + from_x) * PIECES + piece) << 4 : 1u << 31;
         const Word to = y * (L::ROW_PITCH / 16) + column_of(x) * (L::PIXEL_PITCH / 16) + piece;
         return from | to >> 4 << 22 | (to & 15);
+    }
+    MEMBER Word pair_word(int tile, int i) {
+        const int pair = thread() + i * THREADS, pixel = pixel_of(pair), y = first_y(tile) + pixel / L::TILE_X, x = first_x(tile) + pixel % L::TILE_X;
+        return y < L::OUT_HEIGHT && x < L::OUT_WIDTH ? static_cast<Word>((y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel_of(pair)) : ~0u;
     }
 
     MEMBER Word aim_of(const Prepared& ready, int i) {
