@@ -1,9 +1,14 @@
 """Plans are what they were, keep their budgets, refuse by name, and every generated source is CUDA C++ that the compiler takes."""
 
 import dataclasses
+import importlib.util
 import io
 import itertools
 import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,6 +235,68 @@ def compiles(program: Any, arch: str) -> None:
 @pytest.mark.parametrize(("build", "schedule"), [(odd, "chain"), (plain, "grid")], ids=["chain", "grid"])
 def test_every_template_and_schedule_compiles_without_a_spill(build: Any, schedule: Any, arch: str) -> None:
     compiles(generate(build(), schedule), arch)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_89", "sm_90"])
+@pytest.mark.parametrize("build", [odd, shortcut, lambda: student("student_b")], ids=["odd", "shortcut", "student_b"])
+def test_a_chain_that_reads_tables_compiles(build: Any, arch: str) -> None:
+    network = build()
+    every = [step.layer_names[-1] for step in make(network, sms=132).steps if step.cut]
+    compiles(generate(network, "chain", tables=every), arch)
+    compiles(generate(network, "chain"), arch)
+
+
+def machine_code(source: str) -> dict[str, list[str]]:
+    """Kernel → its instructions for sm_90, in order."""
+    core = pytest.importorskip("cuda.core", reason="cuda.core is absent, which compiles CUDA C++")
+    triton = importlib.util.find_spec("triton")
+    beside = Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "nvdisasm" if triton and triton.origin else Path()
+    reader = str(beside) if beside.is_file() else shutil.which("nvdisasm")
+    if not reader:
+        pytest.skip("nvdisasm is absent, which reads machine code; it comes with Triton and with the CUDA toolkit")
+    cubin = core.Program(source, "c++", core.ProgramOptions(arch="sm_90", std="c++17")).compile("cubin").code
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([reader, "-c", file.name], capture_output=True, text=True, check=True).stdout
+    parts = re.split(r"\n//-+ \.text\.(\w+)", text)[1:]
+    return {name: re.findall(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", part) for name, part in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@pytest.mark.parametrize("build", [shortcut, lambda: student("student_b")], ids=["shortcut", "student_b"])
+@pytest.mark.parametrize("reads", [False, True], ids=["computed", "read"])
+def test_what_needs_nothing_of_the_layer_before_is_fetched_ahead_of_the_chains_wait(reads: bool, build: Any) -> None:
+    """Else nothing of it overlaps the kernel in front: the assembler had moved weights behind the wait."""
+    network = build()
+    every = [step.layer_names[-1] for step in make(network, sms=132).steps if step.cut]
+    assert all(step.cut.tile.chunks == 1 for step in make(network, sms=132).steps if step.cut)
+    program = generate(network, "chain", tables=every if reads else [])
+    found = machine_code(program.source)
+    assert set(found) == {kernel.name for kernel in program.kernels}
+    for kernel in program.kernels:
+        if kernel.reads_image:
+            continue
+        ahead = True
+        counts = {True: 0, False: 0}
+        for instruction in found[kernel.name]:
+            ahead = "ACQBULK" not in instruction and (ahead or "EXIT" in instruction)
+            counts[ahead] += bool(re.search(r"LDG\.\S*CONSTANT", instruction))
+        assert counts[True] >= 2, kernel.name
+        assert counts[False] == 0, kernel.name
+
+
+def test_tables_of_what_has_none_are_refused() -> None:
+    for name in ("classifier", "nobody"):
+        with pytest.raises(UsageError, match=f"'{name}'.*have none"):
+            generate(simple(), "chain", tables=[name])
+
+
+def test_a_plan_says_whose_kernels_read_tables() -> None:
+    programs = [generate(plain(), "chain"), generate(plain(), "chain", tables=["wide"]), generate(plain(), "grid")]
+    told = [[step["tables"] for step in program.plan["steps"]] for program in programs]
+    assert told == [[False, False, False, False, None], [False, True, False, False, None], [True, True, True, True, None]]
+    # One file for both ways: what is not read lies there all the same.
+    assert len({program.weights for program in programs}) == 1
 
 
 def test_bytes_compile() -> None:

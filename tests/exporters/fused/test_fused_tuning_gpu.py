@@ -33,8 +33,12 @@ def test_an_engine_with_tuned_tiles_answers_as_float64_does(tmp_path: Path) -> N
     request = ExportRequest(None, inputs, outputs, "fp16", folder, device="cuda:0", options=BuildOptions(tune=True, tune_s=30))
     network = plain()
     entry = exporting.export_network(network, request)
-    record = fused_plan.read(folder / "plan.json").schedules["chain"].plan["tuned"]
-    assert {one["layer"] for one in record["tried"]} == {"stem", "wide", "again", "down"}
+    plan = fused_plan.read(folder / "plan.json")
+    record = plan.schedules["chain"].plan["tuned"]
+    layers = {"stem", "wide", "again", "down"}
+    # Of each other tiles, and then the one that was kept with its tables read.
+    for tables in (False, True):
+        assert {one["layer"] for one in record["tried"] if one["tables"] is tables} == layers
     assert all(one["us"] > 1 for one in record["tried"])
     source = EngineSource(Variant("fused", "fp16", ("chain",)), "cuda:0", inputs, outputs, 1, entry=entry, file=folder / "plan.json")
     session = Session(source)
@@ -43,4 +47,7 @@ def test_an_engine_with_tuned_tiles_answers_as_float64_does(tmp_path: Path) -> N
     found = session.run({"image": image.astype(np.float32)})["logits"]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-2 * np.abs(expected).max())
     session.close()
-    assert entry.toolchain["chosen"].startswith("chain")
+    us = {schedule: of.plan["tuned"]["device_us"] for schedule, of in plan.schedules.items() if "tuned" in of.plan}
+    assert set(us) == {"chain", "grid"}
+    fastest = min(us, key=lambda schedule: us[schedule])
+    assert (plan.chosen, entry.toolchain["chosen"].partition(":")[0]) == (fastest, fastest)
