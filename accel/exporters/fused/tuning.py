@@ -73,7 +73,8 @@ class Tuned:
 
     Attributes:
         ways: of every convolution. tried: in order. untried: layers for which the time did not suffice.
-        before_us, after_us: of the chain with the model's tiles and no tables, and with `ways`, timed in turn at the end. noise_us: in those turns.
+        before_us, after_us: of the chain with the model's tiles and no tables, and with `ways`, timed in turn at the end. noise_us: in
+            those turns.
     """
 
     ways: Ways

@@ -217,7 +217,8 @@ def test_a_kernel_alone_reads_tables_where_it_is_told_to() -> None:
     computed, read = (generate.link(plan, 1, tables)[0] for tables in ((), ("wide",)))
     places = [plan.weights["wide", part] for part in generate.TABLES]
     assert [f"{name} = {place};" in read for name, place in zip(generate.TABLES, places, strict=True)] == [True, True]
-    assert re.findall(r"(OFFSETS|AIMS) = (-?\d+);", computed.replace(read.partition("struct Of_")[0], "")) == [("AIMS", "-1"), ("OFFSETS", "-1")]
+    constants = computed[computed.index("struct Of_") :]
+    assert re.findall(r"(OFFSETS|AIMS) = (-?\d+);", constants) == [("AIMS", "-1"), ("OFFSETS", "-1")]
 
 
 def test_a_part_has_its_steps_weights_as_the_whole_file_has_them() -> None:
