@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -334,6 +335,23 @@ def test_a_tuned_export_has_the_tiles_that_were_fastest_and_says_what_was_timed(
     assert "tuned" not in fused_plan.rows(tmp_path / "plain" / "plan.json")[0]
     # Nothing of the search is left on the GPU: what is loaded there later is an engine's.
     assert (gpu.loaded, gpu.graphs) == ({}, {})
+
+
+def test_both_ways_of_the_chain_are_timed_beside_the_grid(gpu: CostDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """benchmarks/fused_chain_tables.py, on the GPU of host memory, whose kernels answer without looking."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).resolve().parents[3] / "benchmarks"), *sys.path])
+    import fused_chain_tables
+
+    limits = fused_chain_tables.kernels.limits("cuda:0")
+    programs = fused_chain_tables.ways(plain(), limits.sms)
+    assert [program.source.count(" OFFSETS = -1;") for program in programs.values()] == [4, 0, 0]
+    found = fused_chain_tables.measured(plain(), "cuda:0")
+    us = {name: sum(1 + 0.01 * kernel.grid for kernel in program.kernels) for name, program in programs.items()}
+    assert {name: found[name]["us"] for name in us} == pytest.approx(us, abs=1e-3)
+    assert {name: found[name]["single_us"] for name in us} == pytest.approx(us, abs=1e-3)
+    assert found["noise_us"] == {"us": 0.0, "single_us": 0.0}
+    gpu.kernels["grid"] = answers(2.0)
+    assert fused_chain_tables.measured(plain(), "cuda:0")["grid"] == {"us": None, "single_us": None}
 
 
 def test_where_no_tile_is_faster_the_models_stay_and_that_is_said(gpu: CostDriver, tmp_path: Path) -> None:
