@@ -134,8 +134,8 @@ struct Convolution {
     // AHEAD: what is fetched ahead is in shared memory.
     template <bool AHEAD>
     MEMBER void prepare(const Run& run, int tile, Prepared& ready) {
+        prepare_rest<AHEAD>(run, tile, ready);  // first, so that what is computed is while weights are on their way
         prepare_aims<AHEAD>(run, tile, ready);
-        prepare_rest<AHEAD>(run, tile, ready);
     }
 
     template <bool AHEAD>
@@ -151,14 +151,12 @@ struct Convolution {
     MEMBER void prepare_rest(const Run& run, int tile, Prepared& ready) {
         constexpr bool IN_BLOCK = AHEAD && BULK && L::SLOT >= 0;
         const Address slot = shared_memory() + SLOT;
-        if constexpr (L::OFFSETS < 0) {
-            compute_offsets();
-        } else if constexpr (OFFSETS_HELD) {
+        if constexpr (OFFSETS_HELD) {
             const int first = warp() % L::WARPS_K * TABLE_ROW;
 #pragma unroll
             for (int i = 0; i < TABLE_ROW / 16; i++)
                 ready.table[i] = AHEAD ? load_shared16(slot + OFFSETS_AT + first + i * 16) : load_constant16(run.weights + L::OFFSETS + first + i * 16);
-        } else {
+        } else if constexpr (L::OFFSETS >= 0) {
 #pragma unroll
             for (int i = 0; i < MINE_TABLE; i++) {
                 const int piece = thread() + i * THREADS;
@@ -180,6 +178,7 @@ struct Convolution {
         } else {
             load_weights(run, tile, 0, ready.weights);
         }
+        if constexpr (L::OFFSETS < 0) compute_offsets();
     }
 
     // `then` has work for when the input is there, and nothing is waited for any more, and for the end.
