@@ -300,9 +300,9 @@ def test_a_tuned_grid_is_found_again_in_its_plan(grid_steps: Any) -> None:
     plans = json.loads((ROOT / "results" / "h200" / "fused" / "tuned.json").read_text())
     network = grid_steps.NETWORKS["student_a"]()
     way = grid_steps.tuned(plans["student_a"], network)
-    assert (way.flow.ahead, way.flow.fetch_late, way.flow.look_first) == (2, True, False)
+    assert (way.flow.ahead, way.flow.fetch_late, way.flow.look_first, way.flow.pause) == (2, True, False, 400)
     steps = {step.layer_names[0]: step for step in grid_steps.make(network, sms=132, tuning=way.tuning).steps}
-    assert len(way.tuning) == 4
+    assert len(way.tuning) == 2
     for layer, tile in way.tuning.items():
         assert {name: getattr(steps[layer].cut.tile, name) for name in tile} == tile
     with pytest.raises(SystemExit, match="tiles of 5 layers"):

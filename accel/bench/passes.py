@@ -26,7 +26,7 @@ from accel.verify.opened import OpenEngine
 Take = Callable[[Array, int], None]
 """Fill the samples, beginning with input number `offset`."""
 
-CHAIN_NS = 50_000_000
+CHAIN_NS = 20_000_000
 """About how long the calls of one chain of `replay_us` take together."""
 SHORTEST, LONGEST = 10, 200
 """Calls of a chain."""
