@@ -127,6 +127,7 @@ def test_every_order_gives_the_same_bits(build: Any, sms: int, tmp_path: Path) -
 
 
 @emulated
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [begins_as_resnet, lambda: student("student_b")], ids=["resnet", "student_b"])
 def test_blocks_give_the_same_bits_as_copies_for_larger_networks(build: Any, tmp_path: Path) -> None:
     network = build()

@@ -105,6 +105,7 @@ def test_however_the_last_convolution_is_cut(way: Any, tmp_path: Path) -> None:
 
 
 @emulated
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["student_a", "student_b"])
 def test_a_student_of_as_many_ctas_as_on_a_gpu_answers_alike_in_every_launch(name: str, tmp_path: Path) -> None:
     network = student(name)
