@@ -233,7 +233,8 @@ def _takers(schedule: Schedule, targets: Sequence[str]) -> list[str]:
 
 
 def choose(programs: Mapping[Schedule, Program], measured: Mapping[Schedule, float] | None = None, on: str = "") -> tuple[Schedule, str]:
-    """The schedule that runs where none is forced, and why: the fastest of those that were timed; else the chain; else the first.
+    """The schedule that runs where none is forced, and why: the fastest of those that were timed (an export on a GPU times them); else the
+    chain; else the first.
 
     The planner's predictions do not decide: they were 30 to 40 % too low on an H100, and for a cluster on an H200 half of it (NOTES.md).
 
@@ -285,7 +286,7 @@ def _write(
     sms: int,
 ) -> FusedPlan:
     folder, packed, scheduled = request.folder, dict[str, str](), dict[Schedule, Scheduled]()
-    here, codes = _capability(request.device) if request.options.tune else "", dict[Schedule, bytes]()
+    here, codes = "" if request.device == "cpu" else _capability(request.device), dict[Schedule, bytes]()
     for number, (schedule, program) in enumerate(programs.items()):
         request.progress(f"compile {schedule}", number, len(programs))
         digest = sha256_bytes(program.weights)

@@ -324,7 +324,9 @@ def test_a_tuned_export_has_the_tiles_that_were_fastest_and_says_what_was_timed(
     # Of both the whole was timed at the end, and the faster one runs.
     assert told["device_us"] == pytest.approx(1 + 0.01 * grid.kernels[0].grid, abs=1e-3)
     assert record["device_us"] == pytest.approx(5 + 0.01 * sum(kernel.grid for kernel in chain.kernels), abs=1e-3)
-    assert (tuned.chosen, before.chosen) == ("grid", "chain")
+    # So it is without a search, too.
+    assert (tuned.chosen, before.chosen) == ("grid", "grid")
+    assert re.fullmatch(r"chain \d\.\d µs, grid \d\.\d µs measured on \S.*", before.why)
     assert re.match(
         r"grid: chain \d\.\d µs, grid \d\.\d µs measured on \S.*; replays of the chain .*with its tiles tuned", entry.toolchain["chosen"]
     )
