@@ -15,12 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(1, str(Path(__file__).resolve().parent))
 
-from fused_networks import resnet18
+from fused_launching import finite, keep
+from fused_networks import NETWORKS
 
 from accel import device
 from accel.device import kernels
@@ -31,10 +29,6 @@ from accel.exporters.fused.network import Network
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.program import Program
 from accel.exporters.fused.tuning import noise
-
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
-
-from exporters.fused.networks import student
 
 
 def ways(network: Network, sms: int) -> dict[str, Program]:
@@ -56,26 +50,22 @@ def measured(network: Network, on: str) -> dict[str, Any]:
             timed.add(name, Part(program.kernels, cubin, 0, program.weights, program.state_bytes))
         asked = [[name] for name in (*programs, "computed")]
         turns = {"us": timed.compare(asked), "single_us": timed.compare(asked, single=True)}
-    rows = {name: {kind: _finite(median(of, index)) for kind, of in turns.items()} for index, name in enumerate(programs)}
+    rows = {name: {kind: finite(median(of, index)) for kind, of in turns.items()} for index, name in enumerate(programs)}
     return {**rows, "noise_us": {kind: round(noise(of, len(programs)), 3) for kind, of in turns.items()}}
-
-
-def _finite(us: float) -> float | None:
-    return round(us, 3) if np.isfinite(us) else None
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["student_a", "student_b", "resnet18"])
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=["student_a", "student_b", "resnet18"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, default=Path("chain-tables.json"))
     options = parser.parse_args()
     on = device.parse(options.device)
     record: dict[str, Any] = {"gpu": device.describe(on).name, "networks": {}}
     for name in options.networks:
-        record["networks"][name] = found = measured(resnet18() if name == "resnet18" else student(name), on)
+        record["networks"][name] = found = measured(NETWORKS[name](), on)
         print(name, json.dumps(found), flush=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        keep(record, options.out)
     return 0
 
 

@@ -12,7 +12,6 @@ measured back to back, is told beside them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fused_launching import back_to_back_us, keep, ready
 from fused_networks import NETWORKS
 
 from accel import device
-from accel.bench.clock import EventTimer
-from accel.device import driver, kernels
+from accel.device import driver
 from accel.exporters.fused.cluster import CLOCK, CTAS, plan_cluster
 from accel.exporters.fused.cluster_source import generate_cluster, stamps
-from accel.exporters.fused.compiling import compile
 from accel.exporters.fused.network import Network
 from accel.types import Array
 
@@ -38,33 +36,16 @@ LAUNCHES = 200
 def measured(network: Network, on: str) -> tuple[Array, float]:
     """Launches × CTAs × stamps, in cycles of each CTA's own SM; and µs a launch, of LAUNCHES back to back."""
     driver.activate(on)
-    program = generate_cluster(network, timed=True)
-    capability = ".".join(map(str, kernels.limits(on).capability))
-    module = kernels.Module(compile(program, capability)[0], on, "a measured cluster")
     stream = device.open_stream(on)
-    draw = np.random.default_rng(0)
-    image = device.to_device(draw.standard_normal(program.input_shape).astype(np.float16), "float16", on, stream)
-    weights = device.to_device(np.frombuffer(program.weights, np.uint8), "uint8", on, stream)
-    arena, state = (device.empty((size,), "uint8", on) for size in (program.arena_bytes, program.state_bytes))
-    logits = device.empty(program.output_shape, "float32", on)
-    addresses = [image.ptr, weights.ptr, arena.ptr, logits.ptr, state.ptr]
-    launch = kernels.Launch(module, program.kernels[0], addresses, stream or 0, "look at another schedule")
-    taken = []
-    for _ in range(LAUNCHES):
-        launch()
-        device.synchronize(stream)
-        taken.append(device.to_numpy(state, stream).view(np.uint32).reshape(CTAS, -1).copy())
-    timer, gate = EventTimer(stream), device.Gate(stream)
     try:
-        with gate:
-            timer.start()
-            for _ in range(LAUNCHES):
-                launch()
-            timer.stop()
-        device.synchronize(stream)
-        us = timer.elapsed_ns() / LAUNCHES / 1000
+        launch, held = ready(generate_cluster(network, timed=True), on, stream)
+        taken = []
+        for _ in range(LAUNCHES):
+            launch()
+            device.synchronize(stream)
+            taken.append(device.to_numpy(held[-1], stream).view(np.uint32).reshape(CTAS, -1).copy())
+        us = back_to_back_us(launch, stream, LAUNCHES)
     finally:
-        timer.close()
         device.close_stream(stream)
     return np.stack(taken), us
 
@@ -122,9 +103,7 @@ def main() -> int:
         taken, us = measured(network, on)
         print(f"{record['gpu']}, {name}: {us:.2f} µs a launch back to back, with the stamps\n{report(network, taken)}\n", flush=True)
         record["networks"][name] = {"launch_us": round(us, 3), **whole(network, taken), "steps": rows(network, taken)}
-        if options.out is not None:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(record, indent=1) + "\n")
+        keep(record, options.out)
     return 0
 
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import struct
 import sys
 from collections.abc import Sequence
@@ -32,6 +31,8 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fused_launching import keep
 
 from accel import device
 from accel.device import driver, kernels, nvrtc
@@ -310,9 +311,7 @@ def main() -> int:
     on = device.parse(options.device)
     record: dict[str, Any] = {"gpu": device.describe(on).name, "rows": measured(on)}
     print(f"{record['gpu']}\n{report(record['rows'])}")
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, options.out)
     return 0
 
 

@@ -19,15 +19,14 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from exporters.fused.networks import student
+from fused_launching import finite, keep
+from fused_networks import NETWORKS
 
 from accel import device
 from accel.device import kernels
 from accel.exporters.fused.chains import median, opened
 from accel.exporters.fused.generate import Flow
-from accel.exporters.fused.network import Network
 from accel.exporters.fused.plan import Tuning, make
 from accel.exporters.fused.tuning_grid import Kernels, Way
 
@@ -43,17 +42,9 @@ def flows(ahead: int) -> list[Flow]:
     ]
 
 
-def networks(name: str) -> Network:
-    if name.startswith("student"):
-        return student(name)
-    from exporters.fused.shipped import read  # with torch
-
-    return read(name)
-
-
 def measured(name: str, on: str, ahead: int, tuning: Tuning | None) -> list[dict[str, Any]]:
     """A row a flow, in the order of their time."""
-    network, limits = networks(name), kernels.limits(on)
+    network, limits = NETWORKS[name](), kernels.limits(on)
     plan = make(network, sms=limits.sms, tuning=tuning)
     tiles = tuple((step.layer_names[-1], step.cut.tile) for step in plan.steps if step.cut)
     ways = [Way(tiles, flow) for flow in flows(ahead)]
@@ -64,20 +55,15 @@ def measured(name: str, on: str, ahead: int, tuning: Tuning | None) -> list[dict
             grids.add(way, parts[way])
         chained, single = (grids.compare([[way] for way in made], single=alone) for alone in (False, True))
     rows = [
-        {**dataclasses.asdict(way.flow), "us": _finite(median(chained, index)), "single_us": _finite(median(single, index))}
+        {**dataclasses.asdict(way.flow), "us": finite(median(chained, index)), "single_us": finite(median(single, index))}
         for index, way in enumerate(made)
     ]
     return sorted(rows, key=lambda row: row["us"] or np.inf)
 
 
-def _finite(us: float) -> float | None:
-    """None of a grid that answers otherwise than the first."""
-    return round(us, 3) if np.isfinite(us) else None
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", default=["student_a", "student_b"])
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=["student_a", "student_b"])
     parser.add_argument("--ahead", type=int, default=3, help="steps that weights are fetched ahead, where they fit")
     parser.add_argument("--tuning", type=Path, help="tiles: a JSON file of network → layer → fields")
     parser.add_argument("--device", default="cuda")
@@ -90,7 +76,7 @@ def main() -> int:
         record["networks"][name] = rows = measured(name, on, options.ahead, tuning.get(name))
         for row in rows:
             print(name, *(f"{key} {value}" for key, value in row.items()), flush=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        keep(record, options.out)
     return 0
 
 

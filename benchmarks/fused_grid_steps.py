@@ -34,18 +34,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fused_launching import back_to_back_us, keep, ready
 from fused_networks import NETWORKS
 
 from accel import device
-from accel.bench.clock import EventTimer
 from accel.device import driver, kernels
 from accel.exporters.fused import stamps
-from accel.exporters.fused.compiling import compile
 from accel.exporters.fused.generate import Flow, generate, ordered
 from accel.exporters.fused.network import Convolution, Network
 from accel.exporters.fused.partial_head import reader
 from accel.exporters.fused.plan import Plan, Tuning, make
-from accel.exporters.fused.program import Program
 from accel.types import Array
 
 LAUNCHES = 200
@@ -113,48 +111,23 @@ def tuned(record: dict[str, Any], network: Network) -> Way:
 def measured(network: Network, way: Way, on: str) -> Taken:
     """A kernel with stamps, launched one at a time and read; then it and the one without, back to back."""
     driver.activate(on)
-    limits = kernels.limits(on)
+    sms = kernels.limits(on).sms
+    plan = ordered(make(network, sms=sms, tuning=way.tuning), way.flow)
     stream = device.open_stream(on)
-    timer, gate = EventTimer(stream), device.Gate(stream)
     us, moments = {}, []
     try:
         for timed in (True, False):
-            program = generate(network, "grid", sms=limits.sms, tuning=way.tuning, flow=way.flow, timed=timed)
-            # `held` keeps what the launch reads alive.
-            launch, state, held = _ready(program, ".".join(map(str, limits.capability)), on, stream)
-            plan, ctas = ordered(make(network, sms=limits.sms, tuning=way.tuning), way.flow), program.kernels[0].grid
+            program = generate(network, "grid", sms=sms, tuning=way.tuning, flow=way.flow, timed=timed)
+            launch, held = ready(program, on, stream)
             for _ in range(LAUNCHES):
                 launch()
                 device.synchronize(stream)
                 if timed:
-                    moments.append(stamps.taken(device.to_numpy(state, stream), plan, ctas))
-            with gate:
-                timer.start()
-                for _ in range(LAUNCHES):
-                    launch()
-                timer.stop()
-            device.synchronize(stream)
-            us[timed] = timer.elapsed_ns() / LAUNCHES / 1000
-            del held
+                    moments.append(stamps.taken(device.to_numpy(held[-1], stream), plan, program.kernels[0].grid))
+            us[timed] = back_to_back_us(launch, stream, LAUNCHES)
     finally:
-        timer.close()
         device.close_stream(stream)
     return Taken(np.stack(moments), us[True], us[False])
-
-
-def _ready(program: Program, capability: str, on: str, stream: Any) -> tuple[kernels.Launch, Any, list[Any]]:
-    module = kernels.Module(compile(program, capability)[0], on, "a measured grid")
-    image = np.random.default_rng(0).standard_normal(program.input_shape).astype(np.float16)
-    state = device.to_device(np.zeros(program.state_bytes, np.uint8), "uint8", on, stream)
-    held = [
-        device.to_device(image, "float16", on, stream),
-        device.to_device(np.frombuffer(program.weights, np.uint8), "uint8", on, stream),
-        device.empty((program.arena_bytes,), "uint8", on),
-        device.empty(program.output_shape, "float32", on),
-        state,
-    ]
-    launch = kernels.Launch(module, program.kernels[0], [one.ptr for one in held], stream or 0, "look at another schedule")
-    return launch, state, held
 
 
 def spans(plan: Plan, ctas: int) -> list[Span]:
@@ -258,11 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
     parser.add_argument("--tuned", type=Path, help="JSON of tuned plans by network, as results/h200/fused/tuned.json")
-    parser.add_argument("--fetch-late", action="store_true", help="weights are sent for behind a step's stores; --tuned goes before it")
-    parser.add_argument(
-        "--own-head", action="store_true", help="the head as a step of its own, where it would be drawn into the one before"
-    )
-    parser.add_argument("--flow", type=json.loads, default={}, help="fields of generate.Flow as JSON; --tuned goes before it")
+    parser.add_argument("--flow", type=json.loads, default={}, help="fields of generate.Flow as JSON, in place of the tuned or the default")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
@@ -271,9 +240,8 @@ def main() -> int:
     record: dict[str, Any] = {"gpu": device.describe(on).name, "launches": LAUNCHES, "networks": {}}
     for name in options.network:
         network = NETWORKS[name]()
-        way = tuned(plans[name], network) if options.tuned else Way({}, Flow(**{"fetch_late": options.fetch_late} | options.flow))
-        if options.own_head:
-            way = dataclasses.replace(way, flow=dataclasses.replace(way.flow, head_in_last=False))
+        way = tuned(plans[name], network) if options.tuned else Way({}, Flow())
+        way = dataclasses.replace(way, flow=dataclasses.replace(way.flow, **options.flow))
         taken = measured(network, way, on)
         plan = ordered(make(network, sms=kernels.limits(on).sms, tuning=way.tuning), way.flow)
         print(
@@ -291,9 +259,7 @@ def main() -> int:
             "rows": table,
             "sums": sums(table),
         }
-        if options.out is not None:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(record, indent=1) + "\n")
+        keep(record, options.out)
     return 0
 
 

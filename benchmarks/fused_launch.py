@@ -9,13 +9,14 @@ the grid of student_b: 128 CTAs of 256 threads with 204 KB of shared memory each
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fused_launching import keep
 
 from accel import device
 from accel.bench.clock import EventTimer
@@ -82,9 +83,7 @@ def main() -> int:
     record: dict[str, Any] = {"gpu": device.describe(on).name, "us": measured(on)}
     print(record["gpu"])
     print("\n".join(f"{name:<32} {us:>7.2f} µs" for name, us in record["us"].items()))
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
+    keep(record, options.out)
     return 0
 
 

@@ -248,7 +248,7 @@ def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
     own_head: bool, grid_steps: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     network = short()
-    flow = Flow(fetch_late=True, head_in_last=not own_head)
+    flow = Flow(fetch_late=False, head_in_last=not own_head)
     plan = grid_steps.ordered(grid_steps.make(network, sms=132), flow)
     ctas = generate(network, "grid").kernels[0].grid
     assert 3 < plan.steps[0].tiles <= ctas
@@ -265,9 +265,8 @@ def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
     monkeypatch.setattr(grid_steps, "NETWORKS", {"short": short})
     monkeypatch.setattr(device, "parse", lambda text: "cuda:0")
     out = tmp_path / "steps.json"
-    monkeypatch.setattr(
-        sys, "argv", ["fused_grid_steps.py", "--network", "short", "--fetch-late", "--out", str(out), *["--own-head"][:own_head]]
-    )
+    changed = json.dumps({"fetch_late": False, "head_in_last": not own_head})
+    monkeypatch.setattr(sys, "argv", ["fused_grid_steps.py", "--network", "short", "--flow", changed, "--out", str(out)])
     with installed(TimedDriver({"grid": clocked})) as driver:
         assert grid_steps.main() == 0
         assert all(one.cooperative for one in driver.launched)
