@@ -130,7 +130,7 @@ class Chains:
             self._warm(graphs[0])
             first = self._answer(graphs[0])
             if not np.isfinite(first).all():
-                raise AccelError("the chain answers with infinities, so that its tiles cannot be tuned", remedy="leave --tune out")
+                raise AccelError("the first of them answers with infinities, so that nothing can be compared", remedy="leave --tune out")
             lengths = [timer.length(graph.launch) for graph in graphs]
             turns = []
             for turn in range(TURNS):

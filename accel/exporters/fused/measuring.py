@@ -64,7 +64,8 @@ def time_schedules(
 ) -> dict[Schedule, float]:
     """µs of one replay behind a gate, between two events, of every schedule that `cubins` has and `on` can launch: medians of turns.
 
-    One that answers otherwise than the first is left out, with a warning, as is one that cannot be launched.
+    One that answers otherwise than the first is left out, with a warning, as is one that cannot be launched; all are, where the first
+    answers with infinities.
     """
     first = next(iter(programs.values()))
     with opened(network, on, first.input_dtype, max(program.arena_bytes for program in programs.values())) as ways:
@@ -75,7 +76,11 @@ def time_schedules(
             except AccelError as error:
                 logger.warning("the schedule %s is not timed: %s", schedule, error.message)
         ready = [schedule for schedule in cubins if schedule in ways]
-        turns = ways.compare([[schedule] for schedule in ready], single=True) if ready else []
+        try:
+            turns = ways.compare([[schedule] for schedule in ready], single=True) if ready else []
+        except AccelError as error:
+            logger.warning("the schedules are not timed: %s", error.message)
+            return {}
     found = {schedule: median(turns, index) for index, schedule in enumerate(ready)}
     for schedule in (schedule for schedule, us in found.items() if not np.isfinite(us)):
         logger.warning("the schedule %s answers otherwise than the %s, and is not chosen", schedule, ready[0])

@@ -339,6 +339,19 @@ def test_a_tuned_export_has_the_tiles_that_were_fastest_and_says_what_was_timed(
     assert (gpu.loaded, gpu.graphs) == ({}, {})
 
 
+def test_a_network_that_cannot_be_compared_is_exported_all_the_same(
+    gpu: CostDriver, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody asked for a tuning, so what keeps schedules from being timed is no error: the chain is the default."""
+    gpu.kernels = {name: answers(float("inf")) for name in gpu.kernels}
+    exporting.export_network(plain(), dataclasses.replace(request(tmp_path / "plain"), options=BuildOptions()))
+    plan = fused_plan.read(tmp_path / "plain" / "plan.json")
+    assert plan.chosen == "chain"
+    assert "predicted, not measured" in plan.why
+    assert "the schedules are not timed: the first of them answers with infinities" in caplog.text
+    assert (gpu.loaded, gpu.graphs) == ({}, {})
+
+
 def test_both_ways_of_the_chain_are_timed_beside_the_grid(gpu: CostDriver, monkeypatch: pytest.MonkeyPatch) -> None:
     """benchmarks/fused_chain_tables.py, on the GPU of host memory, whose kernels answer without looking."""
     monkeypatch.setattr(sys, "path", [str(Path(__file__).resolve().parents[3] / "benchmarks"), *sys.path])
