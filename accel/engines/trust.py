@@ -22,7 +22,7 @@ DATA_FORMATS: Mapping[str, Callable[[Path, EngineEntry], None]] = {"onnx": onnx_
 """Formats that a runtime interprets without executing code of the file's author → what holds a file to that; every other needs trust."""
 
 _OUR_FACTORY = re.compile(r"accel\.trainers\.models(\.\w+)*:build\w*")
-_KEPT = 1000
+_KEPT = 10_000
 
 
 def is_trusted(bundle: Bundle) -> bool:
@@ -44,11 +44,13 @@ def vouched_by(bundle: Bundle) -> str | None:
 
 
 def record(bundle: Bundle) -> None:
-    """Remember that this user exported `bundle`, in place of what was remembered for the same folder."""
+    """Remember that this user exported `bundle`.
+
+    What the same folder was before stays known: a copy of it elsewhere may still be that, and both are named by their content alone.
+    """
     with held(_file().with_suffix(".lock"), "its note of trusted bundles"):
-        where = str(bundle.path.resolve())
-        known = {digest: folder for digest, folder in _read().items() if folder != where}
-        known[bundle.manifest_sha256] = where
+        known = {digest: folder for digest, folder in _read().items() if digest != bundle.manifest_sha256}
+        known[bundle.manifest_sha256] = str(bundle.path.resolve())
         write_text(_file(), strict.pretty(dict(list(known.items())[-_KEPT:])))
 
 

@@ -43,7 +43,8 @@ def test_trust_ends_with_any_change_and_is_renewed_by_the_next_export(bundle: Bu
     assert not trust.is_trusted(changed)
     trust.record(changed)
     assert trust.is_trusted(changed)
-    assert not trust.is_trusted(bundle)
+    # A copy of what it was may lie elsewhere, and is this user's all the same.
+    assert trust.is_trusted(bundle)
 
 
 def test_a_damaged_record_is_an_error_not_trust(bundle: Bundle, tmp_path: Path) -> None:
