@@ -6,8 +6,11 @@ import contextlib
 import importlib
 import importlib.util
 import itertools
+import os
 import re
+import stat
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -60,16 +63,58 @@ def _recorded(distribution: str) -> str | None:
     """The `Version` that the first `*.dist-info/METADATA` of `distribution` on sys.path names, as importlib.metadata would find it."""
     wanted = _plain(distribution)
     for folder in sys.path:
-        # A folder that is not there, or an archive, has none to show.
-        with contextlib.suppress(OSError):
-            for path in Path(folder or ".").iterdir():
-                if path.suffix == ".dist-info" and _plain(path.name.partition("-")[0]) == wanted:
-                    with open(path / "METADATA", encoding="utf-8") as lines:
-                        # The headers end with the first empty line.
-                        for line in itertools.takewhile(str.strip, lines):
-                            if line.startswith("Version:"):
-                                return line.partition(":")[2].strip()
+        for name in _dist_infos(folder).get(wanted, ()):
+            # Read anew each time, for it is short: what is remembered are names.
+            with contextlib.suppress(OSError), open(Path(folder, name, "METADATA"), encoding="utf-8") as lines:
+                # The headers end with the first empty line.
+                for line in itertools.takewhile(str.strip, lines):
+                    if line.startswith("Version:"):
+                        return line.partition(":")[2].strip()
     return None
+
+
+_SETTLED_NS = 2_000_000_000
+"""How long a folder must have been at rest for its listing to be remembered: two changes within one tick of a file system's clock have
+the same time, and the coarsest tick in use (FAT's) is 2 s."""
+
+_Stamp = tuple[int, int, int, int]
+_listed: dict[str, tuple[_Stamp, dict[str, list[str]]]] = {}
+"""Folder of sys.path → what it was when it was listed, and what `_list` found."""
+
+
+def _dist_infos(folder: str) -> dict[str, list[str]]:
+    """Distribution → the names of its `*.dist-info` in `folder`; nothing of a folder that is not there, or of an archive.
+
+    The folder is listed again once it is another one (a relative path, a link) or has changed: installing, upgrading and removing a
+    package all do that.
+    """
+    try:
+        found = Path(folder).stat()
+        if not stat.S_ISDIR(found.st_mode):
+            return {}
+        # The time of the inode's change too: whoever copies a folder may set the other one back.
+        stamp = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+        known = _listed.get(folder)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        # Asked before the listing, which may take long: a change that it misses must get another time.
+        settled = time.time_ns() - max(stamp[2:]) > _SETTLED_NS
+        names = _list(folder)
+    except OSError:
+        return {}
+    if settled:
+        _listed[folder] = stamp, names
+    return names
+
+
+def _list(folder: str) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    # The current folder is an empty word on sys.path.
+    with os.scandir(folder or ".") as children:
+        for child in children:
+            if child.name.endswith(".dist-info"):
+                names.setdefault(_plain(child.name.partition("-")[0]), []).append(child.name)
+    return names
 
 
 def _plain(distribution: str) -> str:

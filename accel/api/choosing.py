@@ -109,10 +109,11 @@ def _same(bundle: Bundle, row: dict[str, Any], place: str, why: str) -> Iterator
     try:
         variant = Variant.parse(row["variant"])
         runtimes.check(variant)
-        if runtimes.info(variant.runtime).format is None and runtimes.version(variant.runtime) is None:
+        installed = runtimes.version(variant.runtime)
+        if runtimes.info(variant.runtime).format is None and installed is None:
             return
         size, found = batch(bundle, variant, place), entry(bundle, variant, place)
-        version = runtimes.version(variant.runtime) or row.get("runtime_version")
+        version = installed or row.get("runtime_version")
         if identify(bundle, variant, size, found, place, version) == row["identity"]:
             yield Choice(variant, size, why)
     except (UsageError, MissingError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Mapping
 
 from accel import device as devices
 from accel.engines import Bundle, compat, trust
@@ -59,10 +60,26 @@ def machine(device: str) -> compat.Machine:
     Raises:
         DeviceUnavailable: there is no such GPU.
     """
-    from accel.trt import FLAVORS
-
-    libraries = {name: version(name) for name in FLAVORS}
     if device == "cpu":
-        return compat.Machine(libraries=libraries)
+        return compat.Machine(libraries=_Libraries())
     gpu = devices.describe(device)
-    return compat.Machine(gpu.name, gpu.compute_capability, libraries)
+    return compat.Machine(gpu.name, gpu.compute_capability, _Libraries())
+
+
+class _Libraries(Mapping[str, str | None]):
+    """The versions of what a plan may be tied to, each looked for once a target names it: those of other formats name none."""
+
+    def __getitem__(self, key: str) -> str | None:
+        if key not in _TIED_TO:
+            raise KeyError(key)
+        return version(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_TIED_TO)
+
+    def __len__(self) -> int:
+        return len(_TIED_TO)
+
+
+_TIED_TO = ("tensorrt", "tensorrt-rtx")
+"""Those of `accel.trt.FLAVORS`, written out: a load that runs none of them need not import it."""
