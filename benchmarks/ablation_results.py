@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accel.files import write_text
-from benchmarks import studies
+from benchmarks import ablation_inference, studies
 from benchmarks.studies import ABSENT, Record, number, spread
 
 BASELINE, INFERENCE, EAGER = "baseline", "inference", "eager:fp32"
@@ -83,6 +83,13 @@ def latency_lines(record: Record) -> list[list[str]]:
     return [[variant, number(value["median"], 1), spread(value["faster"], 2)] for variant, value in (found or {}).items()]
 
 
+def origin(record: Record) -> list[str]:
+    """Where the inference figures are from, if they are of a set that was measured in another session."""
+    trainings = [row for part, row in record.rows.items() if part != INFERENCE and record.done(part)]
+    said = ablation_inference.origin(record.measured(INFERENCE), trainings)
+    return [] if said is None else ["", said]
+
+
 def reasons(record: Record) -> list[str]:
     """Why a part has no numbers."""
     return [f"{part}: not run: {row['not_run'].splitlines()[0]}" for part, row in record.rows.items() if "not_run" in row]
@@ -106,13 +113,14 @@ def shown(record: Record) -> list[str]:
     latency = latency_lines(record)
     below = studies.text_table(LATENCY_HEADINGS, latency).splitlines() if latency else ["inference: not measured"]
     table = studies.text_table(HEADINGS, lines(record)).splitlines()
-    return [said(record), "", *table, "", MEANING, "", *below, "", *reasons(record), *studies.conditions(record)]
+    return [said(record), "", *table, "", MEANING, "", *below, *origin(record), "", *reasons(record), *studies.conditions(record)]
 
 
 def write_page(out: Path, record: Record) -> None:
     """OUT/ablation.md: the same in Markdown."""
     latency = latency_lines(record)
     below = studies.markdown_table(LATENCY_HEADINGS, latency) if latency else ["Inference: not measured."]
-    page = ["# Training ablation", "", said(record), "", *studies.markdown_table(HEADINGS, lines(record)), "", MEANING, "", *below, ""]
+    page = ["# Training ablation", "", said(record), "", *studies.markdown_table(HEADINGS, lines(record)), "", MEANING, "", *below]
+    page += [*origin(record), ""]
     page += [f"* {line}" for line in [*reasons(record), *studies.conditions(record)]]
     write_text(out / "ablation.md", "\n".join(page) + "\n")

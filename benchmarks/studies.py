@@ -40,22 +40,29 @@ class Record:
             tried again.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], device: str) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], device: str | None) -> None:
         """Open or begin the record.
 
+        Args:
+            device: where parts are measured. None: nowhere; a record that is there is opened whatever machine it is of.
+
         Raises:
-            ConfigError: there is one by other settings or of another machine; names what differs.
+            ConfigError: there is one by other settings or of another machine; names what differs. Without a device: there is none.
         """
         self.path = path
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self.machine = snapshot(device)
+        if device is None and not path.is_file():
+            raise ConfigError(f"{path} is not there", remedy="measure on a machine of its own kind first")
+        here = None if device is None else snapshot(device)
+        self.machine: dict[str, Any] = here or {}
         self.rows: dict[str, dict[str, Any]] = {}
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
             _demand_same(path, found["settings"], self.settings)
-            _demand_same(path, *({key: machine.get(key) for key in SAME} for machine in (found["machine"], self.machine)))
+            if here is not None:
+                _demand_same(path, *({key: machine.get(key) for key in SAME} for machine in (found["machine"], here)))
             self.rows, self.machine = found["rows"], found["machine"]
-        self._gpu = snapshot(device)["gpu_uuid"] if path.is_file() else self.machine["gpu_uuid"]
+        self._here = here
 
     def done(self, part: str) -> bool:
         return part in self.rows and "not_run" not in self.rows[part]
@@ -68,14 +75,24 @@ class Record:
         return str(self.rows.get(part, {}).get("not_run", "not measured"))
 
     def take(self, part: str, measure: Callable[[], dict[str, Any]], summarise: Callable[[], Any]) -> dict[str, Any]:
-        """Measure one part and write the record with the summary of all that is there."""
+        """Measure one part and write the record with the summary of all that is there.
+
+        Raises:
+            UsageError: the record was opened without a device.
+        """
+        if self._here is None:
+            raise UsageError(f"{part} cannot be measured: {self.path} was opened without a device")
         try:
             found = measure()
         except AccelError as error:
             found = {"not_run": error.message}
-        self.rows[part] = {"at_utc": utc_now(), "gpu_uuid": self._gpu, **found}
+        return self.put(part, {"at_utc": utc_now(), "gpu_uuid": self._here["gpu_uuid"], **found}, summarise)
+
+    def put(self, part: str, row: dict[str, Any], summarise: Callable[[], Any]) -> dict[str, Any]:
+        """Write a part that was measured elsewhere, with its own time (`at_utc`) and card (`gpu_uuid`)."""
+        self.rows[part] = row
         self.write(summarise())
-        return self.rows[part]
+        return row
 
     def write(self, summary: Any) -> None:
         data = {"command": command(), "settings": self.settings, "machine": self.machine, "gpus": self.gpus, "summary": summary}

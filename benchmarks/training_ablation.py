@@ -19,7 +19,11 @@ one batch that lies on the device is given again and again alternate. Of a run c
 
 A repeat runs all configurations, every other one backwards, and ratios are formed within a repeat. OUT/ablation.json is written after every
 run and OUT/ablation.md with it; the same command again leaves out what is there. Inference is `accel bench` of eager:fp32 and torch.compile
-in one set (OUT/inference).
+in one set (OUT/inference), or, with --inference-set, what a set of the same model has of these variants: it must be of the record's kind of
+GPU, driver (major) and torch, and the page says which session it is of. Where all trainings are in the record, that needs neither their GPU
+nor torch:
+
+    python benchmarks/training_ablation.py --out results/h200/training-ablation --device cuda:0 --inference-set results/h200/SET
 
 Exit code 0: all was measured; 1: a part was not (the table says why); otherwise that of the error.
 """
@@ -29,9 +33,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import json
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from accel import device as devices
 from accel import trainers
 from accel.bench.environment import peak_resident_mib
-from accel.errors import AccelError, UnknownName
+from accel.errors import AccelError, ConfigError, UnknownName
 from accel.trainers import Recipe, backend, run, workers
 from accel.trainers.data import Data, open_data, source
 from accel.trainers.loop import fit
@@ -51,7 +56,7 @@ from accel.trainers.ranks import ALONE
 from accel.trainers.subset import split
 from accel.trainers.views import Source
 from accel.types import Array
-from benchmarks import studies
+from benchmarks import ablation_inference, studies
 from benchmarks.ablation_results import BASELINE, EAGER, INFERENCE, results, shown, write_page
 from benchmarks.studies import Measure, Record, Request, number
 
@@ -231,34 +236,69 @@ def summary(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def study(options: argparse.Namespace, ask: Measure) -> bool:
     """Measure what is not measured yet; whether everything is."""
-    device = devices.parse(options.device)
-    recipe = asked_recipe(options)
-    settings = {
-        "device": device.partition(":")[0],
-        "recipe": recipe.to_dict(),
-        "pairs": options.pairs,
-        "amp": options.amp,
-        "quick": options.quick,
-    }
-    record = Record(options.out / "ablation.json", settings, device)
     chosen = [BASELINE, *(name for name in CONFIGURATIONS if name != BASELINE and (not options.only or name in options.only))]
-
+    parts = {f"{name} #{repeat}": name for repeat in range(options.repeats) for name in studies.order(chosen, repeat)}
+    record, device = opened(options, parts)
+    # Asked before hours of training: a set that does not fit is an error.
+    given = from_a_set(options, record) if options.inference_set else None
     summarise = functools.partial(results, record)
-    for repeat in range(options.repeats):
-        for name in studies.order(chosen, repeat):
-            part = f"{name} #{repeat}"
-            if not record.done(part):
-                request = request_of(CONFIGURATIONS[name], recipe, device, options)
-                found = record.take(part, studies.alone(device, functools.partial(ask, request)), summarise)
-                print(f"{part}: {found.get('not_run') or number(found['images_per_s'], 0, ' images/s')}", file=sys.stderr, flush=True)
-                write_page(options.out, record)
-    if not options.no_inference and not record.done(INFERENCE):
+    for part, name in parts.items():
+        if not record.done(part):
+            request = request_of(CONFIGURATIONS[name], asked_recipe(options), device, options)
+            found = record.take(part, studies.alone(device, functools.partial(ask, request)), summarise)
+            print(f"{part}: {found.get('not_run') or number(found['images_per_s'], 0, ' images/s')}", file=sys.stderr, flush=True)
+            write_page(options.out, record)
+    if given is not None:
+        record.put(INFERENCE, given, summarise)
+    elif not options.no_inference and not record.done(INFERENCE):
         record.take(INFERENCE, functools.partial(inference, options, device), summarise)
     record.write(summarise())
     write_page(options.out, record)
     print("\n".join(shown(record)))
-    parts = [f"{name} #{repeat}" for name in chosen for repeat in range(options.repeats)]
     return all(map(record.done, [*parts, *([] if options.no_inference else [INFERENCE])]))
+
+
+def opened(options: argparse.Namespace, parts: Iterable[str]) -> tuple[Record, str]:
+    """The record, and the device where its parts are measured.
+
+    With --inference-set, where nothing is left to be measured, the record is not held against this machine.
+
+    Raises:
+        ConfigError: the record is of other settings or of another machine. DeviceUnavailable: there is no such GPU.
+    """
+    path = options.out / "ablation.json"
+    if options.inference_set and path.is_file():
+        device = json.loads(path.read_text(encoding="utf-8"))["settings"]["device"] if options.device == "auto" else options.device
+        record = Record(path, settings(options, device), None)
+        if all(map(record.done, parts)):
+            return record, device
+    device = devices.parse(options.device)
+    return Record(path, settings(options, device), device), device
+
+
+def settings(options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """What must not change within a record."""
+    recipe = asked_recipe(options).to_dict()
+    return {"device": device.partition(":")[0], "recipe": recipe, "pairs": options.pairs, "amp": options.amp, "quick": options.quick}
+
+
+def from_a_set(options: argparse.Namespace, record: Record) -> dict[str, Any] | None:
+    """The figures of --inference-set; None where the record has them already.
+
+    Raises:
+        ConfigError: it has others. What `ablation_inference.taken` raises.
+    """
+    variants = variants_on(record.settings["device"])
+    found = ablation_inference.taken(options.inference_set, record.settings["recipe"]["model"], variants, record.machine)
+    known = record.measured(INFERENCE)
+    if known is None:
+        return found
+    if (known["set"], known["p50_us"]) != (found["set"], found["p50_us"]):
+        raise ConfigError(
+            f"{record.path} has inference figures already, of the set {known['set']}, and {options.inference_set} is {found['set']}",
+            remedy="leave --inference-set out, or name another --out",
+        )
+    return None
 
 
 def asked_recipe(options: argparse.Namespace) -> Recipe:
@@ -279,22 +319,23 @@ def inference(options: argparse.Namespace, device: str) -> dict[str, Any]:
     """p50 of a call at batch 1 (µs, host clock) in every round of one set, by variant."""
     from accel import api
 
-    # CUDA graphs are for GPUs.
-    variants = [EAGER, *(COMPILED if device != "cpu" else COMPILED[:1])]
+    variants = variants_on(device)
     bundle = options.bundle
     if bundle is None:
         bundle = api.export(options.model, "onnx", precision="fp32", out=options.out / "work" / "engines", device=device)[0].bundle
     plan: dict[str, Any] = {"iterations": 20, "warmup": 5, "rounds": 1} if options.quick else {}
     where: dict[str, Any] = {"device": device, "out": options.out / INFERENCE, "data": options.data, "command": studies.command()}
     done = api.bench(bundle, variants, **plan, **where)
-    rows = [row for row in done.results.rows if row["latency_kind"] == "host_us" and row["verdict"] == "OK"]
-    found: dict[str, dict[str, float]] = {}
-    for row in rows:
-        found.setdefault(row["variant"], {})[str(row["round"])] = row["p50_us"]
+    found = ablation_inference.p50_by_round(done.results.rows)
     if lacking := [variant for variant in variants if variant not in found]:
         reasons = [fault.reason for fault in done.faults if fault.variant in lacking]
         raise AccelError(f"{', '.join(lacking)}: {'; '.join(reasons) or 'not measured'}")
     return {"set": done.results.folder.name, "p50_us": found}
+
+
+def variants_on(device: str) -> list[str]:
+    # CUDA graphs are for GPUs.
+    return [EAGER, *(COMPILED if device != "cpu" else COMPILED[:1])]
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -310,6 +351,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", action="append", metavar="NAME", help=f"beside the baseline: {', '.join(CONFIGURATIONS)}")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, for all configurations")
     parser.add_argument("--no-inference", action="store_true")
+    parser.add_argument("--inference-set", type=Path, metavar="DIR", help="that accel bench has measured: its inference is taken")
     parser.add_argument("--bundle", type=Path, help="for inference; default the shipped weights of --model, exported into OUT/work")
     parser.add_argument("--data", help="the test set that inference is verified on, as accel bench takes it")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it works: its numbers say nothing")
@@ -320,6 +362,8 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
             setattr(options, key, value)
     if min(options.repeats, options.pairs) < 1:
         parser.error("--repeats and --pairs must be at least 1")
+    if options.inference_set and (options.no_inference or options.bundle or options.data):
+        parser.error("--inference-set measures no inference: without --no-inference, --bundle and --data")
     return options
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from trainable_net import TINY, pictures
 torch = pytest.importorskip("torch")
 
 from accel import api, trainers  # noqa: E402
+from accel import device as devices  # noqa: E402
+from accel.bench import results as results_of_bench  # noqa: E402
 from accel.bench.coordinate import device_lock  # noqa: E402
-from accel.errors import AccelError, ConfigError  # noqa: E402
+from accel.device import driver  # noqa: E402
+from accel.errors import AccelError, ConfigError, UsageError  # noqa: E402
 from accel.trainers import backend, data, train  # noqa: E402
 from benchmarks import ablation_results, alexnet_page, alexnet_study, studies, training_ablation  # noqa: E402
 from benchmarks.studies import Record  # noqa: E402
@@ -266,6 +270,207 @@ def test_inference_is_compared_round_by_round(small, tmp_path, monkeypatch, mach
     found = ablation_results.results(one)["inference"]
     assert found["compile:fp32"]["faster"] == {"median": 2.5, "low": 2.0, "high": 3.0, "n": 2}
     assert ablation_results.latency_lines(one)[1] == ["compile:fp32", "45.0", "2.50 (2.00–3.00)"]
+
+
+VARIANTS = ["eager:fp32", "compile:fp32", "compile:fp32+reduce-overhead"]
+ELSEWHERE = {"gpu_name": "G", "gpu_uuid": "GPU-9", "driver": "1.7", "cpu_model": "D", "cpu_affinity": "0-15", "python": "3.12.1"}
+
+
+def write_set(folder, variants=VARIANTS, **changes):
+    """A set of `tiny`, of three rounds with p50s of 100, 110, 120 µs, divided by the variant's place; verdict OK."""
+    folder.mkdir()
+    common = {"set_id": folder.name, "model": "tiny", "batch": 1, "verdict": "OK", "device": "cuda:0", "git_sha": "abc", **ELSEWHERE}
+    common |= {"versions_json": {"torch": "2.11.0+cu130", "numpy": "2"}, "command": "accel bench tiny", **changes}
+    rows = [
+        results_of_bench.row(
+            **{
+                "variant": variant,
+                "runtime": variant.partition(":")[0],
+                "round": number,
+                "latency_kind": kind,
+                "p50_us": (100.0 + 10 * number) / place * (1 if kind == "host_us" else 7),
+                "timestamp_utc": f"2026-11-22T18:0{number}:0{place}Z",
+                **common,
+            }
+        )
+        for number in range(3)
+        for place, variant in enumerate(variants, start=1)
+        for kind in ("host_us", "e2e_us")
+    ]
+    (folder / "results.jsonl").write_text(results_of_bench.to_jsonl(rows))
+    return folder
+
+
+class TestInferenceOfASet:
+    """The trainings are on record, of a machine with a GPU that is not here."""
+
+    @pytest.fixture
+    def record(self, small, machine, tmp_path):
+        """OUT/ablation.json with every training, of one repeat, as a machine with a GPU leaves it."""
+        options = training_ablation.parse(["--out", str(tmp_path / "out"), "--model", "tiny", "--quick"])
+        made = Record(tmp_path / "out" / "ablation.json", training_ablation.settings(options, "cuda:0"), "cuda:0")
+        found = {"images_per_s": 9.0, "peak_mib": 1, "host_mib": 1.0, "data_wait": 0.5, "data_cost": 0.1, "epochs": []}
+        for name in CONFIGURATIONS:
+            made.take(f"{name} #0", lambda: {**found, "compilation": {"used": False, "compile_s": 0.0}}, dict)
+        # From here on the machine is another one.
+        machine.update(gpu_name=None, gpu_uuid=None, driver=None, cpu_model="D", versions={})
+        return made.path
+
+    @pytest.fixture
+    def run(self, record, capsys):
+        def run(*words, ask=lambda request: pytest.fail("something was measured")):
+            words = ["--out", str(record.parent), "--model", "tiny", "--quick", *map(str, words)]
+            return training_ablation.main(words, ask), capsys.readouterr()
+
+        return run
+
+    @pytest.mark.parametrize("device", ["auto", "cuda:0"])
+    def test_is_taken_with_its_origin_and_needs_no_gpu(self, record, run, tmp_path, device):
+        before = json.loads(record.read_text())
+        code, said = run("--device", device, "--inference-set", write_set(tmp_path / "a-set"))
+        assert (code, said.err) == (0, "")
+        found = json.loads(record.read_text())
+        part = found["rows"].pop("inference")
+        assert (found["rows"], found["machine"], found["settings"]) == (before["rows"], before["machine"], before["settings"])
+        assert part["p50_us"] == {
+            variant: {str(number): (100.0 + 10 * number) / place for number in range(3)} for place, variant in enumerate(VARIANTS, start=1)
+        }
+        assert (part["set"], part["gpu_uuid"], part["at_utc"]) == ("a-set", "GPU-9", "2026-11-22T18:02:03Z")
+        assert found["gpus"] == ["GPU-1", "GPU-9"]
+        assert found["summary"]["inference"]["compile:fp32"]["faster"] == {"median": 2.0, "low": 2.0, "high": 2.0, "n": 3}
+        for text in (said.out, (record.parent / "ablation.md").read_text()):
+            assert "are of another session than the trainings: of the set a-set (" in text
+            assert "measured from 2026-11-22T18:00:01Z to 2026-11-22T18:02:03Z on the card GPU-9 (G, driver 1.7;" in text
+            assert "The trainings are of the card GPU-1, from " in text
+            assert "parts are of 2 different cards" in text
+        assert "| compile:fp32 | 55.0 | 2.00 (2.00–2.00) |" in (record.parent / "ablation.md").read_text()
+
+    def test_the_same_again_changes_nothing_and_another_set_is_refused(self, record, run, tmp_path):
+        assert run("--inference-set", write_set(tmp_path / "a-set"))[0] == 0
+        before = json.loads(record.read_text())
+        assert run("--inference-set", tmp_path / "a-set")[0] == 0
+        assert json.loads(record.read_text()) == before
+        code, said = run("--inference-set", write_set(tmp_path / "other"))
+        assert (code, json.loads(record.read_text())) == (ConfigError.exit_code, before)
+        assert "has inference figures already, of the set a-set" in said.err
+        assert "to mend it: leave --inference-set out" in said.err
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"model": "resnet18"}, "is a set of resnet18; the study is of tiny"),
+            ({"variants": VARIANTS[:2]}, "has no OK latency (host clock) of compile:fp32+reduce-overhead (it is not in it)"),
+            ({"verdict": "UNVERIFIED"}, "of eager:fp32 (it is there as UNVERIFIED); compile:fp32 (it is there as"),
+            ({"gpu_name": "H"}, "otherwise than the trainings: GPU is H there and G in the record\n"),
+            ({"gpu_name": None}, "GPU is None there and G in the record\n"),
+            ({"driver": "2.0"}, "otherwise than the trainings: driver's major version is 2 there and 1 in the record\n"),
+            ({"versions_json": {"torch": "2.15.0"}}, "otherwise than the trainings: torch is 2.15.0 there and 2.11.0 in the record\n"),
+            (
+                {"gpu_name": "H", "driver": "2.0", "versions_json": {}},
+                "GPU is H there and G in the record; driver's major version is 2 there and 1 in the record; torch is None there and",
+            ),
+            ({"batch": 8}, "was measured at batch 8; the study is of batch 1"),
+        ],
+    )
+    def test_what_is_not_like_the_record_is_refused_by_name(self, record, run, tmp_path, changes, said):
+        before = record.read_text()
+        code, heard = run("--inference-set", write_set(tmp_path / "a-set", **changes))
+        assert code == 2
+        assert said in heard.err
+        assert "to mend it: " in heard.err
+        assert (record.read_text(), (record.parent / "ablation.md").exists()) == (before, False)
+
+    def test_what_cannot_be_read_is_refused(self, record, run, tmp_path):
+        assert run("--inference-set", tmp_path / "nowhere")[0] == 2
+        damaged = write_set(tmp_path / "damaged")
+        (damaged / "results.jsonl").write_bytes(b"\xff\xfe\n")
+        code, said = run("--inference-set", damaged)
+        assert (code, "cannot be read as a set" in said.err, "restore the folder" in said.err) == (5, True, True)
+        (damaged / "results.jsonl").write_text('{"schema_version": 1\n')
+        code, said = run("--inference-set", damaged)
+        assert (code, "line 1 is no result row" in said.err) == (5, True)
+        (damaged / "results.jsonl").write_text("")
+        code, said = run("--inference-set", damaged)
+        assert (code, "has recorded nothing" in said.err) == (2, True)
+        assert "inference" not in json.loads(record.read_text())["rows"]
+
+    def test_of_several_cards_or_several_sets_none_is_taken(self, run, tmp_path):
+        one, two = write_set(tmp_path / "one"), write_set(tmp_path / "two", gpu_uuid="GPU-8")
+        both = one / "results.jsonl"
+        both.write_text(both.read_text() + (two / "results.jsonl").read_text())
+        assert "holds several sets (one of tiny, two of tiny)" in run("--inference-set", one)[1].err
+        both.write_text(both.read_text().replace('"set_id": "two"', '"set_id": "one"'))
+        assert "was measured on several cards: GPU-8, GPU-9" in run("--inference-set", one)[1].err
+
+    @pytest.mark.parametrize(("words", "said"), [((), "device was 'cuda' and is 'cpu'"), (("--device", "cuda:0"), "cuda:0 was asked for")])
+    def test_a_training_that_is_missing_is_measured_on_a_machine_like_the_records_only(
+        self, record, run, tmp_path, monkeypatch, words, said
+    ):
+        monkeypatch.setattr(driver, "gpu_available", lambda: (False, "there is no GPU"))
+        code, heard = run("--repeats", "2", "--inference-set", write_set(tmp_path / "a-set"), *words)
+        assert (code > 1, said in heard.err) == (True, True)
+        monkeypatch.setattr(devices, "parse", lambda text: "cuda:0")
+        code, heard = run("--repeats", "2", "--inference-set", tmp_path / "a-set")
+        assert (code, "gpu_name was 'G' and is None" in heard.err) == (ConfigError.exit_code, True)
+        assert "baseline #1" not in json.loads(record.read_text())["rows"]
+
+    def test_trainings_are_measured_first_where_that_can_be(self, record, run, machine, tmp_path, monkeypatch):
+        machine.update(MACHINE, versions={"torch": "2.11.0"})
+        monkeypatch.setattr(devices, "parse", lambda text: "cuda:0")
+        monkeypatch.setattr(studies, "alone", lambda device, measure: measure)
+        asked = []
+
+        def ask(request):
+            asked.append(request["device"])
+            raise AccelError("no compiler")
+
+        assert "is a set of other" in run("--repeats", "2", "--inference-set", write_set(tmp_path / "other", model="other"), ask=ask)[1].err
+        assert asked == []
+        assert run("--repeats", "2", "--inference-set", write_set(tmp_path / "a-set"), ask=ask)[0] == 1
+        assert asked == ["cuda:0"] * len(CONFIGURATIONS)
+        assert json.loads(record.read_text())["rows"]["inference"]["set"] == "a-set"
+
+    def test_a_record_without_a_device_measures_nothing(self, record, tmp_path):
+        with pytest.raises(ConfigError, match="is not there"):
+            Record(tmp_path / "new.json", {}, None)
+        opened = Record(record, json.loads(record.read_text())["settings"], None)
+        with pytest.raises(UsageError, match="opened without a device"):
+            opened.take("baseline #1", lambda: pytest.fail("it was measured"), dict)
+
+    @pytest.mark.parametrize("words", [["--no-inference"], ["--bundle", "a.accel"], ["--data", "npz:x.npz"]])
+    def test_what_only_measuring_needs_is_refused(self, run, words):
+        with pytest.raises(SystemExit):
+            run("--inference-set", "a-set", *words)
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+sys.meta_path.insert(0, Blocker())
+from benchmarks import training_ablation
+sys.exit(training_ablation.main(sys.argv[1:]))
+"""
+
+
+def test_a_set_is_taken_without_torch(tmp_path):
+    """By the shipped model's own recipe: of this one's record only the trainings are made up."""
+    words = ["--out", str(tmp_path / "out"), "--device", "cuda:0", "--only", "amp", "--repeats", "1"]
+    options = training_ablation.parse(words)
+    found = {"images_per_s": 9.0, "peak_mib": 1, "host_mib": 1.0, "data_wait": 0.5, "data_cost": 0.1}
+    row = {"at_utc": "2026-11-29T17:27:59Z", "gpu_uuid": "GPU-1", **found, "compilation": {"used": False}}
+    kept = {"machine": {**MACHINE, "versions": {"torch": "2.11.0"}, "git_sha": None, "dirty": None}}
+    kept |= {"settings": training_ablation.settings(options, "cuda:0"), "rows": {"baseline #0": row, "amp #0": row}}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ablation.json").write_text(json.dumps(kept))
+    words += ["--inference-set", str(write_set(tmp_path / "a-set", model="resnet18"))]
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "of the set a-set" in done.stdout
 
 
 def study(out, *words, ask=alexnet_study.measure) -> int:
