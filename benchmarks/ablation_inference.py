@@ -43,9 +43,10 @@ def taken(folder: Path, model: str, variants: Sequence[str], machine: Mapping[st
     if batches := sorted({row["batch"] for row in rows} - {1}):
         raise UsageError(f"{folder} was measured at batch {batches[0]}; the study is of batch 1", remedy=_measure(model, variants))
     _demand_alike(folder, rows, machine, _measure(model, variants))
+    p50 = p50_by_round(rows)
     last = max(rows, key=lambda row: str(row["timestamp_utc"]))
     kept = ("gpu_name", "driver", "cpu_model", "cpu_affinity", "python", "git_sha", "command")
-    origin = {
+    of = {
         "folder": str(folder),
         "began_utc": min(str(row["timestamp_utc"]) for row in rows),
         "ended_utc": last["timestamp_utc"],
@@ -57,8 +58,8 @@ def taken(folder: Path, model: str, variants: Sequence[str], machine: Mapping[st
         "at_utc": last["timestamp_utc"],
         "gpu_uuid": last["gpu_uuid"],
         "set": last["set_id"],
-        "p50_us": p50_by_round(rows),
-        TAKEN: origin,
+        "p50_us": {variant: p50[variant] for variant in variants},
+        TAKEN: of,
     }
 
 
@@ -70,17 +71,18 @@ def origin(part: Mapping[str, Any] | None, trainings: Iterable[Mapping[str, Any]
     """
     if part is None or TAKEN not in part:
         return None
-    of = part[TAKEN]
-    others = list(trainings)
-    cards = ", ".join(sorted({str(row["gpu_uuid"]) for row in others})) or "none"
-    since = min((str(row["at_utc"]) for row in others), default="–")
-    return (
+    of, others = part[TAKEN], list(trainings)
+    where = f"the card {part['gpu_uuid']} ({of['gpu_name']}, driver {of['driver']}; " if of["gpu_name"] else "a CPU ("
+    said = (
         f"The inference figures are of another session than the trainings: of the set {part['set']} ({of['folder']}), which `accel bench` "
-        f"measured from {of['began_utc']} to {of['ended_utc']} on the card {part['gpu_uuid']} ({of['gpu_name']}, driver {of['driver']}; "
-        f"{of['cpu_model']}, CPUs {of['cpu_affinity']}; Python {of['python']}, torch {of['versions'].get('torch')}; commit "
-        f"{of['git_sha']}). The trainings are of the card {cards}, from {since} on. Ratios are formed within one session; a time of the "
-        "one is not to be held against a time of the other."
+        f"recorded from {of['began_utc']} to {of['ended_utc']} on {where}{of['cpu_model']}, CPUs {of['cpu_affinity']}; Python "
+        f"{of['python']}, torch {of['versions'].get('torch')}; commit {of['git_sha'] or 'not known'})."
     )
+    if others:
+        cards = ", ".join(sorted({str(row["gpu_uuid"] or "no card") for row in others}))
+        when = sorted(str(row["at_utc"]) for row in others)
+        said += f" The trainings are of {cards}, recorded from {when[0]} to {when[-1]}."
+    return f"{said} Ratios are formed within one session; a time of the one is not to be held against a time of the other."
 
 
 def _counts(row: Row) -> bool:

@@ -340,8 +340,8 @@ class TestInferenceOfASet:
         assert found["summary"]["inference"]["compile:fp32"]["faster"] == {"median": 2.0, "low": 2.0, "high": 2.0, "n": 3}
         for text in (said.out, (record.parent / "ablation.md").read_text()):
             assert "are of another session than the trainings: of the set a-set (" in text
-            assert "measured from 2026-11-22T18:00:01Z to 2026-11-22T18:02:03Z on the card GPU-9 (G, driver 1.7;" in text
-            assert "The trainings are of the card GPU-1, from " in text
+            assert "recorded from 2026-11-22T18:00:01Z to 2026-11-22T18:02:03Z on the card GPU-9 (G, driver 1.7;" in text
+            assert "The trainings are of GPU-1, recorded from " in text
             assert "parts are of 2 different cards" in text
         assert "| compile:fp32 | 55.0 | 2.00 (2.00–2.00) |" in (record.parent / "ablation.md").read_text()
 
@@ -429,6 +429,20 @@ class TestInferenceOfASet:
         assert run("--repeats", "2", "--inference-set", write_set(tmp_path / "a-set"), ask=ask)[0] == 1
         assert asked == ["cuda:0"] * len(CONFIGURATIONS)
         assert json.loads(record.read_text())["rows"]["inference"]["set"] == "a-set"
+
+    def test_a_page_without_any_training_says_where_its_inference_is_from(self, record, run, machine, tmp_path, monkeypatch):
+        machine.update(MACHINE, versions={"torch": "2.11.0"})
+        monkeypatch.setattr(devices, "parse", lambda text: "cuda:0")
+        monkeypatch.setattr(studies, "alone", lambda device, measure: measure)
+        record.unlink()
+
+        def ask(request):
+            raise AccelError("no compiler")
+
+        assert run("--inference-set", write_set(tmp_path / "a-set"), ask=ask)[0] == 1
+        page = (record.parent / "ablation.md").read_text()
+        assert "of the set a-set" in page
+        assert "The trainings are of" not in page
 
     def test_a_record_without_a_device_measures_nothing(self, record, tmp_path):
         with pytest.raises(ConfigError, match="is not there"):
