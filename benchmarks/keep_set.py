@@ -2,7 +2,7 @@
 
     python benchmarks/keep_set.py ~/out/sets/resnet18-cuda0-20261129T114813Z results/h200 --call /home/me/rented=. --call /home/me=~
 
-Copies set.json and the record (packed by gzip), and the raw samples packed (`accel.bench.results.pack_samples`); what `accel` makes of them
+Copies set.json and the record (packed by xz), and the raw samples packed (`accel.bench.results.pack_samples`); what `accel` makes of them
 (results.csv, table.md) is left out. `--call FROM=TO` replaces a folder's name wherever it stands, in the order given. Figures stay as they
 are. `--no-samples` leaves the raw samples out.
 """
@@ -10,7 +10,7 @@ are. `--no-samples` leaves the raw samples out.
 from __future__ import annotations
 
 import argparse
-import gzip
+import lzma
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accel.bench.results import GZIPPED, JSONL, SAMPLES, SET, pack_samples, read_rows, read_samples
+from accel.bench.results import PACKED, READ, SAMPLES, SET, pack_samples, read_rows, read_samples, record, record_text
 from accel.errors import AccelError
 
 
@@ -47,9 +47,10 @@ def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: 
     target = into / measured.name
     target.mkdir(parents=True, exist_ok=True)
     (target / SET).write_text(called((measured / SET).read_text(encoding="utf-8"), calls), encoding="utf-8")
-    packed = measured / GZIPPED
-    record = gzip.decompress(packed.read_bytes()).decode() if packed.is_file() else (measured / JSONL).read_text(encoding="utf-8")
-    (target / GZIPPED).write_bytes(gzip.compress(called(record, calls).encode(), 9, mtime=0))
+    packed = lzma.compress(called(record_text(record(measured)), calls).encode(), preset=9 | lzma.PRESET_EXTREME)
+    for name in READ:  # the set may be packed anew in its place, where another form of the record would be read first
+        (target / name).unlink(missing_ok=True)
+    (target / PACKED).write_bytes(packed)
     if samples and read_samples(measured / SAMPLES):
         if target != measured:
             shutil.copyfile(measured / SAMPLES, target / SAMPLES)

@@ -178,10 +178,13 @@ def test_the_raw_rows_come_back_as_json(made: tuple[Any, str]) -> None:
         if isinstance(found, list):
             found = {key: value for key, value in zip(columns, found, strict=False) if value is not None}
         found.pop("columns", None)
+        found.pop("values", None)
         assert not any(found.keys() & other.keys() for other in above[:depth])
         above = [*above[:depth], found]
         if following <= depth:
             rows.append({key: value for level in above for key, value in level.items()})
+    for row in rows:
+        row |= {key: of[row[key]] for key, of in json.loads(lines[0])["values"].items() if key in row}
     for row in kept:
         row.pop("raw_path", None)
     assert sorted(map(str, map(sorted, map(dict.items, rows)))) == sorted(map(str, map(sorted, map(dict.items, kept))))
