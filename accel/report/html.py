@@ -39,7 +39,7 @@ class Key:
 
 
 def page(sections: Sequence[Section]) -> str:
-    """The whole page; the same sections give the same bytes.
+    """The whole page; the same sections give the same bytes. Models come in the order given, and of one model the newest set first.
 
     Raises:
         MissingExtra: jinja2 or matplotlib is absent.
@@ -53,10 +53,16 @@ def page(sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(tight=tight, breakable=breakable)
-    shown = [_shown(section, f"set{number}") for number, section in enumerate(sections, start=1)]
-    title = "accel: " + ", ".join(dict.fromkeys(section.model for section in sections))
+    models = list(dict.fromkeys(section.model for section in sections))
+    ordered = sorted(sorted(sections, key=_began, reverse=True), key=lambda section: models.index(section.model))
+    shown = [_shown(section, f"set{number}") for number, section in enumerate(ordered, start=1)]
+    title = "accel: " + ", ".join(models)
     text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown)
     return text.rstrip() + "\n"
+
+
+def _began(section: Section) -> str:
+    return min(str(row["timestamp_utc"] or "") for row in section.rows)
 
 
 def tight(text: str) -> str:

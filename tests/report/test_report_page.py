@@ -377,6 +377,15 @@ def test_several_sets_stay_apart_and_no_id_is_used_twice(tmp_path: Path) -> None
     assert seen.within("a") == ["first", "second", "1 flag", "1 flag"]
 
 
+def test_of_one_model_the_newest_set_comes_first_and_models_stay_in_the_order_given(tmp_path: Path) -> None:
+    when = {"old": "2026-11-22T10:00:00Z", "other": "2026-11-30T10:00:00Z", "new": "2026-11-29T10:00:00Z"}
+    for name, at in when.items():
+        given = {"host_us": 100, "timestamp_utc": at, "model": "student" if name == "other" else "resnet18"}
+        write_set(tmp_path / name, {"eager:fp32": given})
+    text = page(open_sections([tmp_path / name for name in when]))
+    assert [name for name in Seen(text).within("a") if name in when] == ["new", "old", "other"]
+
+
 def test_the_same_set_gives_the_same_bytes(made: tuple[Any, str]) -> None:
     assert page([made[0]]) == made[1]
 
