@@ -1,6 +1,6 @@
 """Where the time of the fused schedule `grid` that waits for data goes: the cycles of each part of each step, on a GPU.
 
-    python benchmarks/fused_grid_steps.py --network student_a student_b --tuned results/h200/fused/tuned.json --out grid-steps.json
+    python benchmarks/fused_grid_steps.py --network student_a student_b --tuned results/h200/fused/tuned.json.xz --out grid-steps.json
 
 Random weights. The kernel is compiled with stamps (`clock` of the SM, by the first thread of a CTA's first warp and of its last), which the
 exported one has not. Of every difference between two stamps that follow one another the medians over launches are shown: of CTA 0, of the
@@ -34,7 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from fused_launching import back_to_back_us, keep, ready
+from fused_launching import back_to_back_us, keep, read, ready
 from fused_networks import NETWORKS
 
 from accel import device
@@ -230,13 +230,13 @@ def _told(flow: Flow) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", nargs="+", choices=list(NETWORKS), default=["student_a"])
-    parser.add_argument("--tuned", type=Path, help="JSON of tuned plans by network, as results/h200/fused/tuned.json")
+    parser.add_argument("--tuned", type=Path, help="JSON of tuned plans by network, as results/h200/fused/tuned.json.xz")
     parser.add_argument("--flow", type=json.loads, default={}, help="fields of generate.Flow as JSON, in place of the tuned or the default")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
     on = device.parse(options.device)
-    plans = json.loads(options.tuned.read_text()) if options.tuned else {}
+    plans = read(options.tuned) if options.tuned else {}
     record: dict[str, Any] = {"gpu": device.describe(on).name, "launches": LAUNCHES, "networks": {}}
     for name in options.network:
         network = NETWORKS[name]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,13 @@ def back_to_back_us(launch: kernels.Launch, stream: int | None, count: int) -> f
 def finite(us: float) -> float | None:
     """None of what answered otherwise than the first."""
     return round(us, 3) if np.isfinite(us) else None
+
+
+def read(kept: Path) -> dict[str, Any]:
+    """What `keep` wrote; a repository has some of it packed (`.xz`)."""
+    data = kept.read_bytes()
+    found: dict[str, Any] = json.loads(lzma.decompress(data) if kept.suffix == ".xz" else data)
+    return found
 
 
 def keep(record: dict[str, Any], out: Path | None) -> None:

@@ -2,23 +2,25 @@
 
     python benchmarks/keep_set.py ~/out/sets/resnet18-cuda0-20261129T114813Z results/h200 --call /home/me/rented=. --call /home/me=~
 
-Copies set.json and the record (packed by gzip), and the raw samples packed (`accel.bench.results.pack_samples`); what `accel` makes of them
-(results.csv, table.md) is left out. `--call FROM=TO` replaces a folder's name wherever it stands, in the order given. Figures stay as they
-are. `--no-samples` leaves the raw samples out.
+Copies set.json (a line for each key), the record (packed by xz) and the raw samples (packed: `accel.bench.results.pack_samples`); what
+`accel` makes of them (results.csv, table.md) is left out. `--call FROM=TO` replaces a folder's name wherever it stands, in the order given.
+Figures stay as they are. `--no-samples` leaves the raw samples out.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
+import json
+import lzma
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accel.bench.results import GZIPPED, JSONL, SAMPLES, SET, pack_samples, read_rows, read_samples
+from accel.bench.results import PACKED, READ, SAMPLES, SET, pack_samples, read_rows, read_samples, record, record_text
 from accel.errors import AccelError
 
 
@@ -46,15 +48,23 @@ def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: 
     read_rows(measured)
     target = into / measured.name
     target.mkdir(parents=True, exist_ok=True)
-    (target / SET).write_text(called((measured / SET).read_text(encoding="utf-8"), calls), encoding="utf-8")
-    packed = measured / GZIPPED
-    record = gzip.decompress(packed.read_bytes()).decode() if packed.is_file() else (measured / JSONL).read_text(encoding="utf-8")
-    (target / GZIPPED).write_bytes(gzip.compress(called(record, calls).encode(), 9, mtime=0))
+    description = json.loads(called((measured / SET).read_text(encoding="utf-8"), calls))
+    (target / SET).write_text(lines(description), encoding="utf-8")
+    packed = lzma.compress(called(record_text(record(measured)), calls).encode(), preset=9 | lzma.PRESET_EXTREME)
+    for name in READ:  # the set may be packed anew in its place, where another form of the record would be read first
+        (target / name).unlink(missing_ok=True)
+    (target / PACKED).write_bytes(packed)
     if samples and read_samples(measured / SAMPLES):
         if target != measured:
             shutil.copyfile(measured / SAMPLES, target / SAMPLES)
         pack_samples(target / SAMPLES)
     return target
+
+
+def lines(values: Mapping[str, Any]) -> str:
+    """JSON with a line for each key: it can be read and compared, and takes two thirds of what indented JSON takes."""
+    said = (f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}" for key, value in values.items())
+    return "{\n" + ",\n".join(said) + "\n}\n"
 
 
 def called(text: str, calls: Sequence[tuple[str, ...]]) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,3 +145,34 @@ def test_golden_samples_are_noise_where_no_images_are_shipped(tmp_path: Path, mo
     monkeypatch.setattr(models.trainers, "golden_images", absent)
     assert models._golden_images(checkpoint_in(tmp_path, dataset="cifar100", preprocess=CIFAR10.to_dict())) == (None, None)
     assert models._golden_images(checkpoint_in(tmp_path)) == (None, None)
+
+
+MY_NET = """
+import torch
+def build():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10))
+"""
+
+
+def test_a_model_in_the_working_folder_is_found_by_every_command_of_the_console_script(tmp_path: Path) -> None:
+    """Which, unlike `python -m`, has no working folder on its path."""
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    (tmp_path / "my_net.py").write_text(MY_NET)
+    names: dict[str, Any] = {"torch": torch}
+    exec(MY_NET, names)
+    safetensors.save_file(names["build"]().state_dict(), str(tmp_path / "my_net.safetensors"))
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "test.npz", images=draw.random((20, 3, 8, 8), np.float32), labels=draw.integers(0, 10, 20))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "ACCEL_CACHE_DIR": str(tmp_path / "cache")}
+
+    for line in (
+        "export my_net:build --weights my_net.safetensors --input 1x3x8x8 --name my_net --to onnx",
+        "verify my_net --variant eager:fp32 --data npz:test.npz --min-top1 0",
+        "bench my_net --runtime eager:fp32 --data npz:test.npz --min-top1 0 --iterations 20 --warmup 1 --rounds 1",
+    ):
+        script = f"import sys; from accel.cli import main; sys.exit(main({line.split()!r} + ['--device', 'cpu']))"
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import lzma
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -296,7 +297,7 @@ def test_the_parts_of_a_grids_steps_are_differences_of_stamps(
 
 
 def test_a_tuned_grid_is_found_again_in_its_plan(grid_steps: Any) -> None:
-    plans = json.loads((ROOT / "results" / "h200" / "fused" / "tuned.json").read_text())
+    plans = json.loads(lzma.decompress((ROOT / "results" / "h200" / "fused" / "tuned.json.xz").read_bytes()))
     network = grid_steps.NETWORKS["student_a"]()
     way = grid_steps.tuned(plans["student_a"], network)
     assert (way.flow.ahead, way.flow.fetch_late, way.flow.look_first, way.flow.pause) == (2, True, False, 400)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accel import exporters, runtimes, trainers
 from accel.api.exporting import export
-from accel.engines import Bundle, trust
+from accel.engines import Bundle, module, trust
 from accel.errors import BundleMissing, MissingError, UnsupportedOperator
 from accel.progress import Progress, silent
 from accel.types import Variant
@@ -96,6 +96,7 @@ def choose(bundle: Bundle, names: Sequence[str], device: str, *, baseline: bool,
     formats = {runtimes.info(variant.runtime).format for variant in found}
     if None in formats:
         trust.demand_module(bundle, trusted)
+        module.look_where_started()
     for entry in bundle.entries:
         if entry.format in formats:
             trust.demand_engine(bundle, entry, trusted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def adopt(factory: str, weights: Path | None, shape: str | None, name: str, scra
         found = "is not there" if not weights.is_file() else "is no .safetensors file, and accel reads no pickle"
         raise UsageError(f"{weights} {found}", remedy="write it with safetensors.torch.save_file(model.state_dict(), 'w.safetensors')")
     sizes = parse_shape(shape)
-    _make_importable(Path.cwd())
+    module.look_where_started()
     tensors = read_weights(weights)
     draft = Checkpoint(
         path=scratch,
@@ -151,9 +150,3 @@ def _answer(torch_module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(answers) != 1:
         raise UsageError(f"the module returns {len(answers)} tensors; a bundle has one output", remedy="wrap it so that it returns one")
     return tuple(answers[0].shape)
-
-
-def _make_importable(folder: Path) -> None:
-    # A console script, unlike `python -m`, does not look where it was started; users keep their model there.
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ def find_factory(factory: str) -> Callable[..., Any]:
     if not callable(found):
         raise _absent(factory, f"{module_name} has no callable {attribute}")
     return found  # type: ignore[no-any-return]
+
+
+def look_where_started() -> None:
+    """Let factories be found in the working folder too, behind all else; only for a factory that this user named or trusts."""
+    # A console script, unlike `python -m`, does not look where it was started; users keep their model there.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def source_sha256(factory: str) -> str:

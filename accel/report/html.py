@@ -39,7 +39,7 @@ class Key:
 
 
 def page(sections: Sequence[Section]) -> str:
-    """The whole page; the same sections give the same bytes.
+    """The whole page; the same sections give the same bytes. Models come in the order given, and of one model the newest set first.
 
     Raises:
         MissingExtra: jinja2 or matplotlib is absent.
@@ -53,10 +53,16 @@ def page(sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(tight=tight, breakable=breakable)
-    shown = [_shown(section, f"set{number}") for number, section in enumerate(sections, start=1)]
-    title = "accel: " + ", ".join(dict.fromkeys(section.model for section in sections))
+    models = list(dict.fromkeys(section.model for section in sections))
+    ordered = sorted(sorted(sections, key=_began, reverse=True), key=lambda section: models.index(section.model))
+    shown = [_shown(section, f"set{number}") for number, section in enumerate(ordered, start=1)]
+    title = "accel: " + ", ".join(models)
     text: str = environment.get_template(TEMPLATE).render(title=title, sets=shown)
     return text.rstrip() + "\n"
+
+
+def _began(section: Section) -> str:
+    return min(str(row["timestamp_utc"] or "") for row in section.rows)
 
 
 def tight(text: str) -> str:
@@ -157,18 +163,34 @@ def _figure(section: Section, name: str, order: Sequence[str], part: str, draw: 
     return Figure(title, note, None if drawn is None else _markup(drawn), absent)
 
 
+REPEATED = ("ci_method", "flags", "stability")
+"""What a row says by one of a few long texts or lists: a third of the raw rows, if each had it in full."""
+
+
 def _raw(section: Section) -> str:
     """What all rows share, then what those of a variant share, of a run, and each latency's own; deeper lines are indented.
 
     A line of JSON is an object, or of a latency an array in the order of the `columns` that the first line names. Written out in full, the
     rows were two thirds of a page; so what was not measured is left out, as is the place of the samples, which are no part of a page, and
-    numbers have six digits, and diagnostics (span, enqueue, replay) are missing: the record has them all. Quotes need no escape in text.
+    numbers have six digits, and diagnostics (span, enqueue, replay) are missing: the record has them all. In the columns of REPEATED a
+    number is the place of a value in the list that `values` of the first line has for it. Quotes need no escape in text.
     """
     shown = [row for row in section.rows if row["latency_kind"] not in DIAGNOSTICS] or section.rows
     rows = [{key: _six_digits(value) for key, value in row.items() if value is not None and key != "raw_path"} for row in shown]
+    values = {key: said for key in REPEATED if len(said := _distinct(rows, key)) > 1}
+    rows = [row | {key: values[key].index(row[key]) for key in values if key in row} for row in rows]
     lines, columns = _nested(rows, ("variant", "round"))
-    head = json.loads(lines[0]) | ({"columns": columns} if columns else {})
+    head = json.loads(lines[0]) | ({"columns": columns} if columns else {}) | ({"values": values} if values else {})
     return html.escape("\n".join([_compact(head), *lines[1:]]), quote=False)
+
+
+def _distinct(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
+    """The values of `key` in the order in which they first occur; lists among them, so no set will do."""
+    found: list[Any] = []
+    for row in rows:
+        if key in row and row[key] not in found:
+            found.append(row[key])
+    return found
 
 
 def _six_digits(value: Any) -> Any:

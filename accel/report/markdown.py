@@ -1,4 +1,4 @@
-"""The report in Markdown: verdict, table, conditions and command of every set."""
+"""The report in Markdown: verdict, table, conditions and command of every set; for a README the same without what fills pages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from accel.report import about, ledger, sentences
 from accel.report import table as tables
 from accel.report.sections import Section
 
+FEW = 3
+"""Up to so many variants are named in a line of text."""
+
 
 def document(sections: Sequence[Section]) -> str:
     """All sets, each under its own heading."""
@@ -16,8 +19,18 @@ def document(sections: Sequence[Section]) -> str:
 
 
 def body(section: Section) -> str:
-    """One set without a heading: what stands between the markers of a README."""
-    names, lines, flagged = tables.headings(section), tables.table(section), about.flags(section)
+    """One set without a heading."""
+    return _document(section, [*_flags(section), *_unfinished(section), *_ledger(section)])
+
+
+def brief(section: Section) -> str:
+    """What stands between the markers of a README: as `body`, but the flags in one paragraph, and no cold starts."""
+    return _document(section, [*_flags_in_short(section), *_unfinished(section)])
+
+
+def _document(section: Section, below: Sequence[str]) -> str:
+    """The verdict, the table with its notes, what is `below` it, conditions and command."""
+    names, lines = tables.headings(section), tables.table(section)
     out = [escaped(sentences.verdict(section)), ""]
     out.append("| " + " | ".join(["variant", *names, "verdict"]) + " |")
     out.append("|" + "|".join([":--", *["--:"] * len(names), ":--"]) + "|")
@@ -27,19 +40,40 @@ def body(section: Section) -> str:
         mended = f"; to mend it: {escaped(found.remedy)}" if found.remedy else ""
         out.append(f"* {', '.join(map(code, found.variants))} {found.verdict}: {escaped(found.reason)}{mended}")
     out += [*([""] if out[-1] else []), escaped(" ".join(tables.notes(section))), ""]
-    if flagged:
-        out += [*_table("flagged", *about.flag_table(flagged)), ""]
-        out += [f"* {escaped(item.flag)}{escaped(about.explained(item))}" for item in flagged]
-        out += ["", about.HOW, ""]
-    for said in filter(None, (about.unfinished(section), about.unjudged(section))):
-        out += [escaped(said), ""]
-    out += _ledger(section)
+    out += below
     out += [f"* {name}: {escaped(text)}" for name, text in about.environment(section).items()]
     command = about.command(section)
     if command is not None:
         # Indented code cannot be closed from inside, whatever was typed.
         out += ["", "To repeat it:", "", *(f"    {line}" for line in command.splitlines())]
     return "\n".join(out) + "\n"
+
+
+def _flags(section: Section) -> list[str]:
+    """Which variant carries which flag in which latency, and what each means and mends it; nothing where there are none."""
+    flagged = about.flags(section)
+    if not flagged:
+        return []
+    said = [f"* {escaped(item.flag)}{escaped(about.explained(item))}" for item in flagged]
+    return [*_table("flagged", *about.flag_table(flagged)), "", *said, "", about.HOW, ""]
+
+
+def _flags_in_short(section: Section) -> list[str]:
+    """The flags with the variants that carry them; where those are more than a few, how many they are."""
+    flagged = about.flags(section)
+    if not flagged:
+        return []
+    measured = sum(bool(line.latency) for line in section.lines)
+    said = []
+    for item in flagged:
+        names = list(item.where)
+        who = ", ".join(map(code, names)) if len(names) <= FEW else f"{len(names)} of {measured} variants"
+        said.append(f"{escaped(item.flag)} ({who})")
+    return [f"Flagged in some latency: {', '.join(said)}. `accel report` of the set says in which, what each means and what mends it.", ""]
+
+
+def _unfinished(section: Section) -> list[str]:
+    return [part for said in filter(None, (about.unfinished(section), about.unjudged(section))) for part in (escaped(said), "")]
 
 
 def _ledger(section: Section) -> list[str]:

@@ -35,7 +35,7 @@ def updated(text: str, sections: Sequence[Section], where: Path, further: Mappin
         UsageError: a set without markers, markers that do not come in pairs, or a name that two of them or two sets claim.
     """
     found = spans(text, where)
-    chosen = [(_span_of(section, sections, found, where), markdown.body(section)) for section in sections]
+    chosen = [(_span_of(section, sections, found, where), markdown.brief(section)) for section in sections]
     chosen += [(found[name], said) for name, said in (further or {}).items() if name in found]
     newline = "\r\n" if "\r\n" in text else "\n"
     for span, said in sorted(chosen, key=lambda pair: pair[0].start, reverse=True):

@@ -35,7 +35,10 @@ def test_two_marks_on_an_idle_stream_are_a_few_microseconds_apart():
 
 
 def test_a_gated_call_reads_gpu_time_without_the_hosts_share(tmp_path, monkeypatch):
-    """Needs the GPU alone: beside others' work times are no line of the number of calls, and the self-check refuses the set."""
+    """Needs the GPU alone: beside others' work times are no line of the number of calls, and the self-check refuses the set.
+
+    On a virtual machine it refuses one in about eight even so, for a clock that was interrupted; three in a row say that it is wrong.
+    """
     if count := others_on("cuda:0"):
         pytest.skip(f"needs the GPU alone; {count} other compute process(es) are on it")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
@@ -44,7 +47,10 @@ def test_a_gated_call_reads_gpu_time_without_the_hosts_share(tmp_path, monkeypat
     settings = BenchSettings(data=bench_convnet.write_data(bundle, tmp_path / "test.npz"))
     plan = MeasurementPlan(warmup=50, iterations=200, rounds=1, name="test plan")
 
-    result = run_set(bundle, [Variant("eager", "fp32"), Variant("eager", "fp16")], plan, "cuda:0", tmp_path / "out", settings)
+    for turn in range(3):
+        result = run_set(bundle, [Variant("eager", "fp32"), Variant("eager", "fp16")], plan, "cuda:0", tmp_path / f"out{turn}", settings)
+        if not any("self-check" in (row["reason"] or "") for row in result.rows):
+            break
 
     assert {row["verdict"] for row in result.rows} == {"OK"}, [row["reason"] for row in result.rows]
     for variant in ("eager:fp32", "eager:fp16"):

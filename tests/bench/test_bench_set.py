@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import itertools
 import json
+import lzma
 import sys
 import threading
 
@@ -490,10 +491,11 @@ def test_one_fallback_is_not_remembered_as_the_variants_accuracy(bench, script, 
     assert len(verified.read(bundle.path)) == 1
 
 
-def test_a_record_packed_by_gzip_reads_as_it_was(tmp_path):
+@pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("xz", lzma.compress)])
+def test_a_packed_record_reads_as_it_was(tmp_path, ending, compress):
     rows = [result_row(model="m", variant="eager:fp32", latency_kind="host_us", p50_us=1.5)]
-    packed = tmp_path / "results.jsonl.gz"
-    packed.write_bytes(gzip.compress(to_jsonl(rows).encode(), mtime=0))
+    packed = tmp_path / f"results.jsonl.{ending}"
+    packed.write_bytes(compress(to_jsonl(rows).encode()))
 
     assert read_rows(tmp_path) == read_rows(packed) == rows
 

@@ -178,10 +178,13 @@ def test_the_raw_rows_come_back_as_json(made: tuple[Any, str]) -> None:
         if isinstance(found, list):
             found = {key: value for key, value in zip(columns, found, strict=False) if value is not None}
         found.pop("columns", None)
+        found.pop("values", None)
         assert not any(found.keys() & other.keys() for other in above[:depth])
         above = [*above[:depth], found]
         if following <= depth:
             rows.append({key: value for level in above for key, value in level.items()})
+    for row in rows:
+        row |= {key: of[row[key]] for key, of in json.loads(lines[0])["values"].items() if key in row}
     for row in kept:
         row.pop("raw_path", None)
     assert sorted(map(str, map(sorted, map(dict.items, rows)))) == sorted(map(str, map(sorted, map(dict.items, kept))))
@@ -372,6 +375,15 @@ def test_several_sets_stay_apart_and_no_id_is_used_twice(tmp_path: Path) -> None
     assert [verdict.split(" is ")[0] for verdict in verdicts] == ["compile:fp16", "onnxruntime:fp16"]
     assert "compile:fp16" not in text[text.index('id="set2"') :].replace("<wbr>", "")
     assert seen.within("a") == ["first", "second", "1 flag", "1 flag"]
+
+
+def test_of_one_model_the_newest_set_comes_first_and_models_stay_in_the_order_given(tmp_path: Path) -> None:
+    when = {"old": "2026-11-22T10:00:00Z", "other": "2026-11-30T10:00:00Z", "new": "2026-11-29T10:00:00Z"}
+    for name, at in when.items():
+        given = {"host_us": 100, "timestamp_utc": at, "model": "student" if name == "other" else "resnet18"}
+        write_set(tmp_path / name, {"eager:fp32": given})
+    text = page(open_sections([tmp_path / name for name in when]))
+    assert [name for name in Seen(text).within("a") if name in when] == ["new", "old", "other"]
 
 
 def test_the_same_set_gives_the_same_bytes(made: tuple[Any, str]) -> None:

@@ -50,7 +50,7 @@ class Flow:
             thread copies its own all the same).
         head_in_last: the CTAs of the last convolution do the head's work (partial_head.py), where that can be.
 
-    The defaults are what was fastest for student_b on an H200 (results/h200/fused/flows.json).
+    The defaults are what was fastest for student_b on an H200 (results/h200/fused/flows.json.xz).
     """
 
     ahead: int = FURTHEST_AHEAD
