@@ -52,10 +52,9 @@ def version_of(*distributions: str) -> str | None:
     import importlib.metadata
 
     for name in distributions:
-        try:
+        # What is there without metadata is none: a finder that another package brought along says so by an error of its own, an OSError.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError, OSError, KeyError):
             return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return None
 
 

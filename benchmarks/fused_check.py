@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -57,6 +56,7 @@ from accel.errors import AccelError
 from accel.exporters.fused import from_onnx
 from accel.exporters.fused.network import INPUT, Network
 from accel.types import Array, Kernel
+from benchmarks import records
 
 LIMIT = 2e-3
 """Of the largest value of a layer: rounding to FP16 is 4.9e-4 of a value, sums in FP32 are far below."""
@@ -337,7 +337,7 @@ def _write(out: Path | None, record: dict[str, Any]) -> None:
     """After every check: what a later one does to the process loses nothing."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record, indent=1) + "\n")
+        out.write_text(records.text(record) + "\n")
 
 
 def arguments() -> argparse.Namespace:

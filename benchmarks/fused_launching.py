@@ -15,6 +15,7 @@ from accel.device import kernels
 from accel.exporters.fused.compiling import compile
 from accel.exporters.fused.program import Program
 from accel.types import DeviceArray
+from benchmarks import records
 
 
 def ready(program: Program, on: str, stream: int | None) -> tuple[kernels.Launch, list[DeviceArray]]:
@@ -64,4 +65,4 @@ def keep(record: dict[str, Any], out: Path | None) -> None:
     """Write `record` as JSON, where a file is named."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        out.write_text(records.text(record) + "\n", encoding="utf-8")

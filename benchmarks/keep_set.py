@@ -14,14 +14,14 @@ import json
 import lzma
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from accel.bench.results import PACKED, READ, SAMPLES, SET, pack_samples, read_rows, read_samples, record, record_text
 from accel.errors import AccelError
+from benchmarks import records
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: 
     target = into / measured.name
     target.mkdir(parents=True, exist_ok=True)
     description = json.loads(called((measured / SET).read_text(encoding="utf-8"), calls))
-    (target / SET).write_text(lines(description), encoding="utf-8")
+    (target / SET).write_text(records.text(description, depth=1) + "\n", encoding="utf-8")
     packed = lzma.compress(called(record_text(record(measured)), calls).encode(), preset=9 | lzma.PRESET_EXTREME)
     for name in READ:  # the set may be packed anew in its place, where another form of the record would be read first
         (target / name).unlink(missing_ok=True)
@@ -59,12 +59,6 @@ def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: 
             shutil.copyfile(measured / SAMPLES, target / SAMPLES)
         pack_samples(target / SAMPLES)
     return target
-
-
-def lines(values: Mapping[str, Any]) -> str:
-    """JSON with a line for each key: it can be read and compared, and takes two thirds of what indented JSON takes."""
-    said = (f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}" for key, value in values.items())
-    return "{\n" + ",\n".join(said) + "\n}\n"
 
 
 def called(text: str, calls: Sequence[tuple[str, ...]]) -> str:

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import accel
 from accel.bench.environment import snapshot
 from accel.runtimes import cache
+from benchmarks import records
 
 READINGS, SETTLING = 100, 0.2
 LIMIT_BYTES, LIMIT_MIB = 1024, 8.0
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = {"cycles": options.cycles, "done": done, "device": options.device, "runtime": options.runtime, "seconds": seconds}
         record = {"command": " ".join(sys.argv), "plan": plan, "machine": snapshot(options.device), **found, "readings": taken}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(records.text(record) + "\n", encoding="utf-8")
     ours = [result["within"] for kind, result in found.items() if kind in KINDS]
     return 130 if interrupted else 3 if options.check and not all(ours) else 0
 

@@ -21,6 +21,7 @@ from accel.bench.coordinate import device_lock
 from accel.bench.environment import snapshot
 from accel.errors import AccelError, ConfigError, UsageError
 from accel.files import write_text
+from benchmarks import records
 
 SAME = ("gpu_name", "driver", "cpu_model", "python", "versions", "git_sha")
 """What of the machine must not change within a record."""
@@ -97,7 +98,7 @@ class Record:
     def write(self, summary: Any) -> None:
         data = {"command": command(), "settings": self.settings, "machine": self.machine, "gpus": self.gpus, "summary": summary}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, json.dumps({**data, "rows": self.rows}, indent=1) + "\n")
+        write_text(self.path, records.text({**data, "rows": self.rows}) + "\n")
 
     @property
     def gpus(self) -> list[str]:

@@ -36,7 +36,7 @@ def test_a_kept_set_has_the_same_figures_and_no_path_of_the_machine(script: Modu
 
     kept = tmp_path / "results" / "measured"
     assert {path.name for path in kept.iterdir()} == {"set.json", "results.jsonl.xz", "samples.npz"}
-    assert (kept / "set.json").read_text() == '{\n"state": "out/engines"\n}\n'
+    assert (kept / "set.json").read_text() == '{\n "state": "out/engines"\n}\n'
     before, after = open_results(measured), open_results(kept)
     assert {row["command"] for row in after.rows} == {"accel bench --out out/sets"}
     assert [{**row, "command": ""} for row in after.rows] == [{**row, "command": ""} for row in before.rows]
