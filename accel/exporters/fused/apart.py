@@ -176,22 +176,21 @@ class Apart:
         return any(one.keys <= set(keys) for one in self.killed)
 
 
+def started() -> subprocess.Popen[bytes]:
+    """The process. Its own session keeps the terminal's Ctrl-C from it; it ends when its stdin does."""
+    package = Path(__file__).resolve().parents[3]
+    paths = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(COMMAND, stdin=pipe, stdout=pipe, env=environment, start_new_session=True, bufsize=0)
+
+
 class Worker:
     """One process, started at once and asked later: it imports and makes its context while others compile."""
 
     def __init__(self, room: Room, on: str) -> None:
-        package = Path(__file__).resolve().parents[3]
-        paths = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
         try:
-            # Its own session keeps the terminal's Ctrl-C from it; it ends when its stdin does.
-            self._process = subprocess.Popen(
-                COMMAND,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": paths},
-                start_new_session=True,
-                bufsize=0,
-            )
+            self._process = started()
         except OSError as error:
             raise CannotMeasure(f"a process that times candidates cannot be started: {error}", remedy="leave --tune out") from error
         self._read, self._is_open = b"", False
@@ -242,7 +241,7 @@ class Worker:
         return self._process.stdout
 
     def _send(self, asked: Mapping[str, Any], *more: bytes) -> None:
-        line = json.dumps({**asked, "bytes": [len(data) for data in more]}).encode() + b"\n"
+        line = line_of({**asked, "bytes": [len(data) for data in more]})
         # Of a process that has ended the answer will say so.
         with contextlib.suppress(OSError):
             for data in (line, *more):
@@ -287,6 +286,10 @@ def _rebuilt(said: Mapping[str, Any]) -> AccelError:
     return error
 
 
+def line_of(said: Mapping[str, Any]) -> bytes:
+    return json.dumps(said).encode() + b"\n"
+
+
 # In the process itself.
 
 Request = tuple[Mapping[str, Any], list[bytes]]
@@ -315,12 +318,11 @@ def serve(requests: Iterator[Request], say: Callable[[Mapping[str, Any]], None])
                 else:
                     say({"done": _carried_out(chains, asked, more, say)})
             except AccelError as error:
-                first = _first(error)
                 if chains is not None and not chains.lives():
                     GONE.append((stack.pop_all(), chains, error))
-                    say({"died": first.message})
+                    say({"died": _first(error).message})
                     return
-                say({"error": {"type": type(first).__name__, "message": first.message, "remedy": first.remedy}})
+                say({"error": _described(_first(error))})
 
 
 def _carried_out(chains: Chains, asked: Mapping[str, Any], more: Sequence[bytes], say: Callable[[Mapping[str, Any]], None]) -> Any:
@@ -329,6 +331,10 @@ def _carried_out(chains: Chains, asked: Mapping[str, Any], more: Sequence[bytes]
     kernels = tuple(Kernel(**{**of, "layers": tuple(of["layers"])}) for of in asked["kernels"])
     chains.add(asked["key"], Part(kernels, more[0], asked["offset"], more[1], asked["state_bytes"]))
     return None
+
+
+def _described(error: AccelError) -> Mapping[str, Any]:
+    return {"type": type(error).__name__, "message": error.message, "remedy": error.remedy}
 
 
 def _first(error: AccelError) -> AccelError:
@@ -342,7 +348,11 @@ def main() -> None:
     """The process: stdout is for answers alone, what else is printed goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    serve(_followed(sys.stdin.buffer), lambda said: answers.write(json.dumps(said).encode() + b"\n"))
+
+    def say(said: Mapping[str, Any]) -> None:
+        answers.write(line_of(said))
+
+    serve(_followed(sys.stdin.buffer), say)
     sys.stderr.flush()
     # Not by way of finalisers: of a context that is gone each of them would complain.
     os._exit(DEAD)
