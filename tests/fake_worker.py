@@ -1,6 +1,7 @@
 """The process in which fused candidates are timed (accel.exporters.fused.apart), as a thread of this one: on it the fake driver works.
 
-Requests and answers go through pipes as they do between processes. A context that is gone is the driver's `fail`, which the next start ends.
+Requests and answers go through pipes as they do between processes. A context that is gone is the driver's `fail`, which the next start
+ends.
 """
 
 from __future__ import annotations
