@@ -30,7 +30,7 @@ from accel.exporters.fused import apart, chains, exporting, generate, tiles, tun
 from accel.exporters.fused.apart import Apart, CannotMeasure, Died
 from accel.exporters.fused.chains import Part, Room
 from accel.exporters.fused.generate import Flow
-from accel.exporters.fused.network import Convolution
+from accel.exporters.fused.network import INPUT, Convolution
 from accel.exporters.fused.plan import make
 from accel.types import Kernel
 
@@ -275,6 +275,39 @@ def test_where_no_process_can_be_had_nothing_is_timed_and_that_is_said_once(
     monkeypatch.setattr(apart, "COMMAND", (str(tmp_path / "absent"),))
     with pytest.raises(CannotMeasure, match="cannot be started"):
         Apart(ROOM, "cuda:0")
+
+
+def test_the_record_of_what_killed_its_process_is_enough_for_fused_check_to_run_it(
+    gpu: MortalDriver, started: list[Thread], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another's names of layers, too."""
+    monkeypatch.setattr(sys, "path", [str(Path(__file__).resolve().parents[3] / "benchmarks"), *sys.path])
+    import fused_context
+
+    gpu.kills = lambda launched: launched.kernel == "grid" and launched.grid < 16
+    exporting.export_network(plain(), request(tmp_path / "tuned"))
+    plan = tmp_path / "tuned" / "plan.json"
+    record = fused_plan.read(plan).schedules["grid"].plan["tuned"]["killed"]
+    assert record
+    renamed = dataclasses.replace(plain(), layers=tuple(map(other_name, plain().layers)))
+    for number, killed in enumerate(record):
+        assert fused_context.way_of({}, plan, number)(plain(), 132).to_dict() == {name: killed[name] for name in ("tiles", "flow")}
+        others = fused_context.way_of({"pause": 7}, plan, number)(renamed, 132)
+        assert others.tuning == {f"other.{name}": tile for name, tile in killed["tiles"].items()}
+        assert dataclasses.asdict(others.flow) == {**killed["flow"], "pause": 7}
+        # As fused_check.py has it built: timed in a process of its own, and not chosen.
+        built = fused_context.Built("plain", plain(), tmp_path / str(number), "cuda:0", fused_context.way_of({}, plan, number))
+        again = generate.generate(plain(), "grid", tuning=killed["tiles"], flow=Flow(**killed["flow"]))
+        assert built.plan.schedules["grid"].kernels == again.kernels
+        assert built.plan.chosen == "chain"
+    assert fused_context.way_of({"ahead": 0})(plain(), 132).flow == Flow(ahead=0)
+
+
+def other_name(layer: Any) -> Any:
+    names = {
+        field: f"other.{value}" for field in ("name", "source", "residual") if (value := getattr(layer, field, None)) not in (None, INPUT)
+    }
+    return dataclasses.replace(layer, **names)
 
 
 # Processes.
