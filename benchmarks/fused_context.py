@@ -17,11 +17,12 @@ from accel.engines.fused_plan import Schedule
 from accel.exporters.fused import exporting
 from accel.exporters.fused.describing import shape_of
 from accel.exporters.fused.generate import Flow
+from accel.exporters.fused.grid_kernels import Way
 from accel.exporters.fused.network import Network
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.tiles import Tile
 from accel.exporters.fused.tuning import Tuned
-from accel.exporters.fused.tuning_grid import TunedGrid, Way
+from accel.exporters.fused.tuning_grid import TunedGrid
 from accel.exporters.request import ExportRequest
 from accel.runtimes.fused import Fused
 from accel.types import Array, Binding, EngineEntry, EngineSource, TensorSpec, Variant

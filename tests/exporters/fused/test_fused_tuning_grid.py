@@ -22,10 +22,11 @@ from accel.device import nvrtc
 from accel.exporters.fused import generate, ring, tuning_grid
 from accel.exporters.fused.chains import TURNS
 from accel.exporters.fused.generate import Flow
+from accel.exporters.fused.grid_kernels import Kernels, Way
 from accel.exporters.fused.pack import pack
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.tiles import Tile
-from accel.exporters.fused.tuning_grid import Change, Kernels, Search, Way
+from accel.exporters.fused.tuning_grid import Change, Search
 from accel.types import Resources
 
 A, B, C, D = (Tile(4, 4, n, 1, 1, 8) for n in (8, 16, 32, 64))
