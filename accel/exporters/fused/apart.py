@@ -29,7 +29,7 @@ from accel.exporters.fused.chains import Chains, Part, Room, opened_in
 from accel.exporters.fused.network import Network
 from accel.types import Kernel
 
-SILENT_S = 120.0
+SILENT_S = 60.0
 """Longest that the process may say nothing: it tells what it begins to time, which takes milliseconds; importing CUDA takes seconds."""
 CLOSING_S = 20.0
 DEAD = 3
@@ -225,7 +225,9 @@ class Worker:
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            # The driver may take its time with a kernel that does not end; the next process is not kept waiting for ever.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=CLOSING_S)
         for pipe in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
