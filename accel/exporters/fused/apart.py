@@ -45,7 +45,7 @@ class Died(AccelError):
     """
 
     def __init__(self, message: str, at: int | None = None) -> None:
-        super().__init__(message, remedy="report it with this message; the export goes on without it")
+        super().__init__(message, remedy="leave --tune out, and report it with this message")
         self.at = at
 
 
@@ -195,6 +195,8 @@ class Worker:
             raise CannotMeasure(f"a process that times candidates cannot be started: {error}", remedy="leave --tune out") from error
         self._read, self._is_open = b"", False
         self._opening = {"do": "open", "on": on, **dataclasses.asdict(room)}
+        self._send(self._opening)
+        self._is_opening = True
 
     def ask(self, asked: Mapping[str, Any], *more: bytes) -> Any:
         """What it answers.
@@ -204,21 +206,25 @@ class Worker:
             Beside that what it raised.
         """
         if not self._is_open:
-            try:
-                self._send(self._opening)
-                self._answer()
-            except Died as error:
-                raise CannotMeasure(f"no candidate can be timed: {error.message}", remedy="leave --tune out") from error
-            self._is_open = True
+            self._open()
         self._send(asked, *more)
         return self._answer()
+
+    def _open(self) -> None:
+        if not self._is_opening:  # it was refused before
+            self._send(self._opening)
+        self._is_opening = False
+        try:
+            self._answer()
+        except Died as error:
+            raise CannotMeasure(f"no candidate can be timed: {error.message}", remedy="leave --tune out") from error
+        self._is_open = True
 
     def close(self) -> None:
         """Wait for its end, which frees what it has on the GPU: whoever comes next has it to itself."""
         with contextlib.suppress(OSError):
             self._stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=CLOSING_S)
+        self._ended()
         self.kill()
 
     def kill(self) -> None:
@@ -226,11 +232,15 @@ class Worker:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             # The driver may take its time with a kernel that does not end; the next process is not kept waiting for ever.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=CLOSING_S)
+            self._ended()
         for pipe in (self._stdin, self._stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
+
+    def _ended(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=CLOSING_S)
+        return self._process.poll()
 
     @property
     def _stdin(self) -> Any:
@@ -271,7 +281,7 @@ class Worker:
                 raise Died(f"nothing was heard from its process for {SILENT_S:g} s", at)
             data = os.read(self._stdout.fileno(), 1 << 16)
             if not data:
-                raise Died(f"its process ended with status {self._process.wait()}", at)
+                raise Died(f"its process ended with status {self._ended()}", at)
             self._read += data
         line, _, self._read = self._read.partition(b"\n")
         said: Mapping[str, Any] = json.loads(line)

@@ -45,7 +45,7 @@ class Way:
         """In words, from another of the same network."""
         own, others = dataclasses.asdict(self.flow), dataclasses.asdict(other.flow)
         flow = [f"{name} {value}" for name, value in own.items() if value != others[name]]
-        return ", ".join([f"{layer} {tile}" for layer, tile in self.tiles if (layer, tile) not in other.tiles] + flow) or "nothing"
+        return ", ".join([f"{layer} {tile}" for layer, tile in self.tiles if (layer, tile) not in other.tiles] + flow)
 
     def with_(self, layer: str, tile: Tile) -> Way:
         return dataclasses.replace(self, tiles=tuple((name, tile if name == layer else own) for name, own in self.tiles))

@@ -39,7 +39,7 @@ def tune_all(
     progress: Progress = silent,
 ) -> dict[Schedule, Tuned | TunedGrid]:
     """The tiles of chain and grid that are fastest on `cuda:N`; the cluster divides layers in its own way. Of the grid nothing, with a
-    warning, where it cannot be tuned.
+    warning, where it cannot be tuned; nor of the chain where the model's own ends the process that times it.
 
     Raises:
         UsageError: there is no GPU. Beside that as `tuning.tune`.
@@ -51,11 +51,14 @@ def tune_all(
     capability = ".".join(map(str, kernels.limits(on).capability))
     image: dict[str, Any] = {"sms": sms, "progress": progress} | ({} if pixels is None else {"input_dtype": "uint8", "pixels": pixels})
     until = time.monotonic() + seconds
-    chain = tune(network, on, capability, seconds=CHAINS_SHARE * seconds, **image)
-    found: dict[Schedule, Tuned | TunedGrid] = {"chain": chain}
+    found: dict[Schedule, Tuned | TunedGrid] = {}
     try:
-        left = max(0.0, until - time.monotonic())
-        found["grid"] = tune_grid(network, on, capability, of_chain=chain.tuning, seconds=left, **image)
+        found["chain"] = tune(network, on, capability, seconds=CHAINS_SHARE * seconds, **image)
+    except Died as error:
+        logger.warning("the chain's tiles are not tuned: %s", error.message)
+    try:
+        left, of_chain = max(0.0, until - time.monotonic()), found["chain"].tuning if "chain" in found else None
+        found["grid"] = tune_grid(network, on, capability, of_chain=of_chain, seconds=left, **image)
     except AccelError as error:
         logger.warning("the grid's tiles are not tuned: %s", error.message)
     return found

@@ -198,8 +198,8 @@ class Grids:
             yield
         finally:
             for way, error in self.killed[before:]:
-                what = way.differs(self._start)
-                logger.warning("a grid ended the process that timed it, and is left out: the model's but for %s: %s", what, error)
+                what = "the model's own" if way == self._start else f"the model's but for {way.differs(self._start)}"
+                logger.warning("a grid ended the process that timed it, and is left out: %s: %s", what, error)
 
 
 def _way(plan: Plan) -> Way:

@@ -255,9 +255,28 @@ def test_the_models_own_grid_that_kills_its_process_leaves_the_chain(
     plan = fused_plan.read(tmp_path / "tuned" / "plan.json")
     assert plan.chosen == "chain"
     assert [text.partition(": waiting")[0] for text in warnings(caplog)] == [
-        "a grid ended the process that timed it, and is left out: the model's but for nothing",
+        "a grid ended the process that timed it, and is left out: the model's own",
         "the grid's tiles are not tuned",
         "the schedule grid ended the process that timed it, and is not chosen",
+    ]
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_the_models_own_chain_that_kills_its_process_leaves_the_grid(
+    replayed: bool, gpu: MortalDriver, started: list[Thread], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = next(kernel for kernel in generate.generate(plain(), "chain").kernels if kernel.name == "step_02_again")
+    gpu.kills = lambda launched: (launched.kernel, launched.shared, gpu.replayed) == (own.name, own.shared, replayed)
+    exporting.export_network(plain(), request(tmp_path / "tuned"))
+    plan = fused_plan.read(tmp_path / "tuned" / "plan.json")
+    assert plan.chosen == "grid"
+    assert plan.schedules["grid"].plan["tuned"]["tried"]
+    said = warnings(caplog)
+    assert said[0].startswith("kernels ended the process that timed them, and are left out: ")
+    assert "again as" in said[0]
+    assert [text.partition(": ")[0] for text in said[1:]] == [
+        "the chain's tiles are not tuned",
+        "the schedule chain ended the process that timed it, and is not chosen",
     ]
 
 
