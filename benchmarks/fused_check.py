@@ -45,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import fused_timing
 import reference
-from fused_context import Built, Context, build, fresh, opened
+from fused_context import Built, Context, build, fresh, opened, way_of
 from fused_images import images
 from fused_networks import NETWORKS, SHIPPED
 
@@ -312,7 +312,8 @@ def main() -> int:
 
     # Compiled side by side, which is most of what is done before the GPU has something to do; taken in order.
     with tempfile.TemporaryDirectory(prefix="accel-fused-check-") as scratch, ThreadPoolExecutor(options.compilers) as pool:
-        made = {name: pool.submit(build, name, make, Path(scratch) / name, on) for name, make in networks(options).items()}
+        way = way_of(options.flow or {}, options.killed, options.number) if options.flow is not None or options.killed else None
+        made = {name: pool.submit(build, name, make, Path(scratch) / name, on, way) for name, make in networks(options).items()}
         whole: list[Built] = []
         for name, future in made.items():
             try:
@@ -347,6 +348,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checks", nargs="*", help="these alone, by the names above")
     parser.add_argument("--schedules", nargs="*", choices=SCHEDULES, help="these alone")
     parser.add_argument("--onnx", type=Path, help="check this network with its weights instead")
+    parser.add_argument("--flow", type=json.loads, help="of the grid: fields of generate.Flow as JSON, as '{\"ahead\": 0}'")
+    parser.add_argument("--killed", type=Path, help="of the grid: one that ended its process in the tuning of this plan.json")
+    parser.add_argument("--number", type=int, default=0, help="which of these")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--images", type=int, default=3, help="fresh ones that every layer is held against float64 on")
     parser.add_argument("--launches", type=int, default=LAUNCHES)

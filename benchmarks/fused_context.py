@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from accel import device, runtimes
 from accel.device import driver
 from accel.engines import fused_plan
+from accel.engines.fused_plan import Schedule
 from accel.exporters.fused import exporting
+from accel.exporters.fused.describing import shape_of
+from accel.exporters.fused.generate import Flow
+from accel.exporters.fused.grid_kernels import Way
 from accel.exporters.fused.network import Network
+from accel.exporters.fused.plan import make
+from accel.exporters.fused.tiles import Tile
+from accel.exporters.fused.tuning import Tuned
+from accel.exporters.fused.tuning_grid import TunedGrid
 from accel.exporters.request import ExportRequest
 from accel.runtimes.fused import Fused
 from accel.types import Array, Binding, EngineEntry, EngineSource, TensorSpec, Variant
@@ -20,18 +30,25 @@ from accel.types import Array, Binding, EngineEntry, EngineSource, TensorSpec, V
 NAN = 0xFF
 """Of every byte: NaN in FP16 and in FP32."""
 
+WayOf = Callable[[Network, int], Way]
+"""A network's grid for a GPU of so many multiprocessors."""
+
 
 class Built:
     """A network exported for one device into a folder of its own."""
 
-    def __init__(self, name: str, network: Network, folder: Path, on: str) -> None:
+    def __init__(self, name: str, network: Network, folder: Path, on: str, way: WayOf | None = None) -> None:
         self.name, self.network, self.on = name, network, on
         image, classes = network.input, network.layers[-1].output.channels
         self.inputs = (TensorSpec("image", ("batch", image.channels, image.height, image.width), "float32", "NCHW"),)
         self.outputs = (TensorSpec("logits", ("batch", classes), "float32", "NC"),)
         folder.mkdir(parents=True)
         request = ExportRequest(None, self.inputs, self.outputs, "fp16", folder, device=on)
-        self.entry: EngineEntry = exporting.export_network(network, request)
+        given: dict[Schedule, Tuned | TunedGrid] = {}
+        if way is not None:
+            sms = exporting.multiprocessors(request, exporting.capabilities(request)[0])
+            given["grid"] = AsTold(*[way(network, sms)] * 2, (), (), 0, 0.0, 0.0, 0.0)
+        self.entry: EngineEntry = exporting.export_network(network, request, given=given)
         self.file = folder / fused_plan.PLAN_FILE
         self.plan = fused_plan.read(self.file)
 
@@ -40,8 +57,39 @@ class Built:
         return EngineSource(variant, self.on, self.inputs, self.outputs, 1, entry=self.entry, file=self.file)
 
 
-def build(name: str, make: Callable[[], Network], folder: Path, on: str) -> Built:
-    return Built(name, make(), folder, on)
+class AsTold(TunedGrid):
+    """A grid that nobody has searched for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.way.to_dict()
+
+
+def way_of(flow: Mapping[str, Any], killed: Path | None = None, number: int = 0) -> WayOf:
+    """A grid by the model's tiles, or the `number`th that ended its process in a plan's record, with fields of Flow in place of its own.
+
+    Layers are known by their shape and their order among those of one shape, as names differ between exporters.
+    """
+
+    def found(network: Network, sms: int) -> Way:
+        plan = make(network, sms=sms)
+        steps = [step for step in plan.steps if step.cut]
+        if killed is None:
+            tiles = tuple((step.layer_names[-1], step.cut.tile) for step in steps if step.cut)
+            return Way(tiles, Flow(**flow))
+        of = json.loads(killed.read_text(encoding="utf-8"))["schedules"]["grid"]["plan"]
+        one = of["tuned"]["killed"][number]
+        waiting: dict[tuple[str, int], list[str]] = {}
+        for step in steps:
+            if step.cut:
+                waiting.setdefault((shape_of(step), step.cut.steps), []).append(step.layer_names[-1])
+        named = [(waiting[step["shape"], step["k_steps"]].pop(0), step["layers"][-1]) for step in of["steps"] if step["tile"]]
+        return Way(tuple((name, Tile(**one["tiles"][theirs])) for name, theirs in named), Flow(**{**one["flow"], **flow}))
+
+    return found
+
+
+def build(name: str, make: Callable[[], Network], folder: Path, on: str, way: WayOf | None = None) -> Built:
+    return Built(name, make(), folder, on, way)
 
 
 class Context:

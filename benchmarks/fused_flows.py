@@ -27,8 +27,8 @@ from accel import device
 from accel.device import kernels
 from accel.exporters.fused.chains import median, opened
 from accel.exporters.fused.generate import Flow
+from accel.exporters.fused.grid_kernels import Kernels, Way
 from accel.exporters.fused.plan import Tuning, make
-from accel.exporters.fused.tuning_grid import Kernels, Way
 
 FETCHES = {name: {"fetch_late": name == "late", "fetch_looking": name == "looking"} for name in ("late", "early", "looking")}
 LOOKS = ((False, 200), (False, 0), (False, 100), (False, 400), (True, 0))

@@ -23,6 +23,7 @@ from exporters.fused import handmade
 from exporters.fused.networks import short
 from fake_cuda import installed
 from fake_kernels import KernelDriver
+from fake_worker import nearby
 
 from accel import device
 from accel.bench import results
@@ -62,7 +63,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         out = tmp_path / "check.json"
         words = ["--launches", "5", "--samples", "3", "--images", "2", "--seed", "1", "--out", str(out), *arguments]
         monkeypatch.setattr(sys, "argv", ["fused_check.py", *words])
-        with installed(TimedDriver({"crowd": lambda arguments: None, **kernels})) as driver:
+        with installed(TimedDriver({"crowd": lambda arguments: None, **kernels})) as driver, nearby():
             driver.parameters["crowd"] = 1
             code = fused_check.main()
         return code, json.loads(out.read_text())

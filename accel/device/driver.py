@@ -24,6 +24,22 @@ _LOST = (
     "STUB_LIBRARY",
     "DEVICE_UNAVAILABLE",
 )
+_GONE = (
+    "DEINITIALIZED",
+    "ECC_UNCORRECTABLE",
+    "ILLEGAL_ADDRESS",
+    "LAUNCH_TIMEOUT",
+    "CONTEXT_IS_DESTROYED",
+    "ASSERT",
+    "HARDWARE_STACK_ERROR",
+    "ILLEGAL_INSTRUCTION",
+    "MISALIGNED_ADDRESS",
+    "INVALID_ADDRESS_SPACE",
+    "INVALID_PC",
+    "LAUNCH_FAILED",
+)
+"""What every call of a context answers once a kernel has gone wrong in it: it stays so, and what it had goes with it."""
+
 _ALREADY_ACTIVE = "CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE"
 _THREAD = threading.local()
 
@@ -64,6 +80,14 @@ def check(result: tuple[Any, ...], what: str) -> Any:
     if len(result) == 1:
         return None
     return result[1] if len(result) == 2 else result[1:]
+
+
+def give_back(result: tuple[Any, ...], what: str) -> None:
+    """`check` for a finaliser, from which an error is only printed: where the context is gone, whoever used it was told, and there is
+    nothing to give back."""
+    name = getattr(result[0], "name", "")
+    if not any(name == f"CUDA_ERROR_{gone}" for gone in _GONE):
+        check(result, what)
 
 
 def _failure(code: Any, what: str) -> AccelError:

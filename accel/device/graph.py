@@ -117,6 +117,6 @@ def capture(
 def _destroy(executable: Any, template: Any, device: str) -> None:
     driver.activate(device)
     cuda = driver.bindings()
-    driver.check(cuda.cuGraphExecDestroy(executable), "freeing a CUDA graph")
+    driver.give_back(cuda.cuGraphExecDestroy(executable), "freeing a CUDA graph")
     if template is not None:
-        driver.check(cuda.cuGraphDestroy(template), "freeing what a CUDA graph was captured to")
+        driver.give_back(cuda.cuGraphDestroy(template), "freeing what a CUDA graph was captured to")

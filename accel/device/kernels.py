@@ -274,4 +274,4 @@ def _attribute(name: str) -> Any:
 
 def _unload(handle: Any, device: str) -> None:
     driver.activate(device)
-    driver.check(driver.bindings().cuModuleUnload(handle), "unloading machine code")
+    driver.give_back(driver.bindings().cuModuleUnload(handle), "unloading machine code")

@@ -41,12 +41,12 @@ class PinnedArray:
 
 def _free_device(ptr: int, device: str) -> None:
     driver.activate(device)
-    driver.check(driver.bindings().cuMemFree(ptr), "freeing device memory")
+    driver.give_back(driver.bindings().cuMemFree(ptr), "freeing device memory")
 
 
 def _free_host(ptr: int, device: str) -> None:
     driver.activate(device)
-    driver.check(driver.bindings().cuMemFreeHost(ptr), "freeing pinned memory")
+    driver.give_back(driver.bindings().cuMemFreeHost(ptr), "freeing pinned memory")
 
 
 def empty(shape: Shape, dtype: str, device: str) -> DeviceArray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fake_cuda import FakeDriver
+from fake_cuda import Code, FakeDriver
 
 from accel import device
 from accel.runtimes.fake import Fake
@@ -114,3 +115,19 @@ def test_the_l2_cache_is_filled_twice_over_with_other_data(fake_driver: FakeDriv
     assert flush.bytes == 2048
     assert fake_driver.calls.count("cuMemsetD8Async") == 1
     assert not device.to_numpy(array, 77).any()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(Code.CUDA_ERROR_ILLEGAL_ADDRESS, []), (Code.CUDA_ERROR_OUT_OF_MEMORY, ["freeing device memory failed"])]
+)
+def test_of_a_context_that_is_gone_nothing_is_given_back_and_nothing_said(
+    code: Code, told: list[str], fake_driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error was raised where the work was waited for; each buffer's finaliser would print it once more."""
+    seen = list[str]()
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(str(found.exc_value).partition(":")[0]))
+    array = device.empty((4,), "float32", "cuda:0")
+    fake_driver.fail = {"cuMemFree": code}
+    del array
+    fake_driver.fail = {}
+    assert seen == told

@@ -58,17 +58,38 @@ def part_of(plan: Plan, index: int, kernel: Kernel, cubin: bytes, pixels: tuple[
     return Part((kernel,), cubin, offset, bytes(blob))
 
 
+@dataclasses.dataclass(frozen=True)
+class Room:
+    """What the kernels of a network share: the shape and dtype of its image, the arena's bytes, and how many logits it has."""
+
+    image: tuple[int, ...]
+    input_dtype: str
+    arena_bytes: int
+    classes: int
+
+    @classmethod
+    def of(cls, network: Network, input_dtype: str, arena_bytes: int) -> Room:
+        shape = network.input
+        sizes = (shape.channels, shape.height, shape.width) if input_dtype == "float16" else (shape.height, shape.width, shape.channels)
+        return cls((1, *sizes), input_dtype, arena_bytes, network.layers[-1].output.channels)
+
+
 @contextlib.contextmanager
 def opened(network: Network, on: str, input_dtype: str, arena_bytes: int) -> Iterator[Chains]:
-    """`Chains` of `network` on a stream of their own, with some image."""
+    """`Chains` of `network` on a stream of their own, with some image, in this process: a candidate that kills the context ends it
+    (apart.py has them in another)."""
+    with opened_in(Room.of(network, input_dtype, arena_bytes), on) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def opened_in(room: Room, on: str) -> Iterator[Chains]:
     driver.activate(on)
     stream = device.open_stream(on)
     assert stream is not None
     try:
-        shape = network.input
-        sizes = (shape.channels, shape.height, shape.width) if input_dtype == "float16" else (shape.height, shape.width, shape.channels)
-        image = np.random.default_rng(1).integers(0, 2, (1, *sizes)).astype(input_dtype)
-        yield Chains(on, stream, image, arena_bytes, network.layers[-1].output.channels)
+        image = np.random.default_rng(1).integers(0, 2, room.image).astype(room.input_dtype)
+        yield Chains(on, stream, image, room.arena_bytes, room.classes)
     finally:
         device.close_stream(stream)
 
@@ -117,33 +138,48 @@ class Chains:
         device.synchronize(self._stream)
         self._launches[key] = launches
 
-    def compare(self, chains: Sequence[Sequence[Any]], single: bool = False) -> list[list[float]]:
+    def lives(self) -> bool:
+        """Whether the context can still be used: what went wrong on the GPU itself (an address outside its memory) ends it for good."""
+        try:
+            device.synchronize(self._stream)
+        except AccelError:
+            return False
+        return True
+
+    def compare(
+        self, chains: Sequence[Sequence[Any]], single: bool = False, begins: Callable[[int], None] = lambda index: None
+    ) -> list[list[float]]:
         """µs a replay of each chain (keys of its kernels, in order), a list a turn; infinite where it answers otherwise than the first.
 
         Args:
             single: a replay alone between two events, as `accel bench` takes `device`, not back to back.
+            begins: told whose replays come next.
         """
+
+        def at(index: int) -> device.Graph:
+            begins(index)
+            return graphs[index]
+
         timer = _Timer(self._stream)
         graphs: list[device.Graph] = []
         try:
             graphs = [self._captured(keys) for keys in chains]
-            self._warm(graphs[0])
+            self._warm(at(0))
             first = self._answer(graphs[0])
             if not np.isfinite(first).all():
                 raise AccelError("the first of them answers with infinities, so that nothing can be compared", remedy="leave --tune out")
-            lengths = [timer.length(graph.launch) for graph in graphs]
+            lengths = [timer.length(at(index).launch) for index in range(len(graphs))]
             turns = []
             for turn in range(TURNS):
                 # Forwards and backwards, so that what drifts is in all of them.
                 order = range(len(graphs)) if turn % 2 == 0 else range(len(graphs) - 1, -1, -1)
                 found = {
-                    index: timer.single(graphs[index].launch) if single else timer.chained(graphs[index].launch, lengths[index])
-                    for index in order
+                    index: timer.single(at(index).launch) if single else timer.chained(at(index).launch, lengths[index]) for index in order
                 }
                 turns.append([found[index] for index in range(len(graphs))])
             # Asked last: a wait that ran out ends the later launches at once, which would pass as fast.
             limit = WRONG * float(np.abs(first).max())
-            right = [bool(np.abs(self._answer(graph) - first).max() <= limit) for graph in graphs]
+            right = [bool(np.abs(self._answer(at(index)) - first).max() <= limit) for index in range(len(graphs))]
             return [[us if well else float("inf") for us, well in zip(turn, right, strict=True)] for turn in turns]
         finally:
             timer.close()

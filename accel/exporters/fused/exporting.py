@@ -59,12 +59,18 @@ def export(request: ExportRequest) -> EngineEntry:
     return export_network(network, request, pixels)
 
 
-def export_network(network: Network, request: ExportRequest, pixels: Pixels | None = None) -> EngineEntry:
-    """As `export`, of a network that was read already; of `request` neither the module nor the ONNX file is looked into."""
+def export_network(
+    network: Network, request: ExportRequest, pixels: Pixels | None = None, given: Mapping[Schedule, Found] | None = None
+) -> EngineEntry:
+    """As `export`, of a network that was read already; of `request` neither the module nor the ONNX file is looked into.
+
+    Args:
+        given: tiles of schedules that are taken as they are, in the place of a search.
+    """
     started = time.monotonic()
     targets, stated = capabilities(request)
     sms = multiprocessors(request, targets)
-    tuned = tune_here(network, request, targets, sms, pixels) if request.options.tune else {}
+    tuned = tune_here(network, request, targets, sms, pixels) if request.options.tune and given is None else given or {}
     programs, left_out = for_targets(*generate(network, sms, pixels, tuned), targets)
     proof = prove(network, programs)
     plan = _write(network, request, programs, left_out, targets, sms)

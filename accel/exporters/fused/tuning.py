@@ -15,7 +15,8 @@ from typing import Any
 from accel.device import nvrtc
 from accel.errors import AccelError, UsageError
 from accel.exporters.fused import generate, tiles
-from accel.exporters.fused.chains import Part, median, opened, part_of
+from accel.exporters.fused.apart import Apart, Died, opened
+from accel.exporters.fused.chains import Part, median, part_of
 from accel.exporters.fused.network import Convolution, Network
 from accel.exporters.fused.plan import Plan, Tuning, make
 from accel.exporters.fused.tiles import Tile
@@ -75,6 +76,7 @@ class Tuned:
         ways: of every convolution. tried: in order. untried: layers for which the time did not suffice.
         before_us, after_us: of the chain with the model's tiles and no tables, and with `ways`, timed in turn at the end. noise_us: in
             those turns.
+        killed: kernels that ended the process in which they were timed, alone or together, and what was said of it.
     """
 
     ways: Ways
@@ -83,6 +85,7 @@ class Tuned:
     before_us: float
     after_us: float
     noise_us: float
+    killed: tuple[tuple[Ways, str], ...] = ()
 
     @property
     def tuning(self) -> Tuning:
@@ -110,7 +113,12 @@ class Tuned:
                 }
                 for one in self.tried
             ],
+            "killed": [{"kernels": {layer: _told(way) for layer, way in of.items()}, "error": error} for of, error in self.killed],
         }
+
+
+def _told(way: Way) -> dict[str, Any]:
+    return {"tile": dataclasses.asdict(way.tile), "tables": way.tables}
 
 
 def tune(
@@ -142,13 +150,34 @@ def tune(
         wanted = [*keys, *_in_order(plan, candidates)]
         made = _compiled(network, plan, base, wanted, capability, pixels, time.monotonic() + COMPILING * seconds, len(keys), progress)
         for key, part in made.items():
-            chains.add(key, part)
-        known = {layer: [way for way in of if (_index(plan, layer), way) in made] for layer, of in candidates.items()}
+            try:
+                chains.add(key, part)
+            except Died:
+                _warn(*_killed(plan, chains)[-1])
+                if key in keys:
+                    raise
+        known = {layer: [way for way in of if (_index(plan, layer), way) in chains] for layer, of in candidates.items()}
 
         def compare(several: Sequence[Ways]) -> list[list[float]]:
-            return chains.compare([[(index, of.get(step.layer_names[-1])) for index, step in enumerate(plan.steps)] for of in several])
+            before = len(chains.killed)
+            try:
+                return chains.compare([[(index, of.get(step.layer_names[-1])) for index, step in enumerate(plan.steps)] for of in several])
+            finally:
+                for one in _killed(plan, chains)[before:]:
+                    _warn(*one)
 
-        return search(base, known, compare, lambda: time.monotonic() > until, progress)
+        found = search(base, known, compare, lambda: time.monotonic() > until, progress)
+        return dataclasses.replace(found, killed=tuple(_killed(plan, chains)))
+
+
+def _killed(plan: Plan, chains: Apart) -> list[tuple[Ways, str]]:
+    """By layer, the kernels that ended their process."""
+    return [({plan.steps[index].layer_names[-1]: way for index, way in one.keys if way}, one.error) for one in chains.killed]
+
+
+def _warn(of: Ways, error: str) -> None:
+    told = ", ".join(f"{layer} as {way.tile}{', tables' if way.tables else ''}" for layer, way in of.items())
+    logger.warning("kernels ended the process that timed them, and are left out: %s: %s", told, error)
 
 
 def candidates_of(network: Network, base: Ways, sms: int) -> dict[str, list[Way]]:

@@ -3,27 +3,26 @@ work; what is faster alone is then tried together."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
-import os
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from accel.device import nvrtc
 from accel.errors import AccelError
-from accel.exporters.fused import generate, pack, ring, tiles
-from accel.exporters.fused.chains import Part, median, opened
+from accel.exporters.fused import ring, tiles
+from accel.exporters.fused.apart import Apart, CannotMeasure, Died, opened
+from accel.exporters.fused.chains import Part, median
 from accel.exporters.fused.generate import Flow
+from accel.exporters.fused.grid_kernels import Kernels, Way
 from accel.exporters.fused.network import Convolution, Network
 from accel.exporters.fused.partial_head import drawn_in
 from accel.exporters.fused.plan import Plan, Tuning, make
 from accel.exporters.fused.tiles import Tile
-from accel.exporters.fused.tuning import COMPILING, THREADS, is_faster, noise
+from accel.exporters.fused.tuning import COMPILING, is_faster, noise
 from accel.progress import Progress, silent
 from accel.types import Array
 
@@ -37,21 +36,6 @@ PAUSES = (0, 100, 200, 300, 400, 600)
 """Cycles in front of a first look that are tried."""
 LAST_S = 1.0
 """Of the time, which is kept for what comes behind the rounds, beside one compilation."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """A grid: its tiles, by layer, and the order of its work."""
-
-    tiles: tuple[tuple[str, Tile], ...]
-    flow: Flow
-
-    @property
-    def tuning(self) -> Tuning:
-        return {layer: dataclasses.asdict(tile) for layer, tile in self.tiles}
-
-    def with_(self, layer: str, tile: Tile) -> Way:
-        return dataclasses.replace(self, tiles=tuple((name, tile if name == layer else own) for name, own in self.tiles))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +82,7 @@ class TunedGrid:
         way: the fastest. start: with what it began: the model's tiles. rounds: that were begun. untried: layers for which the time did not
             suffice, with at least one cut.
         before_us, after_us: of the start and `way`, timed in turn at the end. noise_us: in those turns.
+        killed: grids that ended the process in which they were timed, and what was said of it.
     """
 
     way: Way
@@ -108,6 +93,7 @@ class TunedGrid:
     before_us: float
     after_us: float
     noise_us: float
+    killed: tuple[tuple[Way, str], ...] = ()
 
     @property
     def tuning(self) -> Tuning:
@@ -130,6 +116,7 @@ class TunedGrid:
                 if one.change.layer is not None and one.change.tile is not None
             ],
             "tried_flow": [{**one.change.fields, **us, "kept": kept[id(one)]} for one, us in told if one.change.layer is None],
+            "killed": [{**way.to_dict(), "error": error} for way, error in self.killed],
         }
 
 
@@ -163,23 +150,56 @@ def tune_grid(
     plan = make(network, sms=sms, input_dtype=input_dtype)
     start = _way(plan)
     kernels = Kernels(network, sms, input_dtype, pixels, capability, progress)
-    with opened(network, on, input_dtype, plan.arena_bytes) as grids:
-        began = time.monotonic()
+    with opened(network, on, input_dtype, plan.arena_bytes) as apart:
+        grids, began = Grids(apart, kernels, start), time.monotonic()
         grids.add(start, kernels.part(start))
         compiling = time.monotonic() - began
-
-        def build(ways: Sequence[Way], end: float | None) -> set[Way]:
-            made = kernels.parts([way for way in ways if way not in grids], end)
-            for way, part in made.items():
-                try:
-                    grids.add(way, part)
-                except AccelError as error:
-                    logger.warning("a grid is left out: %s", error.message)
-            return {way for way in ways if way in grids}
-
-        search = Search(start, build, lambda ways: grids.compare([[way] for way in ways]), until - compiling - LAST_S, progress)
+        search = Search(start, grids.build, grids.compare, until - compiling - LAST_S, progress)
         others = [_way(make(network, sms=sms, input_dtype=input_dtype, tuning=of_chain))] if of_chain else []
-        return search.run(candidates_of(network, start, sms), flows(plan), others)
+        found = search.run(candidates_of(network, start, sms), flows(plan), others)
+        return dataclasses.replace(found, killed=tuple(grids.killed))
+
+
+class Grids:
+    """What can be timed, in a process apart; says of each grid that ends that process what it is."""
+
+    def __init__(self, apart: Apart, kernels: Kernels, start: Way) -> None:
+        self._apart, self._kernels, self._start = apart, kernels, start
+
+    @property
+    def killed(self) -> list[tuple[Way, str]]:
+        return [(way, one.error) for one in self._apart.killed for way in one.keys]
+
+    def add(self, way: Way, part: Part) -> None:
+        with self._told():
+            self._apart.add(way, part, lambda: self._kernels.part(way))
+
+    def build(self, ways: Sequence[Way], until: float | None) -> set[Way]:
+        known = {way for way, _ in self.killed}
+        for way, part in self._kernels.parts([way for way in ways if way not in self._apart and way not in known], until).items():
+            try:
+                self.add(way, part)
+            except CannotMeasure:
+                raise
+            except Died:
+                continue
+            except AccelError as error:
+                logger.warning("a grid is left out: %s", error.message)
+        return {way for way in ways if way in self._apart}
+
+    def compare(self, ways: Sequence[Way]) -> list[list[float]]:
+        with self._told():
+            return self._apart.compare([[way] for way in ways])
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        before = len(self.killed)
+        try:
+            yield
+        finally:
+            for way, error in self.killed[before:]:
+                what = "the model's own" if way == self._start else f"the model's but for {way.differs(self._start)}"
+                logger.warning("a grid ended the process that timed it, and is left out: %s: %s", what, error)
 
 
 def _way(plan: Plan) -> Way:
@@ -295,69 +315,3 @@ class Search:
         faster = [index for index in range(1, last) if is_faster(turns, index, last)]
         if faster:
             self._current = ways[min(faster, key=lambda index: median(turns, index)) - 1]
-
-
-class Kernels:
-    """Grids compiled in threads: NVRTC runs in all of them at once. Weights are packed once for each layer and tile."""
-
-    def __init__(
-        self,
-        network: Network,
-        sms: int,
-        input_dtype: str,
-        pixels: tuple[Array, Array] | None,
-        capability: str,
-        progress: Progress = silent,
-    ) -> None:
-        self._network, self._sms, self._input_dtype = network, sms, input_dtype
-        self._pixels, self._capability, self._progress = pixels, capability, progress
-        self._packed: dict[tuple[str, Tile | None], dict[str, bytes]] = {}
-        self._lock = threading.Lock()
-
-    def parts(self, ways: Sequence[Way], until: float | None) -> dict[Way, Part]:
-        """Those of `ways` that compile without a spill, in time."""
-        found: dict[Way, Part] = {}
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, THREADS)) as pool:
-            futures = {way: pool.submit(self._unspilt, way) for way in dict.fromkeys(ways)}
-            try:
-                for number, (way, future) in enumerate(futures.items()):
-                    self._progress("compile grids", number, len(futures))
-                    # What has begun is waited for: it is done within the time of one.
-                    if until is not None and time.monotonic() > until and future.cancel():
-                        continue
-                    try:
-                        part = future.result()
-                    except AccelError as error:
-                        logger.warning("a grid is left out: %s", error.message)
-                        continue
-                    if part is not None:
-                        found[way] = part
-            finally:
-                pool.shutdown(cancel_futures=True)
-        return found
-
-    def part(self, way: Way) -> Part:
-        """Raises as `generate` and the compiler."""
-        return self._made(way)[0]
-
-    def _unspilt(self, way: Way) -> Part | None:
-        part, spills = self._made(way)
-        return None if spills else part
-
-    def _made(self, way: Way) -> tuple[Part, int]:
-        plan = make(self._network, sms=self._sms, input_dtype=self._input_dtype, tuning=way.tuning)
-        source, kernel, state_bytes = generate.grid_of(plan, way.flow)
-        compiled = nvrtc.compile(source, "grid.cu", self._capability)
-        return Part((kernel,), compiled.cubin, 0, self._weights(plan), state_bytes), compiled.kernels[kernel.name].spills
-
-    def _weights(self, plan: Plan) -> bytes:
-        blob = bytearray(plan.weight_bytes)
-        for step in plan.steps:
-            key = step.name, step.cut.tile if step.cut else None
-            with self._lock:
-                if key not in self._packed:
-                    self._packed[key] = pack.packed(step, self._pixels)
-            for part, data in self._packed[key].items():
-                start = plan.weights[step.name, part]
-                blob[start : start + len(data)] = data
-        return bytes(blob)

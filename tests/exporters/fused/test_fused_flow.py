@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exporters.fused import reference
 from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import Build, odd, plain, shortcut, student
 
@@ -20,7 +21,7 @@ from accel.exporters.fused.pack import aims, k_offsets
 from accel.exporters.fused.plan import Step, make
 from accel.exporters.fused.program import TIMED_OUT, Program
 from accel.exporters.fused.ring import hold_weights
-from accel.exporters.fused.tiles import patch_of
+from accel.exporters.fused.tiles import Tile, copies_of, patch_of
 
 emulated = pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
 
@@ -151,6 +152,36 @@ def test_weights_may_come_where_others_have_just_been_read(flow: Flow, tight: No
     emulator = Emulator(grid(network, flow), tmp_path)
     assert np.array_equal(emulator.run(image), expected)
     assert np.array_equal(emulator.run(image, backwards=True), expected)
+
+
+def of_nine_copies(kernel: int) -> Network:
+    """Threads of the last convolution have nine copies of its patch each, exactly: they look at eight together, then at one."""
+    build, channels, size = (Build(3, 4, 4, seed=10), 512, 4) if kernel == 3 else (Build(3, 16, 16, seed=10), 144, 16)
+    build.conv("stem", channels, 1).conv("last", 16, kernel, 1, kernel // 2, activation="relu")
+    assert build.layers[-1].output.height == size
+    return build.pool("pool", "average").linear("classifier", 10).network()
+
+
+NINE = {3: Tile(4, 4, 8, 1, 1, 8), 1: Tile(8, 16, 8, 8, 1, 1)}
+"""Kernel → tile of `of_nine_copies`: the first is one of ResNet-18's last convolutions."""
+
+
+@emulated
+@pytest.mark.parametrize("kernel", NINE)
+@pytest.mark.parametrize(("ahead", "sms"), [(0, 132), (3, 132), (3, 1)], ids=["computed", "packed", "more-tiles-than-sms"])
+def test_a_thread_copies_no_more_than_there_is(kernel: int, ahead: int, sms: int, tmp_path: Path) -> None:
+    """Found by `--tune` on an H200 (ResNet-18, `ahead` 0): CUDA_ERROR_ILLEGAL_ADDRESS, zeros written behind the patch."""
+    network = of_nine_copies(kernel)
+    tile = NINE[kernel]
+    program = generate.generate(network, "grid", sms=sms, tuning={"last": dataclasses.asdict(tile)}, flow=Flow(ahead))
+    step = next(step for step in make(network, sms=sms, tuning={"last": dataclasses.asdict(tile)}).steps if step.name == "last")
+    assert copies_of(step.layers[0], tile) == 9 * 256
+    assert ("AIMS" in step.parts) is (step.tiles <= sms)
+    image = image_of(network)
+    emulator = Emulator(program, tmp_path)
+    expected = reference.run(network, image[0])["classifier"].reshape(1, -1)
+    for backwards in (False, True):
+        np.testing.assert_allclose(emulator.run(image, backwards=backwards), expected, rtol=0, atol=5e-3 * np.abs(expected).max())
 
 
 # What is found.

@@ -21,6 +21,7 @@ from exporters.fused.emulation import Emulator, available
 from exporters.fused.networks import plain, student
 from fake_cuda import installed
 from fake_kernels import KernelDriver, Launched
+from fake_worker import nearby
 
 from accel import device
 from accel.device import nvrtc
@@ -275,18 +276,18 @@ KERNELS = {**dict.fromkeys(STEPS, nothing), "step_04_classifier": answers(1.0), 
 CODE = b"\x7fELF of a test"
 
 
+def compiled(source: str, name: str, capability: str) -> nvrtc.Compiled:
+    found = re.findall(r'extern "C" __global__ void __launch_bounds__\([^)]*\) (\w+)\(', source)
+    return nvrtc.Compiled(CODE, {kernel: Resources(32) for kernel in found}, "")
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[CostDriver]:
     """Every launch costs a microsecond and a hundredth for each CTA; the compiler is none."""
-
-    def compile(source: str, name: str, capability: str) -> nvrtc.Compiled:
-        found = re.findall(r'extern "C" __global__ void __launch_bounds__\([^)]*\) (\w+)\(', source)
-        return nvrtc.Compiled(CODE, {kernel: Resources(32) for kernel in found}, "")
-
-    monkeypatch.setattr(nvrtc, "compile", compile)
+    monkeypatch.setattr(nvrtc, "compile", compiled)
     monkeypatch.setattr(nvrtc, "version", lambda: "13.9")
     monkeypatch.setattr(chains, "WARM_S", 0.0)
-    with installed(CostDriver(KERNELS, lambda launched: 1 + 0.01 * launched.grid)) as driver:
+    with installed(CostDriver(KERNELS, lambda launched: 1 + 0.01 * launched.grid)) as driver, nearby():
         yield driver
 
 

@@ -16,16 +16,18 @@ pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 
 from exporters.fused import reference
 from exporters.fused.emulation import Emulator, available
-from exporters.fused.networks import plain, student
+from exporters.fused.networks import Build, plain, student
 
 from accel.device import nvrtc
 from accel.exporters.fused import generate, ring, tuning_grid
 from accel.exporters.fused.chains import TURNS
 from accel.exporters.fused.generate import Flow
+from accel.exporters.fused.grid_kernels import Kernels, Way
+from accel.exporters.fused.network import Network
 from accel.exporters.fused.pack import pack
 from accel.exporters.fused.plan import make
 from accel.exporters.fused.tiles import Tile
-from accel.exporters.fused.tuning_grid import Change, Kernels, Search, Way
+from accel.exporters.fused.tuning_grid import Change, Search
 from accel.types import Resources
 
 A, B, C, D = (Tile(4, 4, n, 1, 1, 8) for n in (8, 16, 32, 64))
@@ -230,3 +232,36 @@ def test_in_whatever_order_it_works_the_grid_computes_what_the_reference_does(ah
         logits = emulator.run(image)
         answer = expected[network.layers[-1].name].reshape(1, -1)
         np.testing.assert_allclose(logits, answer, rtol=0, atol=5e-3 * np.abs(answer).max())
+
+
+def ends_as_resnet() -> Network:
+    """ResNet-18's last stage behind a small stem: 256 channels of 8×8 to 512 of 4×4, a 1×1 shortcut, an addition."""
+    build = Build(3, 8, 8, seed=12).conv("stem", 256, 1, activation="relu")
+    build.conv("short", 512, 1, 2, source="stem").conv("first", 512, 3, 2, 1, source="stem", activation="relu")
+    build.conv("second", 512, 3, 1, 1, residual="short", activation="relu")
+    return build.pool("pool", "average").linear("classifier", 10).network()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not available(), reason="g++ is absent, which compiles the emulator")
+@pytest.mark.parametrize("number", range(20))
+def test_every_grid_that_is_tried_for_resnets_last_stage_stays_in_its_memory(number: int, tmp_path: Path) -> None:
+    """Each order of work with the model's tiles, then each rank of all layers' cuts in turn, with and without weights ahead."""
+    network = ends_as_resnet()
+    plan = make(network, sms=132)
+    start = tuning_grid._way(plan)
+    assert dict(start.tiles)["second"] == Tile(4, 4, 8, 1, 1, 8)
+    orders = [change.of(start) for of in tuning_grid.flows(plan) for change in of if not change.is_in(start)]
+    ranks = []
+    for rank in range(0, tuning_grid.CUTS - 1, 4):
+        way = start
+        for layer, cuts in tuning_grid.candidates_of(network, start, 132).items():
+            way = way.with_(layer, cuts[min(rank, len(cuts) - 1)])
+        ranks.append(dataclasses.replace(way, flow=Flow(ahead=3 * (rank % 8 == 0))))
+    ways = [*orders, *ranks]
+    assert len(ways) == 20
+    program = generate.generate(network, "grid", sms=132, tuning=ways[number].tuning, flow=ways[number].flow)
+    image = np.random.default_rng(number).standard_normal((1, 3, 8, 8)).astype(np.float16)
+    answer = reference.run(network, image[0])["classifier"].reshape(1, -1)
+    logits = Emulator(program, tmp_path).run(image, backwards=number % 2 == 1)
+    np.testing.assert_allclose(logits, answer, rtol=0, atol=5e-3 * np.abs(answer).max())

@@ -351,13 +351,14 @@ struct Convolution {
         return mine && y < L::OUT_HEIGHT && x < L::OUT_WIDTH ? (y * L::OUT_WIDTH + x) * L::OUT_CHANNELS + channel : -1;
     }
 
-    MEMBER bool is_copy(int i) { return COPIES % THREADS == 0 || thread() + i * THREADS < COPIES; }
+    // The last of TOGETHER may be none of any thread's: i runs beyond MINE there.
+    MEMBER bool is_copy(int i) { return i < MINE && (COPIES % THREADS == 0 || thread() + i * THREADS < COPIES); }
     MEMBER void aim(Copies& copies, const Prepared& ready, int tile, int first) {
 #pragma unroll
         for (int i = 0; i < TOGETHER; i++) {
             const int copy = thread() + (first + i) * THREADS;
             if constexpr (AIMED) {
-                const Word word = aim_of(ready, smaller(first + i, MINE - 1));  // as pack.aims says
+                const Word word = first + i < MINE ? aim_of(ready, first + i) : 1u << 31;  // as pack.aims says
                 copies.to[i] = shared_memory() + PATCH + (word >> 14 & 0x1ff00) + (word & 15) * 16;
                 copies.from[i] = static_cast<int>(word & 0x803ffff0);
                 computed(copies.to[i]);
