@@ -4,7 +4,7 @@
 
 Copies set.json (a line for each key), the record (packed by xz) and the raw samples (packed: `accel.bench.results.pack_samples`); what
 `accel` makes of them (results.csv, table.md) is left out. `--call FROM=TO` replaces a folder's name wherever it stands, in the order given.
-Figures stay as they are. `--no-samples` leaves the raw samples out.
+Figures stay as they are. `--no-samples` leaves the raw samples out, `--samples KIND` those of other latencies.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accel.bench.results import PACKED, READ, SAMPLES, SET, pack_samples, read_rows, read_samples, record, record_text
+from accel.bench.results import PACKED, READ, SAMPLES, SET, pack_samples, read_rows, read_samples, record, record_text, write_samples
 from accel.errors import AccelError
 from benchmarks import records
 
@@ -30,17 +29,28 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("into", type=Path, help="the folder of it gets the set's name here")
     parser.add_argument("--call", action="append", default=[], metavar="FROM=TO")
     parser.add_argument("--no-samples", action="store_true")
+    parser.add_argument("--samples", action="append", metavar="KIND", help="raw samples of this latency alone, as host_us; may be repeated")
     options = parser.parse_args(words)
     try:
-        print(keep(options.set, options.into, [tuple(pair.split("=", 1)) for pair in options.call], not options.no_samples))
+        print(
+            keep(
+                options.set,
+                options.into,
+                [tuple(pair.split("=", 1)) for pair in options.call],
+                [] if options.no_samples else options.samples,
+            )
+        )
     except AccelError as error:
         print(f"keep_set: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: bool) -> Path:
+def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: Sequence[str] | None) -> Path:
     """The new folder.
+
+    Args:
+        samples: of which latencies; None for all.
 
     Raises:
         UsageError, CorruptArtifact: the record cannot be read; nothing is written.
@@ -54,9 +64,9 @@ def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: 
     for name in READ:  # the set may be packed anew in its place, where another form of the record would be read first
         (target / name).unlink(missing_ok=True)
     (target / PACKED).write_bytes(packed)
-    if samples and read_samples(measured / SAMPLES):
-        if target != measured:
-            shutil.copyfile(measured / SAMPLES, target / SAMPLES)
+    found = {key: of for key, of in read_samples(measured / SAMPLES).items() if samples is None or key.rpartition("/")[2] in samples}
+    if found:
+        write_samples(target / SAMPLES, found)
         pack_samples(target / SAMPLES)
     return target
 

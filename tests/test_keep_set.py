@@ -11,6 +11,8 @@ import pytest
 from report.report_sets import write_set
 
 from accel.bench.results import open_results, read_samples
+from accel.report import table as tables
+from accel.report.sections import open_sections
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "keep_set.py"
 
@@ -47,6 +49,19 @@ def test_a_kept_set_has_the_same_figures_and_no_path_of_the_machine(script: Modu
 
     assert script.main([str(kept), str(tmp_path / "results")]) == 0  # once more, in its place
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == content
+
+
+def test_raw_samples_of_one_latency_alone(script: ModuleType, tmp_path: Path) -> None:
+    measured = write_set(tmp_path / "measured", {"eager:fp16": {"host_us": 100, "device_us": 80}})
+    (measured / "set.json").write_text('{"set_id": "another"}')
+    whole = read_samples(measured / "samples.npz")
+
+    assert script.main([str(measured), str(tmp_path / "results"), "--samples", "host_us"]) == 0
+
+    kept = read_samples(tmp_path / "results" / "measured" / "samples.npz")
+    assert kept.keys() == {key for key in whole if key.endswith("/host_us")} < whole.keys()
+    (said,) = (note for note in tables.notes(open_sections([tmp_path / "results" / "measured"])[0]) if "raw samples" in note)
+    assert said.startswith("Of device the raw samples are not here: each figure is the median of what the rounds had")
 
 
 def test_without_samples_and_of_a_folder_that_is_no_set(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

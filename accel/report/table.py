@@ -68,8 +68,25 @@ def table(section: Section) -> list[TableLine]:
 def notes(section: Section) -> list[str]:
     """What the headings stand for, a sentence each; the launch floor with its value."""
     shown = headings(section)
-    apart = [APART] if any(not latency.pooled for line in section.lines for latency in line.latency.values()) else []
-    return [UNITS, *apart, *(said for name, said in MEANINGS.items() if name in shown), *_floors(section), *insufficient(section.lines)]
+    return [
+        UNITS,
+        *_apart(section),
+        *(said for name, said in MEANINGS.items() if name in shown),
+        *_floors(section),
+        *insufficient(section.lines),
+    ]
+
+
+def _apart(section: Section) -> list[str]:
+    """What the figures of latencies without raw samples are; which these are, where only some have none."""
+    pooled: dict[str, set[bool]] = {}
+    for line in section.lines:
+        for kind, latency in line.latency.items():
+            pooled.setdefault(kind, set()).add(latency.pooled)
+    without = [kind.removesuffix("_us") for kind, found in pooled.items() if False in found]
+    if len(without) in (0, len(pooled)):
+        return [APART] if without else []
+    return [APART.replace("The raw samples are not here", f"Of {', '.join(without)} the raw samples are not here")]
 
 
 def reasons(section: Section) -> list[Reason]:
