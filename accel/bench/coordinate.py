@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +20,20 @@ from accel.bench.clock import utc_now
 from accel.bench.environment import snapshot
 from accel.bench.launch import Launcher, spawn
 from accel.bench.plan import MeasurementPlan
-from accel.bench.results import JSONL, SET, ResultSet, read_rows
+from accel.bench.results import JSONL, SET, ResultSet, read_description, read_rows
 from accel.bench.rounds import Rounds
 from accel.bench.rows import RowMaker
 from accel.bench.settings import BenchSettings
 from accel.bench.telemetry import Telemetry
 from accel.bench.verification import verify_variants
 from accel.engines import Bundle
-from accel.errors import MissingError
+from accel.errors import CorruptArtifact, MissingError
 from accel.files import cache_dir
 from accel.optional import require
 from accel.progress import Progress, silent
 from accel.types import Variant
+
+logger = logging.getLogger(__name__)
 
 
 def run_set(
@@ -112,7 +115,11 @@ def open_set(
     """The newest unfinished set with the same key in `out_folder`, else a new one."""
     key = set_key(bundle, variants, plan, device)
     for path in sorted(out_folder.glob(f"*/{SET}"), reverse=True):
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            description = read_description(path)
+        except CorruptArtifact as error:
+            logger.warning("this set cannot be gone on with: %s", error.message)
+            continue
         if description.get("key") == key and description.get("state") == "running":
             rows = read_rows(path.parent / JSONL) if (path.parent / JSONL).is_file() else []
             return ResultSet(path.parent, description, rows)

@@ -232,6 +232,25 @@ def pack_samples(path: Path) -> None:
 
 
 def open_results(folder: Path) -> ResultSet:
-    """Read a set that `accel bench` wrote; raises as read_rows does."""
-    description = folder / SET
-    return ResultSet(folder, json.loads(description.read_text(encoding="utf-8")) if description.is_file() else {}, read_rows(folder))
+    """Read a set that `accel bench` wrote.
+
+    Raises:
+        UsageError: there is no record. CorruptArtifact: `set.json` or a line of the record is damaged, or of a newer schema.
+    """
+    rows, description = read_rows(folder), folder / SET
+    return ResultSet(folder, read_description(description) if description.is_file() else {}, rows)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a `set.json` holds.
+
+    Raises:
+        CorruptArtifact: it is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+    except ValueError as error:
+        raise CorruptArtifact(f"{path} does not describe a set ({error})", remedy="restore the file, or remove it") from error
+    return found

@@ -15,7 +15,7 @@ from accel.bench.results import UINT32_NS, open_results, pack_samples, read_rows
 from accel.bench.stats import summarise
 from accel.bench.summary import lines
 from accel.engines import Bundle
-from accel.errors import UsageError
+from accel.errors import CorruptArtifact, UsageError
 from accel.types import Variant
 
 EAGER, OTHER = "eager:fp32", "other:fp32"
@@ -108,6 +108,19 @@ def whole(bench, script):
     """A set of two variants and three rounds, no two samples of which are alike by design."""
     script.pace({EAGER: [wild(100, seed) for seed in (1, 2, 3)], OTHER: [wild(middle, 4) for middle in (80, 81, 90)]})
     return bench(dataclasses.replace(PLAN, iterations=700, rounds=3, max_rounds=3), (EAGER, OTHER))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", ""])
+def test_a_damaged_description_is_said_and_keeps_no_other_set_from_being_measured(bench, text, caplog):
+    first = bench()
+    (first.folder / "set.json").write_text(text)
+
+    with pytest.raises(CorruptArtifact, match=r"set\.json does not describe a set"):
+        open_results(first.folder)
+    again = bench()
+
+    assert again.folder != first.folder
+    assert "this set cannot be gone on with" in caplog.text
 
 
 def test_a_reloaded_set_gives_identical_statistics_verdicts_and_tables(whole):
