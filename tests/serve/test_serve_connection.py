@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from serve_http import Running, ScriptedEngine, request, scripted, serving
+from serve_http import LONG_S, Running, ScriptedEngine, request, scripted, serving
 from test_serve_metrics import samples
 
 for _package in ("starlette", "uvicorn", "httptools", "prometheus_client"):
@@ -41,7 +41,7 @@ class Wire:
     """A socket, and the answers that come out of it."""
 
     def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=LONG_S)
         self.pieces: list[bytes] = []
         self._rest = b""
 
@@ -100,7 +100,7 @@ class Full:
 @contextlib.contextmanager
 def filled() -> Iterator[Full]:
     engine = ScriptedEngine()
-    with serving(scripted(engine), slots=1) as running, ThreadPoolExecutor(1) as client:
+    with serving(scripted(engine), slots=1, timeout=LONG_S) as running, ThreadPoolExecutor(1) as client:
         engine.held.clear()
         try:
             inside = client.submit(running.infer, request())
@@ -205,7 +205,7 @@ def test_who_does_not_read_what_he_is_sent_delays_nobody_and_gets_it_in_the_end(
                 other.send(head(), BODY)
                 assert other.answer()[0] == 503
         answers = {wire.answer()[0] for _ in range(number)}
-        sender.join(30)
+        sender.join(LONG_S)
     assert answers == {503}
     assert full.counted() == (number + 50,) * 3
 
