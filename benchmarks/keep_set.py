@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from accel.bench.results import PACKED, READ, SAMPLES, SET, pack_samples, read_rows, read_samples, record, record_text, write_samples
-from accel.errors import AccelError
+from accel.errors import AccelError, UsageError
+from accel.files import replacing
 from benchmarks import records
 
 
@@ -55,15 +56,19 @@ def keep(measured: Path, into: Path, calls: Sequence[tuple[str, ...]], samples: 
     Raises:
         UsageError, CorruptArtifact: the record cannot be read; nothing is written.
     """
-    read_rows(measured)
+    kinds = {str(row["latency_kind"]) for row in read_rows(measured) if row["latency_kind"]}
+    if unknown := sorted({*(samples or ())} - kinds):
+        raise UsageError(f"{measured} has no latency {', '.join(unknown)}; it has {', '.join(sorted(kinds))}", remedy="mend --samples")
     target = into / measured.name
     target.mkdir(parents=True, exist_ok=True)
     description = json.loads(called((measured / SET).read_text(encoding="utf-8"), calls))
     (target / SET).write_text(records.text(description, depth=1) + "\n", encoding="utf-8")
     packed = lzma.compress(called(record_text(record(measured)), calls).encode(), preset=9 | lzma.PRESET_EXTREME)
+    with replacing(target / PACKED) as temporary:
+        temporary.write_bytes(packed)
     for name in READ:  # the set may be packed anew in its place, where another form of the record would be read first
-        (target / name).unlink(missing_ok=True)
-    (target / PACKED).write_bytes(packed)
+        if name != PACKED:
+            (target / name).unlink(missing_ok=True)
     found = {key: of for key, of in read_samples(measured / SAMPLES).items() if samples is None or key.rpartition("/")[2] in samples}
     if found:
         write_samples(target / SAMPLES, found)

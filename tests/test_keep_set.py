@@ -58,6 +58,8 @@ def test_raw_samples_of_one_latency_alone(script: ModuleType, tmp_path: Path) ->
 
     assert script.main([str(measured), str(tmp_path / "results"), "--samples", "host_us"]) == 0
 
+    assert script.main([str(measured), str(tmp_path / "other"), "--samples", "hots_us"]) == 2
+    assert not (tmp_path / "other").exists()
     kept = read_samples(tmp_path / "results" / "measured" / "samples.npz")
     assert kept.keys() == {key for key in whole if key.endswith("/host_us")} < whole.keys()
     (said,) = (note for note in tables.notes(open_sections([tmp_path / "results" / "measured"])[0]) if "raw samples" in note)

@@ -7,7 +7,6 @@ import dataclasses
 import gzip
 import io
 import json
-import lzma
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -164,11 +163,12 @@ def record_text(path: Path) -> str:
     Raises:
         CorruptArtifact: it cannot be unpacked.
     """
-    unpack = {".gz": gzip.decompress, ".xz": lzma.decompress}.get(path.suffix)
-    if unpack is None:
+    if path.suffix not in (".gz", ".xz"):
         return path.read_text(encoding="utf-8")
+    import lzma  # here: there are builds of Python without it, which measure and read everything else
+
     try:
-        return unpack(path.read_bytes()).decode("utf-8")
+        return (gzip.decompress if path.suffix == ".gz" else lzma.decompress)(path.read_bytes()).decode("utf-8")
     except (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
         raise CorruptArtifact(f"{path} cannot be unpacked ({error})", remedy="restore the file, or bench again") from error
 

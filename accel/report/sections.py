@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accel.bench.results import JSONL, SAMPLES, SET, ResultSet, Row, read_rows
+from accel.bench.results import JSONL, SAMPLES, SET, ResultSet, Row, read_description, read_rows
 from accel.bench.summary import Line, lines
 from accel.errors import CorruptArtifact, UsageError
 from accel.types import Array
@@ -112,8 +111,7 @@ def _section(folder: Path, rows: list[Row], alone: bool) -> Section:
 def _description(file: Path, set_id: str) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return found if found["set_id"] == set_id else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptArtifact(f"{file} does not describe a set ({error!r})", remedy="restore the file, or remove it") from error
+    found = read_description(file)
+    if "set_id" not in found:
+        raise CorruptArtifact(f"{file} does not describe a set (it has no set_id)", remedy="restore the file, or remove it")
+    return found if found["set_id"] == set_id else {}
