@@ -59,11 +59,12 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Pass:
-    """A latency kind, what fills its samples, and how many."""
+    """A latency kind, what fills its samples, how many, and how many calls one sample makes at least."""
 
     kind: str
     take: Take
     samples: int
+    calls: int = 1
 
 
 def first_call(engine: OpenEngine, inputs: Mapping[str, Array], clock: Clock, synchronize: Callable[[int | None], None]) -> int:
@@ -135,7 +136,7 @@ def _passes(subject: Subject, instruments: Instruments, plan: MeasurementPlan, r
         if instruments.flush is None:
             yield Pass("enqueue_us", passes.enqueue_only(subject, instruments), few)
             call_ns = float(np.median(result.samples_ns["host_us"]))
-            yield Pass("replay_us", passes.replay(subject, instruments, timer, call_ns), CHAINS)
+            yield Pass("replay_us", passes.replay(subject, instruments, timer, call_ns), CHAINS, 3 * passes.SHORTEST)
     yield Pass("e2e_us", passes.e2e(subject, instruments), plan.e2e_iterations or plan.iterations)
     if plan.idle_ms:
         yield Pass("paced_us", passes.host(subject, instruments, idle_s=plan.idle_ms / 1e3), few)
@@ -195,9 +196,9 @@ def _depends_on_input(subject: Subject, instruments: Instruments, plan: Measurem
 
 
 def _blocks(item: Pass, plan: MeasurementPlan) -> Array:
-    """All samples of a pass, preallocated, in blocks of `plan.block`; the first `plan.discard` calls of a block are thrown away."""
+    """All samples of a pass, preallocated, in blocks of `plan.block`; those of a block's first `plan.discard` calls are thrown away."""
     samples = np.zeros(item.samples, dtype=np.int64)
-    discarded = np.empty(min(plan.discard, item.samples), dtype=np.int64)
+    discarded = np.empty(min(-(-plan.discard // item.calls), item.samples), dtype=np.int64)
     for start in range(0, item.samples, plan.block):
         with quiet_collector():
             item.take(discarded, start)

@@ -234,6 +234,16 @@ def test_a_replay_is_a_call_of_a_chain_of_them(script, engine, batches):
     assert set(result.samples_ns["device_us"]) == {73_000}
 
 
+def test_a_replay_throws_one_sample_away_that_has_the_calls_which_others_throw_away_one_by_one(script, engine, batches):
+    script.call_us = itertools.repeat(70.0)
+
+    result = measure(engine, batches, MeasurementPlan(warmup=5, iterations=20, rounds=1, discard=20), beside_a_gpu(script))
+
+    pair_s = 3 * passes.LONGEST * 70e-6
+    assert result.wall_s["replay_us"] == pytest.approx((1 + 5) * pair_s)
+    assert result.wall_s["host_us"] == pytest.approx((20 + 20) * 70e-6)
+
+
 def test_diagnostics_take_few_samples(script, engine, batches):
     plan = MeasurementPlan(warmup=5, iterations=300, rounds=1, discard=2)
 
