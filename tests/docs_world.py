@@ -131,7 +131,8 @@ def _ship(name: str, folder: Path) -> None:
     """Weights of `network` described as those of the shipped model."""
     import accel.trainers
     from accel.checkpoint import read_checkpoint, write_checkpoint
+    from accel.packed import unpacked
 
-    real = read_checkpoint(Path(accel.trainers.__file__).parent / "weights" / name)
+    real = read_checkpoint(unpacked(Path(accel.trainers.__file__).parent / "weights" / name))
     described = dataclasses.replace(real, path=folder, factory="docs_world:network", top1=float(100 - MISLABELLED))
     write_checkpoint(described, {key: value.numpy() for key, value in network().state_dict().items()})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from accel import trainers
 from accel.bench.results import read_rows
 from accel.checkpoint import exported_sha256, read_checkpoint, write_checkpoint
 from accel.errors import CorruptArtifact
@@ -66,7 +67,7 @@ def test_every_field_but_the_path_is_stored(written: Checkpoint) -> None:
 def test_the_hash_of_exported_weights_is_the_one_that_committed_rows_have() -> None:
     root = Path(__file__).resolve().parents[1]
     row = read_rows(root / "results/h200/resnet18-cuda0-20261122T183505Z")[0]
-    stored = load_file(root / "accel/trainers/weights/resnet18/weights.safetensors")
+    stored = load_file(trainers.shipped("resnet18") / "weights.safetensors")
     assert stored["conv1.weight"].dtype == np.float16
     assert exported_sha256(stored) == row["weights_sha256"]
 

@@ -78,6 +78,10 @@ def test_the_wheel_carries_what_is_not_python() -> None:
     data = {str(path.relative_to(ROOT)) for path in (ROOT / "accel").rglob("*.j2")}
     assert "accel/report/page.html.j2" in data
     assert data <= carried
+    # Trained weights, plain and packed, and what lies beside them.
+    weights = {str(path.relative_to(ROOT)) for path in (ROOT / "accel/trainers/weights").rglob("*") if path.is_file()}
+    assert {"accel/trainers/weights/resnet18/weights.safetensors.xz", "accel/trainers/weights/student_b/weights.safetensors"} <= weights
+    assert weights <= carried
 
 
 def test_the_report_needs_its_own_extra_and_the_tests_have_it() -> None:

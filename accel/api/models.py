@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from accel import trainers
+from accel import packed, trainers
 from accel.checkpoint import read_checkpoint, write_checkpoint
 from accel.engines import Bundle, Golden, module
 from accel.engines import golden as golden_samples
@@ -55,9 +55,9 @@ def find(model: str) -> Checkpoint:
     path = Path(model).expanduser()
     if (path / MANIFEST_FILE).is_file():
         return Bundle.open(path).checkpoint
-    folder = path.parent if path.name == "weights.safetensors" else path
+    folder = path.parent if path.name in (packed.WEIGHTS, packed.PACKED) else path
     if (folder / CHECKPOINT_FILE).is_file():
-        return read_checkpoint(folder)
+        return read_checkpoint(packed.unpacked(folder))
     if path.exists():
         raise UsageError(
             f"{model} is no checkpoint: it has no {CHECKPOINT_FILE}",

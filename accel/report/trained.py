@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accel import packed
 from accel.checkpoint import exported_sha256
 from accel.errors import CorruptArtifact, UsageError
 
@@ -109,7 +110,7 @@ def _read(folder: Path) -> Training | None:
             train_s=float(run["train_s"]),
             device=run["device"],
             peak_mib=run.get("peak_mib"),
-            exported_sha256=run.get("exported_sha256") or _of_weights(folder / "weights.safetensors"),
+            exported_sha256=run.get("exported_sha256") or _of_weights(folder),
             recipe=tuple(sorted((key, value) for key, value in recipe.items() if key not in APART)),
             teachers=tuple(f"{teacher['name']} {teacher['sha256'][:8]}" for teacher in run.get("teachers", ())),
         )
@@ -118,8 +119,9 @@ def _read(folder: Path) -> Training | None:
         raise CorruptArtifact(what, remedy="restore its run.json and recipe.toml, or leave it out") from error
 
 
-def _of_weights(path: Path) -> str | None:
+def _of_weights(folder: Path) -> str | None:
     """For runs that are older than the record of it."""
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
-    return exported_sha256(load_file(path)) if path.is_file() else None
+    weights = packed.read(folder)
+    return exported_sha256(load(weights)) if weights is not None else None

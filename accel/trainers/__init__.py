@@ -11,6 +11,7 @@ from typing import Any
 from accel.checkpoint import read_checkpoint
 from accel.errors import BundleMissing, ConfigError, UnknownName
 from accel.optional import require
+from accel.packed import unpacked
 from accel.progress import Progress, silent
 from accel.tracking import UNTRACKED, Tracker, followed
 from accel.trainers.golden import golden_images, write_golden_samples
@@ -53,19 +54,22 @@ WEIGHTS = Path(__file__).parent / "weights"
 def shipped(name: str) -> Path:
     """The checkpoint folder of a model that accel ships: weights.safetensors, checkpoint.json, recipe.toml, log.csv, run.json.
 
+    Where its weights are installed packed, that is a folder of the cache, made by the first call (`accel.packed`).
+
     Raises:
         UnknownName: no such model. BundleMissing: it is known, but no trained weights are installed.
+        CorruptArtifact, MissingError, DiskFull: its weights cannot be unpacked.
     """
     if name not in MODELS:
         raise UnknownName("model", name, list(MODELS))
     folder = WEIGHTS / name
     if not (folder / "checkpoint.json").is_file():
         raise BundleMissing(f"no trained weights of {name} are installed ({folder} is missing)", remedy=f"accel train {name}")
-    return folder
+    return unpacked(folder)
 
 
 def with_weights() -> list[str]:
-    """The models whose trained weights are installed, by name.
+    """The models whose trained weights are installed, packed or not, by name.
 
     Raises:
         BundleMissing: there are none.

@@ -12,6 +12,7 @@ import numpy as np
 
 from accel.checkpoint import read_checkpoint
 from accel.errors import ConfigError, IncompatibleArtifact
+from accel.packed import unpacked
 from accel.trainers.recipe import Recipe
 from accel.types import Checkpoint
 
@@ -75,7 +76,7 @@ def _open(name: str, recipe: Recipe, preprocess: dict[str, Any], labels: tuple[s
     from accel import trainers
 
     path = Path(name).expanduser()
-    checkpoint = read_checkpoint(path if (path / "checkpoint.json").is_file() else trainers.shipped(name))
+    checkpoint = read_checkpoint(unpacked(path) if (path / "checkpoint.json").is_file() else trainers.shipped(name))
     _refuse_unlike(checkpoint, name, recipe, preprocess, labels)
     location, _, builder = checkpoint.factory.partition(":")
     module: nn.Module = getattr(importlib.import_module(location), builder)(**checkpoint.factory_args)
