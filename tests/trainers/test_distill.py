@@ -16,8 +16,9 @@ from torch import nn  # noqa: E402
 
 from accel.checkpoint import read_checkpoint, write_checkpoint  # noqa: E402
 from accel.errors import ConfigError, IncompatibleArtifact, UnknownName  # noqa: E402
-from accel.trainers import train  # noqa: E402
-from accel.trainers.distill import distillation, soft_answers  # noqa: E402
+from accel.packed import PACKED  # noqa: E402
+from accel.trainers import WEIGHTS, shipped, train  # noqa: E402
+from accel.trainers.distill import distillation, open_teachers, soft_answers  # noqa: E402
 from accel.trainers.objective import objective  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -104,6 +105,14 @@ def test_following_the_teachers_alone_learns_too(tiny, tmp_path):
     teacher = train("tiny", recipe=tiny, overrides={"epochs": 40, "cutout": 0}, out=tmp_path / "teacher", device="cpu")
     changes = {"teacher": str(teacher.path), "kd_alpha": 1.0, "epochs": 40, "cutout": 0}
     assert train("tiny", recipe=tiny, overrides=changes, out=tmp_path / "student", device="cpu").top1 >= 50
+
+
+def test_a_shipped_teacher_may_be_packed_and_named_by_its_folder_too():
+    real = read_checkpoint(shipped("resnet18"))
+    assert (WEIGHTS / "resnet18" / PACKED).is_file()
+    chosen = dataclasses.replace(TINY, teacher=f"resnet18, {WEIGHTS / 'resnet18'}")
+    teachers = open_teachers(chosen, dict(real.preprocess), real.labels, CPU)
+    assert [one.to_dict() for one in teachers] == [{"name": "resnet18", "sha256": real.sha256, "top1": 95.7}] * 2
 
 
 def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path):
