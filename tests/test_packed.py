@@ -327,5 +327,5 @@ def test_the_weights_that_are_shipped_packed_are_those_of_their_records() -> Non
     checkpoint = read_checkpoint(found)
     # Of the plain file, before it was packed.
     assert checkpoint.sha256 == "0670ff4520a582f5a0c3c32a953d48f8462b9449b6acc585be1f13108636ce56" == sha256_file(checkpoint.weights)
-    row = read_rows(ROOT / "results/h200/resnet18-cuda0-20261122T183505Z")[0]
+    row = read_rows(ROOT / "results/h200/resnet18-cuda0-20261129T171436Z")[0]
     assert exported_sha256(load_file(checkpoint.weights)) == row["weights_sha256"]

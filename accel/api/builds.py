@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from accel import engines, exporters, runtimes
-from accel.bench.candidates import Job
+from accel.bench.candidates import Job, threads_on
 from accel.bench.launch import ARRAYS, Launcher, interpreter, spawn
 from accel.bench.plan import MeasurementPlan
 from accel.bench.settings import BenchSettings
@@ -53,7 +53,8 @@ class Bench:
         runtime = next(name for name, info in runtimes.RUNTIMES.items() if info.format == entry.format)
         size = engines.batch_of(entry)
         plan = MeasurementPlan.default(self.device, rounds=1, batch=size if isinstance(size, int) else 1)
-        job = Job(bundle, self.device, plan.batch, None, BenchSettings(python=self.python), self.folder / f"work-{number}", self.launch)
+        threads = threads_on(self.device, None)
+        job = Job(bundle, self.device, plan.batch, threads, BenchSettings(python=self.python), self.folder / f"work-{number}", self.launch)
         request = job.request("measure", Variant(runtime, entry.precision), plan=plan.to_dict())
         job.launch(request, interpreter(runtime, self.python), job.folder, lambda step, done, total=None: None)
         with np.load(job.folder / ARRAYS, allow_pickle=False) as arrays:

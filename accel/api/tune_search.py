@@ -15,7 +15,7 @@ from accel.api import rebuilding
 from accel.api.exporting import export
 from accel.api.tune_steps import Budget, Step, wider
 from accel.bench import decision, pairing
-from accel.bench.candidates import Candidate, Failure, Job, resolve
+from accel.bench.candidates import Candidate, Failure, Job, resolve, threads_on
 from accel.bench.comparison import VERDICTS, estimate, judge
 from accel.bench.coordinate import run_set
 from accel.bench.launch import Launcher, interpreter
@@ -191,7 +191,7 @@ class Search:
 
     def _job(self, scratch: Path) -> Job:
         # As in a set: on a CPU, compiled code is made for a number of threads.
-        threads = self.plan.threads if self.plan.threads is not None or self.device == "cpu" else 1
+        threads = threads_on(self.device, self.plan.threads)
         return Job(self.bundle, self.device, self.plan.batch, threads, self.settings, scratch, self.launch)
 
     def _installed(self, variant: Variant) -> bool:

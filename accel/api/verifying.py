@@ -12,7 +12,7 @@ from accel import device as devices
 from accel.api import bundles, outcome
 from accel.api.benching import bench_settings
 from accel.api.settings import resolve
-from accel.bench.candidates import Job
+from accel.bench.candidates import Job, threads_on
 from accel.bench.launch import spawn
 from accel.bench.verification import Verification, verify_variants
 from accel.errors import AccelError
@@ -72,7 +72,8 @@ def verify(
     variants = bundles.choose(opened, names, chosen, baseline=False, trusted=trusted)
     record = bench_settings(settings, metric=metric, command="")
     with tempfile.TemporaryDirectory(prefix="accel-verify-") as scratch:
-        job = Job(opened, chosen, batch, settings["bench.threads"], record, Path(scratch), spawn)
+        threads = threads_on(chosen, settings["bench.threads"])
+        job = Job(opened, chosen, batch, threads, record, Path(scratch), spawn)
         found = verify_variants(job, variants, progress, again=force)
     # What was only looked up may lie on a disk that cannot be written.
     if not all(item.cached or item.result is None for item in found):

@@ -18,6 +18,11 @@ from accel.progress import silent
 from accel.types import Variant
 
 
+def threads_on(device: str, asked: int | None) -> int | None:
+    """Intra-op threads of a worker: 1 beside a GPU, which does the work; on a CPU None leaves the runtime its default."""
+    return asked if asked is not None or device == "cpu" else 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What every worker of a set or verification is told.

@@ -15,7 +15,7 @@ from typing import Any
 from accel import device as devices
 from accel import locking
 from accel.bench import checking, flags, floors, stability
-from accel.bench.candidates import Failure, Job
+from accel.bench.candidates import Failure, Job, threads_on
 from accel.bench.clock import utc_now
 from accel.bench.environment import snapshot
 from accel.bench.launch import Launcher, spawn
@@ -66,7 +66,7 @@ def run_set(
     """
     require("scipy.stats", extra="bench")  # every row's intervals need it: said now, and not after the first run
     settings = settings or BenchSettings()
-    threads = plan.threads if plan.threads is not None or device == "cpu" else 1
+    threads = threads_on(device, plan.threads)
     with locking.held(device_lock(device), f"a benchmark on {device}"):
         result = open_set(bundle, variants, plan, device, Path(out_folder), settings)
         known = floors.read(floors.Machine.of(result.description["environment"]))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from accel.bench import fetching
-from accel.bench.candidates import Job
+from accel.bench.candidates import Job, threads_on
 from accel.bench.fetching import fetch_together, together
 from accel.bench.launch import ARRAYS
 from accel.bench.settings import BenchSettings
@@ -96,6 +96,11 @@ def test_an_interrupt_ends_the_other_workers_too(tmp_path: Path) -> None:
         dict(fetch_together(job_with(launch, tmp_path), "cifar10", WANTED, lambda *report: None))
 
     assert ended.is_set()
+
+
+@pytest.mark.parametrize(("device", "asked", "given"), [("cpu", None, None), ("cpu", 2, 2), ("cuda:0", None, 1), ("cuda:0", 4, 4)])
+def test_beside_a_gpu_a_worker_has_one_thread(device: str, asked: int | None, given: int | None) -> None:
+    assert threads_on(device, asked) == given
 
 
 def test_compiled_code_is_verified_with_the_threads_that_it_is_timed_with(tmp_path: Path) -> None:
