@@ -34,6 +34,8 @@ CUTS = 21
 """Cuts of a layer in all rounds, the model's choice among them."""
 PAUSES = (0, 100, 200, 300, 400, 600)
 """Cycles in front of a first look that are tried."""
+GRACE = 0.5
+"""Of the search's time, what it may take beyond it to time what is compiled: that takes a second or two, and its compilation took most."""
 LAST_S = 1.0
 """Of the time, which is kept for what comes behind the rounds, beside one compilation."""
 
@@ -231,12 +233,13 @@ class Search:
     """Rounds of single changes, and their combinations.
 
     Args:
-        until: the moment (time.monotonic) at which nothing more is begun.
+        until: the moment (time.monotonic) at which nothing more is begun but the timing of what is compiled.
     """
 
     def __init__(self, start: Way, build: Build, compare: Compare, until: float, progress: Progress = silent) -> None:
         self._start = self._current = start
         self._build, self._compare, self._until, self._progress = build, compare, until, progress
+        self._timed_until = until + GRACE * max(0.0, until - time.monotonic())
         self._tried: list[Tried] = []
 
     def run(self, candidates: Mapping[str, Sequence[Tile]], flows: Sequence[Sequence[Change]], others: Sequence[Way] = ()) -> TunedGrid:
@@ -249,6 +252,8 @@ class Search:
             changes = [*(flows if rounds < 2 else ()), *(of[:EACH] for of in waiting.values() if of)]
             waiting, rounds = {layer: of[EACH:] for layer, of in waiting.items()}, rounds + 1
             self._round(changes, rounds)
+        if not self._tried and any(candidates.values()):
+            logger.warning("the time did not suffice to compile and try other grids: give --budget more")
         known = {one.change.layer for one in self._tried}
         untried = tuple(layer for layer, of in candidates.items() if of and layer not in known)
         turns = self._compare([self._start, self._current, self._start])
@@ -277,7 +282,7 @@ class Search:
         for index, group in enumerate(groups):
             self._progress(f"tune the grid, round {number}", index, len(groups))
             ready = [change for change in group if change.of(begin) in made]
-            if ready and not self._is_over():
+            if ready and time.monotonic() <= self._timed_until:
                 gains += self._gains(begin, ready)
         gains.sort(key=lambda one: -one[0])
         self._take(self._together(begin, [change for _, change in gains]))

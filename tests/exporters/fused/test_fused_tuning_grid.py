@@ -133,6 +133,25 @@ def test_rounds_go_on_with_further_cuts_as_long_as_there_is_time() -> None:
         US.update(known)
 
 
+def test_what_was_compiled_is_timed_though_its_compilation_took_the_time(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(Scripted):
+        def build(self, ways: Sequence[Way], until: float | None) -> set[Way]:
+            time.sleep(0.11 if until is not None else 0)
+            return super().build(ways, until)
+
+    script = Slow()
+    found = script.search(seconds=0.1)
+    assert (found.rounds, len(found.tried), found.untried) == (1, 4, ())
+    assert dict(found.way.tiles) == {"one": C, "two": B, "three": A}
+    assert caplog.messages == []
+
+
+def test_it_is_said_if_nothing_could_be_tried(caplog: pytest.LogCaptureFixture) -> None:
+    found = Scripted().search(seconds=-1)
+    assert (found.tried, found.way) == ((), START)
+    assert caplog.messages == ["the time did not suffice to compile and try other grids: give --budget more"]
+
+
 def test_a_grid_that_is_refused_or_answers_otherwise_is_never_kept() -> None:
     def wrong(way: Way) -> float:
         return INF if ("one", C) in way.tiles else 0.0
