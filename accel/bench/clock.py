@@ -6,6 +6,8 @@ import datetime
 import time
 from typing import Protocol
 
+from accel.bench.processors import Used, used
+
 
 class Clock(Protocol):
     def now_ns(self) -> int:
@@ -14,11 +16,15 @@ class Clock(Protocol):
     def sleep(self, seconds: float, /) -> None:
         """Let at least `seconds` pass without using the processor."""
 
+    def used(self) -> Used | None:
+        """The processor time that all processes have used until now; None where that is not known."""
+
 
 class HostClock:
     # The builtins themselves, not methods around them: the loop pays one call per reading.
     now_ns = staticmethod(time.perf_counter_ns)
     sleep = staticmethod(time.sleep)
+    used = staticmethod(used)
 
 
 class FakeClock:
@@ -32,6 +38,9 @@ class FakeClock:
 
     def sleep(self, seconds: float, /) -> None:
         self._now += round(seconds * 1e9)
+
+    def used(self) -> Used | None:
+        return None
 
     def advance_us(self, microseconds: float) -> None:
         self._now += round(microseconds * 1000)

@@ -37,6 +37,8 @@ ADDED = (
     "variant",
     "p50_corrected_us",
     "preprocess_us",
+    "host_others_cpus",
+    "host_stolen_cpus",
     "device",
     "metric",
     "reason",
@@ -54,6 +56,8 @@ ADDED = (
 
 `p50_corrected_us` is `p50_us` less `event_floor_us`, what events read around nothing; None for the host's clock. `preprocess_us` is the
 median time of the bundle's own preprocessing of a batch of images on the host, which no latency contains; None for a model that takes none.
+`host_others_cpus` is how many processors' worth of work other programs did while the passes ran, `host_stolen_cpus` how much of ours the
+hypervisor of a virtual machine gave to others meanwhile; None outside Linux, and for passes that took under half a second in all.
 """
 
 COLUMNS = STANDARD + ADDED

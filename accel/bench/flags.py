@@ -28,6 +28,8 @@ NVML_COLUMNS = (
 CLOCK_TOLERANCE, FLOOR_SHARE = 0.02, 0.02
 MOST_COV_PCT, MOST_IQR_PCT, MOST_DRIFT_PCT = 2.5, 10.0, 1.0
 
+MOST_OTHERS_CPUS, MOST_STOLEN_CPUS = 0.5, 0.02
+
 EVENT_KINDS = ("device_us", "span_us")
 """Latency kinds that CUDA events measure: the floor of an empty pair of events is theirs alone."""
 
@@ -103,6 +105,13 @@ FLAGS = {
         "the call waits for the GPU itself (or made over about 1,000 launches): device_us cannot be gated", "use span_us, which has no gate"
     ),
     "NOT_WARM": Rule("the latency, or the GPU's clock, had not settled when the warm-up ended", "ask for a longer --warmup"),
+    "BUSY_HOST": Rule(
+        f"other programs kept over {MOST_OTHERS_CPUS:g} processors busy while this was timed", "close other programs, and bench again"
+    ),
+    "STOLEN": Rule(
+        f"the hypervisor ran something else on our processors for over {100 * MOST_STOLEN_CPUS:.0f} % of the time",
+        "bench on a machine of your own; read device_us, which does not depend on it",
+    ),
     "INPUT_DEPENDENT": Rule(
         "one input over and over takes the GPU over 2 % more or less than inputs in turn", "measure with inputs like those of the service"
     ),
@@ -176,7 +185,8 @@ def on_gpu(row: Columns) -> bool:
 
 
 def _over(column: str, limit: float) -> Callable[[Columns], bool]:
-    return lambda row: row[column] is not None and abs(row[column]) > limit
+    # A record of an older accel lacks the newest columns.
+    return lambda row: row.get(column) is not None and abs(row[column]) > limit
 
 
 def _bit(bit: int) -> Callable[[Columns], bool]:
@@ -197,6 +207,8 @@ _HOLDS: dict[str, Callable[[Columns], bool]] = {
     # Only a positive correlation makes an interval too narrow.
     "AUTOCORR": lambda row: row["rho1"] is not None and row["rho1"] > AUTOCORRELATED,
     "NEAR_FLOOR": _near_floor,
+    "BUSY_HOST": _over("host_others_cpus", MOST_OTHERS_CPUS),
+    "STOLEN": _over("host_stolen_cpus", MOST_STOLEN_CPUS),
     "SW_POWER_CAP": _bit(SW_POWER_CAP),
     "SW_THERMAL": _bit(SW_THERMAL),
     "NVML_UNAVAILABLE": lambda row: on_gpu(row) and all(row[column] is None for column in NVML_COLUMNS),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from accel.bench import passes
+from accel.bench import passes, processors
 from accel.bench.clock import Clock
 from accel.bench.passes import Blocked, Instruments, Subject, Take
 from accel.bench.plan import MeasurementPlan
@@ -45,6 +45,7 @@ class Measurement:
         warmup_n: calls thrown away before the first sample.
         event_floor_ns: latency kind → what its pair of events reads around nothing.
         timed_ns: the clock when the first timed pass began and when the last ended.
+        host: columns of who else used the processors between the two.
         flags: from the closed lists of flags and refusals.
     """
 
@@ -54,6 +55,7 @@ class Measurement:
     warmup_n: int = 0
     event_floor_ns: dict[str, int] = dataclasses.field(default_factory=dict)
     timed_ns: tuple[int, int] = (0, 0)
+    host: dict[str, float | None] = dataclasses.field(default_factory=dict)
     flags: tuple[str, ...] = ()
 
 
@@ -104,7 +106,7 @@ def measure(engine: OpenEngine, inputs: Sequence[Mapping[str, Array]], plan: Mea
     result.flags += () if warm else (NOT_WARM,)
     if instruments.synchronize_device is not None and _leaves_work(subject, instruments, instruments.synchronize_device):
         result.flags += (FOREIGN_STREAM,)
-    first = now()
+    before, first = instruments.clock.used(), now()
     try:
         for item in _passes(subject, instruments, plan, result):
             begin = now()
@@ -115,6 +117,7 @@ def measure(engine: OpenEngine, inputs: Sequence[Mapping[str, Array]], plan: Mea
                 continue
             result.wall_s[item.kind] = (now() - begin) / 1e9
         result.timed_ns = (first, now())
+        result.host = processors.columns(before, instruments.clock.used())
         if _depends_on_input(subject, instruments, plan, result.samples_ns):
             result.flags += (INPUT_DEPENDENT,)
     finally:

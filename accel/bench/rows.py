@@ -98,6 +98,7 @@ class RowMaker:
             "sync_mode": answer["sync_mode"],
             "cudnn": answer["cudnn"],
             "load1": answer["load1"],
+            **answer.get("host", {}),
             "preprocess_us": answer["preprocess_us"],
             "warmup_n": answer["warmup_n"],
             "cpu_affinity": answer["cpu_affinity"],

@@ -159,6 +159,7 @@ def measure(request: Request, progress: Progress, clock: Clock) -> Reply:
         "host_mem_peak_mib": resident,
         "flags": list(result.flags),
         "timed_ns": list(result.timed_ns),
+        "host": result.host,
         "warmup_n": result.warmup_n,
         "preprocess_us": None if preparing is None else preparing / 1e3,
         "event_floor_us": {kind: floor / 1e3 for kind, floor in result.event_floor_ns.items()},

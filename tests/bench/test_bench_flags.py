@@ -162,6 +162,8 @@ COLUMNS = {
     "AUTOCORR": {"rho1": 0.11},
     "NEAR_FLOOR": {"latency_kind": "device_us", "event_floor_us": 2.1, "p50_us": 100.0},
     "NEAR_FLOOR of a span": {"latency_kind": "span_us", "event_floor_us": 2.1, "p50_us": 100.0},
+    "BUSY_HOST": {"host_others_cpus": 0.51},
+    "STOLEN": {"host_stolen_cpus": 0.021},
     "SW_POWER_CAP": {"throttle_mask": 0x4},
     "SW_THERMAL": {"throttle_mask": 0x21},
     "NVML_UNAVAILABLE": dict.fromkeys(NVML_COLUMNS),
@@ -171,6 +173,7 @@ COLUMNS = {
 HARMLESS = {
     "stable": {"stability": "STABLE"},
     "at every limit": {"cov_pct": 2.5, "iqr_rel_pct": 10.0, "drift_pct": -1.0, "rho1": 0.1},
+    "others at the limit": {"host_others_cpus": 0.5, "host_stolen_cpus": 0.02},
     "samples that alternate": {"rho1": -0.5},
     "a floor of the events beside the host's clock": {"latency_kind": "host_us", "event_floor_us": 2.1, "p50_us": 100.0},
     "a floor at the limit": {"latency_kind": "device_us", "event_floor_us": 2.0, "p50_us": 100.0},

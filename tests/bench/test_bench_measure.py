@@ -12,6 +12,7 @@ from accel.bench import passes
 from accel.bench.measure import ENQUEUE_BLOCKED, FOREIGN_STREAM, INPUT_DEPENDENT, first_call, measure, preprocessing_ns
 from accel.bench.passes import Instruments
 from accel.bench.plan import MeasurementPlan
+from accel.bench.processors import Used
 from accel.bench.warming import NOT_WARM, agree, preheat, warm_up
 from accel.engines import Golden
 from accel.errors import UsageError
@@ -218,6 +219,16 @@ def test_a_short_batch_is_padded_and_cut(script):
 
 def beside_a_gpu(script, **more) -> Instruments:
     return instruments(script, timer=FakeTimer(script.clock), gate=FakeGate(), **more)
+
+
+def test_who_else_used_the_processors_is_asked_before_and_after_the_passes(script, engine, batches):
+    moments = iter([Used(0.0, 10.0, 0.0, 1.0), Used(4.0, 16.0, 0.2, 3.0)])
+    script.clock.used = lambda: next(moments)
+
+    result = measure(engine, batches, PLAN, instruments(script))
+
+    assert result.host == {"host_others_cpus": 1.0, "host_stolen_cpus": 0.05}
+    assert next(moments, None) is None
 
 
 def test_a_replay_is_a_call_of_a_chain_of_them(script, engine, batches):
