@@ -16,7 +16,7 @@ PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; d
 help:
 	@echo "make demo    install, fetch CIFAR-10, export, verify and time the shipped models, print the table"
 	@echo "make test    install if need be and run the tests"
-	@echo "make report  make the README's result tables and each results/MACHINE/report.html and table.md anew from results/"
+	@echo "make report  make the README's result tables and each results/MACHINE/sets.md, report.html and table.md anew from results/"
 	@echo "make lint    ruff, format check, mypy --strict"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,13 +40,15 @@ test: $(PLANS)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
 
 # CHECK=--check writes nothing and fails if something would change. Each kind of machine has its own table, those of PAGES a page too (each
-# is some hundred KB); the README shows all sets, and a table where it has the markers `accel:results final-MACHINE`.
+# is some hundred KB). A set is shown where its markers are, in the README or in results/MACHINE/sets.md, and so is a table (`accel:results
+# final-MACHINE`).
 PAGES = h200
 SETS = $(filter-out results/local/%,$(dir $(wildcard results/*/*/results.jsonl* results/*/*/*/results.jsonl*)))
 report: $(STAMP)
 	@for machine in $(sort $(foreach set,$(SETS),$(word 2,$(subst /, ,$(set))))); do \
 		$(BIN)/accel report $$(ls -d results/$$machine/*/results.jsonl* results/$$machine/*/*/results.jsonl* 2>/dev/null | xargs dirname) \
 			$$(case " $(PAGES) " in *" $$machine "*) echo --html results/$$machine/report.html;; esac) --final results/$$machine/table.md --update README.md \
+			$$(ls results/$$machine/sets.md 2>/dev/null | sed 's/^/--update /') \
 			$$(ls -d accel/trainers/weights results/$$machine/training 2>/dev/null | sed 's/^/--training /') $(CHECK) || exit; done
 
 lint: $(STAMP)

@@ -165,6 +165,18 @@ def test_every_page_is_in_the_index_and_every_link_leads_somewhere() -> None:
     assert set(PAGES) - linked == {DOCS / "README.md"}
 
 
+def test_the_links_of_the_readme_and_of_the_results_lead_somewhere() -> None:
+    root = DOCS.parent
+    pages = [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "results").rglob("*.md"))]
+    assert root / "results" / "h200" / "sets.md" in pages
+    for page in pages:
+        for target, anchor in re.findall(r"\]\(([^)#\s]+)#?([^)\s]*)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                found = (page.parent / target).resolve()
+                assert found.exists(), f"{page} links to {target}"
+                assert not anchor or anchor in anchors(found), f"{page} links to {target}#{anchor}"
+
+
 def anchors(page: Path) -> set[str]:
     """What GitHub makes of the headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)

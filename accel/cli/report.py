@@ -14,7 +14,8 @@ def report(
     html: Annotated[Path | None, typer.Option("--html", metavar="F", help="Write one self-contained page.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", metavar="F", help="Write Markdown.")] = None,
     update: Annotated[
-        Path | None, typer.Option("--update", metavar="README.md", help="Replace the text between the file's accel:results markers.")
+        list[Path] | None,
+        typer.Option("--update", metavar="README.md", help="Replace the text between the file's accel:results markers; may be repeated."),
     ] = None,
     final: Annotated[
         Path | None,

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from report_sets import COMMAND, GPU, write_set
 
+from accel import api
 from accel.errors import UsageError
 from accel.report.markdown import code, escaped
 from accel.report.sections import open_sections
-from accel.report.update import updated
+from accel.report.update import updated, updated_files
 
 Cli = Callable[..., Any]
 
@@ -134,6 +135,121 @@ def test_a_models_markers_do_not_take_one_of_two_sets(folder: Path, tmp_path: Pa
     sections = open_sections([folder, write_set(tmp_path / "resnet18-b200")])
     with pytest.raises(UsageError, match="fit 2 sets: resnet18-h200, resnet18-b200"):
         updated(README.format("resnet18"), sections, Path("README.md"))
+
+
+def shown(text: str) -> list[str | None]:
+    """Of each block of a text: the name of the set that it shows, None where it is as it was."""
+    blocks = [part.split("<!-- /accel:results -->")[0] for part in text.split("<!-- accel:results ")[1:]]
+    return [next((line.removeprefix("* set: ") for line in block.splitlines() if line.startswith("* set: ")), None) for block in blocks]
+
+
+class TestSeveralFiles:
+    @pytest.fixture
+    def b200(self, tmp_path: Path) -> Path:
+        return write_set(tmp_path / "resnet18-b200")
+
+    @pytest.fixture
+    def page(self, tmp_path: Path) -> Path:
+        path = tmp_path / "results" / "sets.md"
+        path.parent.mkdir()
+        path.write_text(README.format("resnet18-b200"))
+        return path
+
+    def test_each_gets_the_sets_whose_markers_it_has(self, accel_cli: Cli, folder: Path, b200: Path, readme: Path, page: Path) -> None:
+        readme.write_text(README.format("resnet18-h200"))
+        ran = accel_cli("report", folder, b200, "--update", readme, "--update", page)
+        assert (ran.code, ran.err.count("written: ")) == (0, 2)
+        assert shown(readme.read_text()) == ["resnet18-h200"]
+        assert shown(page.read_text()) == ["resnet18-b200"]
+        assert page.read_text().startswith("# Title\n\n<!--")
+        assert page.read_text().endswith("-->\n\ntail\n")
+        again = accel_cli("report", folder, b200, "--update", readme, "--update", page)
+        assert (again.code, again.err.count("unchanged: ")) == (0, 2)
+
+    def test_a_set_may_stand_in_several(self, folder: Path, readme: Path, page: Path) -> None:
+        page.write_text(README.format("resnet18-h200") + README.format("elsewhere"))
+        done = api.report(folder, update=[str(readme), page])
+        assert done.changed == (readme, page)
+        # The model's markers have no other set to hold, though this one has its own in the other file.
+        assert shown(readme.read_text()) == ["resnet18-h200"]
+        assert shown(page.read_text()) == ["resnet18-h200", None]
+
+    def test_one_path_or_none_is_enough_for_the_api(self, folder: Path, readme: Path) -> None:
+        assert api.report(folder, update=str(readme)).changed == (readme,)
+        assert api.report(folder, update=(readme,)).unchanged == (readme,)
+        assert api.report(folder, update=()).changed == ()
+        with pytest.raises(UsageError, match="no file to check"):
+            api.report(folder, update=(), check=True)
+
+    def test_check_covers_all(self, accel_cli: Cli, folder: Path, b200: Path, readme: Path, page: Path) -> None:
+        asked = ("report", folder, b200, "--update", readme, "--update", page)
+        assert accel_cli(*asked).code == 0
+        assert accel_cli(*asked, "--check").code == 0
+        for drifted, other in ((readme, page), (page, readme)):
+            good = drifted.read_text()
+            old = good.replace("202.0", "201.0")
+            assert old != good
+            drifted.write_text(old)
+            ran = accel_cli(*asked, "--check")
+            assert ran.code == 3
+            assert str(drifted) in ran.err
+            assert str(other) not in ran.err
+            assert drifted.read_text() == old
+            drifted.write_text(good)
+
+    def test_a_set_that_none_has_markers_for_is_refused_and_nothing_is_written(
+        self, accel_cli: Cli, folder: Path, b200: Path, readme: Path, page: Path
+    ) -> None:
+        readme.write_text("# Title\n")
+        before = page.read_text()
+        ran = accel_cli("report", folder, b200, "--update", readme, "--update", page)
+        assert ran.code == 2
+        said = " ".join(ran.err.split())
+        assert f"{readme} has no markers for the set resnet18-h200 of resnet18, nor has {page}" in said
+        assert "add two lines: <!-- accel:results resnet18-h200 --> and <!-- /accel:results -->" in said
+        assert (readme.read_text(), page.read_text()) == ("# Title\n", before)
+        # A file of sets that were not given is no error as long as each given one has a place.
+        assert accel_cli("report", b200, "--update", readme, "--update", page).code == 0
+        assert readme.read_text() == "# Title\n"
+
+    def test_a_set_with_markers_of_its_own_elsewhere_is_no_rival_for_its_models(self, folder: Path, b200: Path, tmp_path: Path) -> None:
+        a, b = Path("README.md"), Path("sets.md")
+        texts = {a: README.format("resnet18"), b: README.format("resnet18-b200")}
+        done = updated_files(texts, open_sections([b200, folder]))
+        assert [shown(done[a]), shown(done[b])] == [["resnet18-h200"], ["resnet18-b200"]]
+        # Two that have none are rivals still, and only they.
+        third = write_set(tmp_path / "resnet18-a100")
+        with pytest.raises(UsageError, match=r"the markers of resnet18 in README\.md fit 2 sets: resnet18-h200, resnet18-a100\n"):
+            updated_files(texts, open_sections([b200, folder, third]))
+
+    def test_where_every_set_has_its_own_markers_a_models_hold_what_their_file_has_not(self, folder: Path, b200: Path) -> None:
+        a, b = Path("README.md"), Path("sets.md")
+        texts = {a: README.format("resnet18"), b: README.format("resnet18-b200") + README.format("resnet18-h200")}
+        with pytest.raises(UsageError, match=r"in README\.md fit 2 sets: resnet18-h200, resnet18-b200\n"):
+            updated_files(texts, open_sections([folder, b200]))
+        texts[a] += README.format("resnet18-h200")
+        done = updated_files(texts, open_sections([folder, b200]))
+        assert shown(done[a]) == ["resnet18-b200", "resnet18-h200"]
+
+    def test_one_file_named_twice_is_said(
+        self, accel_cli: Cli, folder: Path, readme: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        before = readme.read_text()
+        (tmp_path / "link.md").symlink_to(readme)
+        for other in ("README.md", tmp_path / "x" / ".." / "README.md", "link.md"):
+            ran = accel_cli("report", folder, "--update", readme, "--update", other)
+            assert ran.code == 2
+            assert f"--update was given {other} twice" in " ".join(ran.err.split())
+        ran = accel_cli("report", folder, "--update", readme, "--markdown", "link.md")
+        assert (ran.code, "one file was named for two purposes" in ran.err) == (2, True)
+        assert readme.read_text() == before
+
+
+def test_two_sets_of_one_name_are_refused(folder: Path, tmp_path: Path) -> None:
+    twin = write_set(tmp_path / "other" / folder.name, {name: {**values, "set_id": "another"} for name, values in GPU.items()})
+    with pytest.raises(UsageError, match="fit 2 sets"):
+        updated(README.format(folder.name), open_sections([folder, twin]), Path("README.md"))
 
 
 def test_line_ends_stay_as_they_are(folder: Path) -> None:

@@ -212,6 +212,15 @@ class TestTheCommand:
         # That of another machine is another call's.
         assert "<!-- accel:results final-h100 -->\nold\n" in readme.read_text()
 
+    def test_shows_it_in_every_file_to_update_that_has_the_markers(self, accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
+        markers = "<!-- accel:results {} -->\nold\n<!-- /accel:results -->\n"
+        texts = {"README.md": ["final-h200"], "sets.md": ["light", "final-h200"], "more.md": ["light"]}
+        for name, regions in texts.items():
+            (tmp_path / name).write_text("".join(map(markers.format, regions)))
+        named = [word for name in texts for word in ("--update", tmp_path / name)]
+        assert accel_cli("report", folder, *named, "--final", tmp_path / "h200" / "table.md").code == 0
+        assert [(tmp_path / name).read_text().count("keep: O1") for name in texts] == [1, 1, 0]
+
     def test_refuses_a_file_without_markers_and_trainings_for_nothing(self, accel_cli: Cli, folder: Path, tmp_path: Path) -> None:
         path = tmp_path / "table.md"
         path.write_text("mine\n")
