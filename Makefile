@@ -41,7 +41,7 @@ test: $(PLANS)
 
 # CHECK=--check writes nothing and fails if something would change. Each kind of machine has its own table, those of PAGES a page too (each
 # is some hundred KB). A set is shown where its markers are, in the README or in results/MACHINE/sets.md, and so is a table (`accel:results
-# final-MACHINE`).
+# final-MACHINE`). Trainings of all machines are in each table: a row names its GPU.
 PAGES = h200
 SETS = $(filter-out results/local/%,$(dir $(wildcard results/*/*/results.jsonl* results/*/*/*/results.jsonl*)))
 report: $(STAMP)
@@ -49,7 +49,7 @@ report: $(STAMP)
 		$(BIN)/accel report $$(ls -d results/$$machine/*/results.jsonl* results/$$machine/*/*/results.jsonl* 2>/dev/null | xargs dirname) \
 			$$(case " $(PAGES) " in *" $$machine "*) echo --html results/$$machine/report.html;; esac) --final results/$$machine/table.md --update README.md \
 			$$(ls results/$$machine/sets.md 2>/dev/null | sed 's/^/--update /') \
-			$$(ls -d accel/trainers/weights results/$$machine/training 2>/dev/null | sed 's/^/--training /') $(CHECK) || exit; done
+			$$(ls -d accel/trainers/weights results/*/training 2>/dev/null | sed 's/^/--training /') $(CHECK) || exit; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check accel tests examples
