@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from accel.engines.manifest import REMEDY
-from accel.engines.running import few_threads, ieee_cpu, run_module
+from accel.engines.running import ieee_cpu, one_thread, run_module
 from accel.errors import CorruptArtifact, UsageError
 from accel.files import replacing
 from accel.types import Array, Checkpoint
@@ -132,7 +132,7 @@ def make(
                 f"{checkpoint.name} takes {spec.name} {spec.dtype} {spec.shape}; preprocessing made {array.dtype} {array.shape}"
             )
     inputs = np.ascontiguousarray(np.concatenate(samples))
-    with ieee_cpu(), few_threads():
+    with ieee_cpu(), one_thread():
         answers = [run_module(module, [inputs[index : index + 1]])[0] for index in range(len(inputs))]
     return Golden(images, {spec.name: inputs}, {checkpoint.output.name: np.concatenate(answers)})
 

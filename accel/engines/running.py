@@ -12,11 +12,6 @@ from accel.errors import UsageError
 from accel.optional import require
 from accel.types import Array
 
-MOST_THREADS = 4
-"""Threads of a call at batch 1. Torch takes one for each processor that it sees; where those are not all ours (a container with a quota,
-a virtual machine, several exports at once) they wait for each other: MobileNetV3-Small's golden samples took 8 s with 32 threads in each
-of four processes on two processors, and 0.7 s with one thread each."""
-
 _KNOBS = ("mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
 
 
@@ -36,11 +31,16 @@ def ieee_cpu() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def few_threads(most: int = MOST_THREADS) -> Iterator[None]:
-    """Let torch use at most `most` threads inside the block, fewer where the process has set fewer."""
+def one_thread() -> Iterator[None]:
+    """Let torch use a single thread inside the block.
+
+    For calls at batch 1: several wait for each other after every layer, and where one of them has lost its processor to another program (a
+    container with a quota, a virtual machine, several exports at once) all others spin until it is back. MobileNetV3-Small's golden samples
+    took 33 s with two threads beside two busy programs on two processors, and 0.43 s with one thread (alone 0.26 and 0.33 s).
+    """
     torch = require("torch", extra="train")
     before = torch.get_num_threads()
-    torch.set_num_threads(min(before, most))
+    torch.set_num_threads(1)
     try:
         yield
     finally:
