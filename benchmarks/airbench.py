@@ -128,7 +128,7 @@ def opened(recipe: Recipe, target: torch.device) -> tuple[Bench, str]:
 
 
 def trained(bench: Bench, recipe: Recipe, target: torch.device) -> dict[str, Any]:
-    """One run: its seconds, compilation and top-1; and the loss scale at its end, which every update that was skipped has halved from 65536."""
+    """One run: its seconds, compilation and top-1, and the loss scale at its end: 65536, halved by every update that was skipped."""
     import torch
 
     # Into the memory of the module that is there: what was compiled for it is used again, and compile_s tells if it was not.
