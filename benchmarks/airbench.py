@@ -128,7 +128,7 @@ def opened(recipe: Recipe, target: torch.device) -> tuple[Bench, str]:
 
 
 def trained(bench: Bench, recipe: Recipe, target: torch.device) -> dict[str, Any]:
-    """One run: its seconds, compilation and top-1."""
+    """One run: its seconds, compilation and top-1, and the loss scale at its end: 65536, halved by every update that was skipped."""
     import torch
 
     # Into the memory of the module that is there: what was compiled for it is used again, and compile_s tells if it was not.
@@ -146,13 +146,15 @@ def trained(bench: Bench, recipe: Recipe, target: torch.device) -> dict[str, Any
     views = Views(pixels, labels, recipe, colours=bench.data.colours, dtype=autocast_dtype(recipe), num_classes=classes)
     synchronise(target)
     prepare_s = time.monotonic() - started
-    done = fit(bench.module, views, recipe)
+    scaler: dict[str, Any] = {}
+    done = fit(bench.module, views, recipe, on_state=lambda state: scaler.update(state["optimizers"]["scaler"]))
     return {
         "seed": recipe.seed,
         "top1": round(top1(done.module, bench.test), 4),
         "prepare_s": round(prepare_s, 4),
         "train_s": round(done.train_s, 4),
         "seconds": round(prepare_s + done.train_s, 4),
+        "loss_scale": scaler.get("scale"),
         "compilation": {**done.compilation, "compile_s": round(done.compilation["compile_s"], 2)},
     }
 

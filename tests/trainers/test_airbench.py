@@ -322,6 +322,7 @@ def test_the_script_trains_each_seed_as_accel_train_does_and_writes_what_it_foun
     assert found["rows"][1]["top1"] == json.loads((tmp_path / "run.json").read_text())["top1_unrounded"]
     assert [row["seed"] for row in found["rows"]] == [0, 1]
     assert {key: found["recipe"][key] for key in SMALL} == SMALL
+    assert [row["loss_scale"] for row in found["rows"]] == [None, None]  # no scaling without fp16
     assert alone.recipe == {**found["recipe"], "seed": 1}
     assert found["machine"]["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert found["within"] is False
