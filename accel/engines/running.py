@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,13 +33,16 @@ def ieee_cpu() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use a single thread inside the block.
+    """Let torch use a single thread inside the block, if the process has loaded it.
 
     For calls at batch 1: several wait for each other after every layer, and where one of them has lost its processor to another program (a
     container with a quota, a virtual machine, several exports at once) all others spin until it is back. MobileNetV3-Small's golden samples
     took 33 s with two threads beside two busy programs on two processors, and 0.43 s with one thread (alone 0.26 and 0.33 s).
     """
-    torch = require("torch", extra="train")
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import os
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accel.engines.running import one_thread
 from accel.errors import UnknownName, UsageError
 from accel.types import Array, EngineSource
 
@@ -82,9 +84,12 @@ def compare(outputs: Mapping[str, Array], golden: Mapping[str, Array], precision
 
 
 def run(source: EngineSource, golden: Golden) -> dict[str, Any]:
-    """Open the runtime of `source`, run every golden sample at its batch size and compare; raises what the runtime raises."""
+    """Open the runtime of `source`, run every golden sample at its batch size, with one thread (`one_thread`), and compare; raises what the
+    runtime raises."""
+    source = dataclasses.replace(source, threads=1)
     shares = _shares(source, golden.inputs)
-    outputs = _run_part(source, shares[0]) if len(shares) == 1 else _run_shares(source, shares)
+    with one_thread():
+        outputs = _run_part(source, shares[0]) if len(shares) == 1 else _run_shares(source, shares)
     return compare(outputs, golden.outputs, source.variant.precision)
 
 

@@ -87,6 +87,28 @@ def test_parity_runs_every_golden_sample_at_the_engines_batch(source):
     assert parity.run(source, wrong)["status"] == "failed"
 
 
+def test_parity_is_asked_with_one_thread_and_the_process_keeps_its_own(source, monkeypatch):
+    from accel.engines import Golden
+
+    torch, seen = pytest.importorskip("torch"), []
+
+    class Asked(Summing):
+        def __init__(self, source):
+            seen.append((source.threads, torch.get_num_threads()))
+            super().__init__(source)
+
+    monkeypatch.setattr(f"{__name__}.Summing", Asked)
+    inputs = {"input": np.ones((2, 3, 2, 2), np.float32)}
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        parity.run(source, Golden(None, inputs, sums(inputs)))
+        assert seen == [(1, 1)]
+        assert torch.get_num_threads() == 5
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_fp16_on_a_cpu_is_compared_on_every_core_and_in_order(source, monkeypatch):
     from accel.engines import Golden
 
