@@ -117,7 +117,7 @@ def measure(engine: OpenEngine, inputs: Sequence[Mapping[str, Array]], plan: Mea
                 continue
             result.wall_s[item.kind] = (now() - begin) / 1e9
         result.timed_ns = (first, now())
-        result.host = processors.columns(before, instruments.clock.used())
+        result.host = processors.columns(before, instruments.clock.used(), (result.timed_ns[1] - first) / 1e9)
         if _depends_on_input(subject, instruments, plan, result.samples_ns):
             result.flags += (INPUT_DEPENDENT,)
     finally:

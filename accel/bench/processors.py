@@ -18,15 +18,13 @@ SHORTEST_S = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Used:
-    """Seconds of processor time at one moment, since counting began; and that moment.
+    """Seconds of processor time until one moment.
 
     Attributes:
-        at_s: the clock, monotonic.
         busy_s: of all processes on all processors. stolen_s: during which the hypervisor ran something else although we had work.
         own_s: of all threads of this process.
     """
 
-    at_s: float
     busy_s: float
     stolen_s: float
     own_s: float
@@ -44,16 +42,15 @@ def used(stat: Path = STAT) -> Used | None:
     if name != "cpu":
         return None
     second = os.sysconf("SC_CLK_TCK")
-    return Used(time.monotonic(), busy / second, stolen / second, time.process_time())
+    return Used(busy / second, stolen / second, time.process_time())
 
 
-def columns(before: Used | None, after: Used | None) -> dict[str, float | None]:
-    """Columns of a row, in processors: 1.0 is one of them all the time. None where it is not known, or the time too short to tell."""
-    if before is None or after is None or after.at_s - before.at_s < SHORTEST_S:
+def columns(before: Used | None, after: Used | None, took_s: float) -> dict[str, float | None]:
+    """Columns of a row, in processors: 1.0 is one of them for all of `took_s`. None where it is not known, or the time too short."""
+    if before is None or after is None or took_s < SHORTEST_S:
         return {"host_others_cpus": None, "host_stolen_cpus": None}
-    took = after.at_s - before.at_s
     others = after.busy_s - before.busy_s - (after.own_s - before.own_s)
     return {
-        "host_others_cpus": round(max(0.0, others) / took, 2),
-        "host_stolen_cpus": round(max(0.0, after.stolen_s - before.stolen_s) / took, 3),
+        "host_others_cpus": round(max(0.0, others) / took_s, 2),
+        "host_stolen_cpus": round(max(0.0, after.stolen_s - before.stolen_s) / took_s, 3),
     }

@@ -16,7 +16,7 @@ from accel.bench.processors import Used, columns, used
 from accel.bench.results import row
 
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-START = Used(at_s=10.0, busy_s=100.0, stolen_s=5.0, own_s=2.0)
+START = Used(busy_s=100.0, stolen_s=5.0, own_s=2.0)
 
 
 def test_the_kernels_first_line_is_read_in_seconds(tmp_path: Path) -> None:
@@ -34,23 +34,23 @@ def test_what_the_kernel_does_not_tell_is_not_guessed(text: str | None, tmp_path
     if text is not None:
         (tmp_path / "stat").write_text(text)
     assert used(tmp_path / "stat") is None
-    assert columns(None, START) == columns(START, None) == {"host_others_cpus": None, "host_stolen_cpus": None}
+    assert columns(None, START, 2.0) == columns(START, None, 2.0) == {"host_others_cpus": None, "host_stolen_cpus": None}
 
 
 def test_what_is_ours_is_not_others() -> None:
     # Two seconds: 3.5 of work on all processors, 2 of them ours; for a tenth of a second we had to wait for the hypervisor.
-    later = Used(at_s=12.0, busy_s=103.5, stolen_s=5.1, own_s=4.0)
-    assert columns(START, later) == {"host_others_cpus": 0.75, "host_stolen_cpus": 0.05}
+    later = Used(busy_s=103.5, stolen_s=5.1, own_s=4.0)
+    assert columns(START, later, 2.0) == {"host_others_cpus": 0.75, "host_stolen_cpus": 0.05}
     # The counters of the kernel tick; ours do not.
-    assert columns(START, Used(12.0, 101.98, 5.0, 4.0)) == {"host_others_cpus": 0.0, "host_stolen_cpus": 0.0}
-    assert columns(START, Used(10.0 + processors.SHORTEST_S / 2, 103.0, 5.0, 2.0))["host_others_cpus"] is None
+    assert columns(START, Used(101.98, 5.0, 4.0), 2.0) == {"host_others_cpus": 0.0, "host_stolen_cpus": 0.0}
+    assert columns(START, later, processors.SHORTEST_S / 2)["host_others_cpus"] is None
 
 
 @pytest.mark.skipif(not processors.STAT.exists(), reason="the kernel keeps no such counters here")
 def test_another_program_is_seen() -> None:
-    before = HostClock.used()
+    before, begin = HostClock.used(), HostClock.now_ns()
     subprocess.run([sys.executable, "-c", "import time\nend = time.process_time() + 1\nwhile time.process_time() < end: pass"], check=True)
-    found = columns(before, HostClock.used())
+    found = columns(before, HostClock.used(), (HostClock.now_ns() - begin) / 1e9)
     assert before is not None
     # It had a second of work; where processors are scarce it took longer than that for it.
     assert found["host_others_cpus"] is not None
