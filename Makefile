@@ -35,8 +35,7 @@ $(PLANS): $(STAMP)
 			'tensorrt-lean-cu13-libs>=11,<12' 'tensorrt-lean-cu13-bindings>=11,<12'; fi
 	@touch $@
 
-# Two processes: most tests wait for workers of their own. One thread each, as they would wait for each other's (10 % less time on two
-# processors). A file stays in one process.
+# Two processes: most tests wait for workers of their own. One thread each: several would wait for each other. A file stays in one process.
 test: $(PLANS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-fail-under=85 --cov-report=term:skip-covered $(ARGS)
 
