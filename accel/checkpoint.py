@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from accel.errors import CorruptArtifact
-from accel.files import replacing, sha256_bytes, sha256_file, write_text
+from accel.files import replacing, sha256_bytes, sha256_file
 from accel.types import Array, Checkpoint, TensorSpec
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -51,19 +51,20 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def write_checkpoint(checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> Checkpoint:
-    """Write `tensors` and then the description into `checkpoint.path`, each atomically; returns it with its SHA-256.
+    """Write `tensors` and their description into `checkpoint.path`, each atomically and one right after the other; returns it with its SHA-256.
 
     Raises:
         DiskFull: no space is left; what was there before is as it was.
     """
     from safetensors.numpy import save
 
-    checkpoint.path.mkdir(parents=True, exist_ok=True)
-    with replacing(checkpoint.weights) as temporary:
-        # Into memory first: safetensors' own writer hides a full disk behind an error of its own.
-        temporary.write_bytes(save(dict(tensors)))
-    written = dataclasses.replace(checkpoint, sha256=sha256_file(checkpoint.weights))
-    write_text(checkpoint.path / "checkpoint.json", json.dumps(_plain(written), indent=2) + "\n")
+    # Into memory first: safetensors' own writer hides a full disk behind an error of its own.
+    data = save(dict(tensors))
+    written = dataclasses.replace(checkpoint, sha256=sha256_bytes(data))
+    # Both are whole on the disk before either takes its place: weights without their description would be no checkpoint, the old one neither.
+    with replacing(checkpoint.path / "checkpoint.json") as description, replacing(checkpoint.weights) as weights:
+        weights.write_bytes(data)
+        description.write_text(json.dumps(_plain(written), indent=2) + "\n", encoding="utf-8")
     return written
 
 

@@ -96,7 +96,7 @@ def followed(tracker: Tracker) -> Iterator[None]:
         yield
         return
     try:
-        with _terminated_by_exception():
+        with terminated_by_exception():
             yield
     except BaseException as error:
         tracker.fail(error)
@@ -329,7 +329,8 @@ def allowed(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _terminated_by_exception() -> Iterator[None]:
+def terminated_by_exception() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers end a job, end the block by SystemExit(TERMINATED): what is open is closed, and can say so."""
     # Only where nobody else has said what SIGTERM does, and where Python lets it be said.
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

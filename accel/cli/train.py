@@ -31,12 +31,15 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     weight_decay: Annotated[float | None, typer.Option()] = None,
     clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradients; 0 for none.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(min=0, help="For how long the rate rises; at most a quarter of all.")] = None,
     label_smoothing: Annotated[float | None, typer.Option()] = None,
+    ema_decay: Annotated[float | None, typer.Option(help="Of the average of the weights that is kept; 0 keeps the last ones.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     split: Annotated[str | None, typer.Option(help="full, or 45k/5k to tune without the test set.")] = None,
     amp: Annotated[str | None, typer.Option(help="bf16, fp16 or off.")] = None,
     no_amp: Annotated[bool, typer.Option("--no-amp", help="Train in FP32.")] = False,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile on a GPU.")] = None,
+    channels_last: Annotated[bool | None, typer.Option("--channels-last/--no-channels-last", help="NHWC in memory.")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits in every run on the same machine.")] = False,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe.toml to repeat or change.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only.")] = None,
@@ -71,6 +74,7 @@ def train(
     data |= {"image_size": image_size, "loader": loader, "deterministic": deterministic or None}
     steps = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "optimizer": optimizer, "schedule": schedule, "lr": lr}
     manner = {"weight_decay": weight_decay, "clip_norm": clip_norm, "label_smoothing": label_smoothing, "compile": compile}
+    manner |= {"warmup_epochs": warmup_epochs, "ema_decay": ema_decay, "channels_last": channels_last}
     views = {"cutout": cutout, "mixup": mixup, "cutmix": cutmix, "upscale": upscale, "rotation": rotation, "translation": translation}
     views |= {"scaling": scaling, "shear": shear, "randaugment": randaugment, "randaugment_magnitude": randaugment_magnitude}
     teaching = {"teacher": teacher, "kd_temperature": kd_temperature, "kd_alpha": kd_alpha}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accel.checkpoint import read_checkpoint
 from accel.errors import BundleMissing, ConfigError, UnknownName
 from accel.optional import require
 from accel.packed import unpacked
 from accel.progress import Progress, silent
-from accel.tracking import UNTRACKED, Tracker, followed
+from accel.tracking import UNTRACKED, Tracker, followed, terminated_by_exception
 from accel.trainers.golden import golden_images, write_golden_samples
 from accel.trainers.recipe import Recipe, default_recipe, read_recipe, write_recipe
 from accel.types import Checkpoint
+
+if TYPE_CHECKING:
+    from accel.trainers.ranks import Ranks
 
 __all__ = [
     "MODELS",
@@ -115,7 +119,8 @@ def train(
     Raises:
         UnknownName, ConfigError, DatasetMissing, DeviceUnavailable, MissingExtra; MissingError if memory runs out, or if there is
         nothing to resume; CorruptArtifact, IncompatibleArtifact: what is to be resumed is damaged or learned from other data; DiskFull;
-        AccelError if the loss stops being finite. Whatever ends a run, the state of its last whole epoch stays.
+        AccelError if the loss stops being finite. SystemExit (143): the process got SIGTERM. Whatever ends a run, the state of its
+        last whole epoch stays.
     """
     from accel.trainers import backend, snapshot
     from accel.trainers.ranks import joined
@@ -129,7 +134,7 @@ def train(
         chosen = base if recipe_file is None else read_recipe(recipe_file, base=base)
         return chosen.replaced({"model": name, **(overrides or {})})
 
-    with joined(device) as ranks, followed(tracker if ranks.leads else UNTRACKED):
+    with joined(device) as ranks, ended(ranks), followed(tracker if ranks.leads else UNTRACKED):
         own, notes = ranks.device(device), []
         resumed = snapshot.read(out) if resume else None
         if resumed is None:
@@ -156,6 +161,11 @@ def train(
             progress=progress,
         )
     return written or read_checkpoint(out)
+
+
+def ended(ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    """Where SIGTERM is heard: in a run of one process. Of several, one may hang in an exchange that no Python would get out of."""
+    return terminated_by_exception() if ranks.count == 1 else contextlib.nullcontext()
 
 
 def _refuse_changes(begun: Recipe, asked: Recipe) -> None:

@@ -29,6 +29,9 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 REPEATABLE = (":4096:8", ":16:8")
 """Its values that torch takes for deterministic; the first is as large as what cuBLAS uses on Hopper anyway."""
 
+HOST_FULL = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+"""What torch says, on Linux and on Windows, when the host's memory is not enough."""
+
 
 def find(device: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `cuda:N` as a torch device.
@@ -47,6 +50,18 @@ def find(device: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= count:
         raise DeviceUnavailable(f"{device} was asked for; torch {torch.__version__} sees {count} GPUs", remedy="use --device cpu")
     return torch.device("cpu") if kind == "cpu" else torch.device("cuda", int(index or 0))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the memory of the device, GPU or CPU, was not enough.
+
+    A GPU has a class of its own for it; torch's allocator on a CPU raises a bare RuntimeError, numpy's a MemoryError.
+    """
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in HOST_FULL)
 
 
 def resolve(device: str, recipe: Recipe) -> torch.device:

@@ -10,7 +10,7 @@ import numpy as np
 
 from accel.errors import MissingError, UsageError
 from accel.progress import Progress, silent
-from accel.trainers.backend import settings
+from accel.trainers.backend import out_of_memory, settings
 from accel.types import Array
 
 if TYPE_CHECKING:
@@ -68,9 +68,10 @@ def confusion(module: nn.Module, batches: Iterable[Array], labels: Array, num_cl
         for batch in batches:
             try:
                 answers.append(module(torch.from_numpy(batch).to(device)).argmax(dim=1).cpu().numpy())
-            except torch.OutOfMemoryError as error:
-                raise MissingError(f"{device} ran out of memory with {len(batch)} images", remedy="use --device cpu") from error
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
+                if out_of_memory(error):
+                    remedy = "use --device cpu" if device.type == "cuda" else "free some memory"
+                    raise MissingError(f"{device} ran out of memory with {len(batch)} images", remedy=remedy) from error
                 raise UsageError(f"the model does not take inputs of {batch.shape[1:]}: {error}", remedy="mend --data") from error
             done += len(batch)
             progress("evaluate", done, len(labels))

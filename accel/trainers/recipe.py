@@ -209,7 +209,10 @@ _TYPES = {field.name: str(field.type) for field in dataclasses.fields(Recipe)}
 
 
 def default_recipe(model: str) -> Recipe:
-    """The recipe of `model`: what its shipped weights were trained by, or a start that nobody tuned where none are shipped."""
+    """The recipe of `model` by itself: what its shipped weights were trained by, or a start that nobody tuned where none are shipped.
+
+    A student's has no teacher. How the shipped ones were distilled is in benchmarks/trainings.toml and in their own recipe.toml.
+    """
     path = FOLDER / f"{model}.toml"
     if not path.is_file():
         raise UnknownName("recipe", model, [found.stem for found in FOLDER.glob("*.toml")])

@@ -81,7 +81,15 @@ def run(
     try:
         with backend.deterministic(recipe.deterministic):
             return _run(recipe, factory, out, target, ranks, resumed, notes, tracker, progress if ranks.leads else silent)
-    except torch.OutOfMemoryError as error:
+    except (KeyboardInterrupt, SystemExit):
+        if ranks.leads:
+            state = out / snapshot.STATE_FILE
+            kept = f"--resume goes on from the last whole epoch in {state}" if state.is_file() else "no epoch was over, so there is nothing to resume"
+            logger.warning("the training was stopped: %s", kept)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not backend.out_of_memory(error):
+            raise
         raise MissingError(
             f"{target} ran out of memory training {recipe.model} with batch_size = {recipe.batch_size}",
             remedy=f"--batch-size {max(recipe.batch_size // 2, 1)}",
@@ -227,9 +235,9 @@ def demand_size(module: nn.Module, images: Tensor, recipe: Recipe) -> None:
     try:
         with torch.inference_mode():
             module(images.permute(0, 3, 1, 2))
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if backend.out_of_memory(error):
+            raise
         raise ConfigError(
             f"{recipe.model} does not take images of {images.shape[1]}×{images.shape[2]}: {str(error).splitlines()[0]}",
             remedy="choose another --image-size, or another model",
