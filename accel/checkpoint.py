@@ -51,7 +51,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def write_checkpoint(checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> Checkpoint:
-    """Write `tensors` and their description into `checkpoint.path`, each atomically and one right after the other; returns it with its SHA-256.
+    """Write `tensors` and their description into `checkpoint.path`, each atomically; returns it with its SHA-256.
 
     Raises:
         DiskFull: no space is left; what was there before is as it was.
@@ -61,10 +61,11 @@ def write_checkpoint(checkpoint: Checkpoint, tensors: Mapping[str, Array]) -> Ch
     # Into memory first: safetensors' own writer hides a full disk behind an error of its own.
     data = save(dict(tensors))
     written = dataclasses.replace(checkpoint, sha256=sha256_bytes(data))
-    # Both are whole on the disk before either takes its place: weights without their description would be no checkpoint, the old one neither.
-    with replacing(checkpoint.path / "checkpoint.json") as description, replacing(checkpoint.weights) as weights:
-        weights.write_bytes(data)
+    with replacing(checkpoint.path / "checkpoint.json") as description:
         description.write_text(json.dumps(_plain(written), indent=2) + "\n", encoding="utf-8")
+        # Once it is written, not before: new weights under the old description would be no checkpoint, and the old one gone.
+        with replacing(checkpoint.weights) as weights:
+            weights.write_bytes(data)
     return written
 
 

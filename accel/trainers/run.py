@@ -84,7 +84,7 @@ def run(
     except (KeyboardInterrupt, SystemExit):
         if ranks.leads:
             state = out / snapshot.STATE_FILE
-            kept = f"--resume goes on from the last whole epoch in {state}" if state.is_file() else "no epoch was over, so there is nothing to resume"
+            kept = f"--resume goes on from the last whole epoch in {state}" if state.is_file() else "no epoch was over"
             logger.warning("the training was stopped: %s", kept)
         raise
     except (RuntimeError, MemoryError) as error:

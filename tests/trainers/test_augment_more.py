@@ -201,6 +201,17 @@ def test_every_augmentation_together_gives_enlarged_images_and_soft_targets():
     assert bool(batch.isfinite().all())
 
 
+def test_images_are_enlarged_before_they_are_turned():
+    given = {"batch_size": COUNT, "rotation": 20.0, "scaling": 0.2}
+    enlarged, small = views(recipe(upscale=48, **given), pixels()), views(recipe(batch_size=COUNT), pixels())
+    enlarged.begin(0)
+    small.begin(0)
+    maps = affine.draw_maps(recipe(**given), 0, COUNT)
+    plain, got = small.batch(0)[0], enlarged.batch(0)[0]
+    torch.testing.assert_close(got, affine.warp(affine.upscaled(plain, 48), maps))
+    assert not torch.allclose(got, affine.upscaled(affine.warp(plain, maps), 48), atol=1e-3)
+
+
 def test_an_untouched_epoch_with_randaugment_of_identities_is_the_normalised_one(monkeypatch):
     quiet = {"crop_padding": 0, "flip": "none", "cutout": 0, "batch_size": COUNT}
     plain = views(recipe(**quiet), pixels())

@@ -171,6 +171,19 @@ def test_gradients_longer_than_the_limit_are_scaled_down_to_it():
     assert module.weight.grad is None
 
 
+@pytest.mark.parametrize(("amp", "scaled"), [("fp16", True), ("bf16", False), ("off", False)])
+def test_the_loss_is_scaled_for_fp16_only_and_gradients_are_clipped_in_their_own_scale(amp, scaled):
+    module = nn.Linear(2, 1, bias=False)
+    made = optimizers(module, amp=amp, clip_norm=0.5, momentum=0.0, weight_decay=0.0, lr=1.0)
+    assert made.scaler.is_enabled() is scaled
+    made.set_rate(0)
+    before = module.weight.detach().clone()
+    made.backward(module(torch.tensor([[3.0, 4.0]])).sum(), 1)
+    assert module.weight.grad.norm().item() == (5.0 * 65536 if scaled else 5.0)
+    made.step()
+    torch.testing.assert_close(before - module.weight, 0.9045085 * torch.tensor([[0.3, 0.4]]))
+
+
 @pytest.mark.parametrize(("optimizer", "lr"), [("adamw", 0.02), ("muon", 0.2)])
 def test_every_optimizer_learns(tiny, tmp_path, optimizer, lr):
     from accel.trainers import train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,12 +116,13 @@ def test_a_full_disk_leaves_the_state_of_the_epoch_before(tiny, tmp_path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.partial.csv", "log.partial.jsonl", "state.pt"]
 
 
-def test_a_disk_that_fills_up_under_the_weights_leaves_the_old_checkpoint_and_the_state(tiny, tmp_path):
+@pytest.mark.parametrize("name", ["weights.safetensors", "checkpoint.json"])
+def test_a_disk_that_fills_up_under_a_file_of_the_checkpoint_leaves_the_old_one_and_the_state(tiny, tmp_path, name):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     before = train("tiny", recipe=tiny, out=tmp_path, device="cpu")
-    (tmp_path / f".weights.safetensors.{os.getpid()}.part").symlink_to("/dev/full")
-    with pytest.raises(DiskFull, match=r"no space left on the disk while writing .*weights\.safetensors") as caught:
+    (tmp_path / f".{name}.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(DiskFull, match=rf"no space left on the disk while writing .*{re.escape(name)}") as caught:
         train("tiny", recipe=tiny, overrides={"seed": 1}, out=tmp_path, device="cpu")
     assert caught.value.exit_code == 4
     assert "free some space" in caught.value.remedy
@@ -131,33 +133,56 @@ def test_a_disk_that_fills_up_under_the_weights_leaves_the_old_checkpoint_and_th
 
 KILLED = """
 import os, signal, sys
-from pathlib import Path
 from trainable_net import TINY, pictures
 from accel import datasets, trainers
+from accel.cli import main
 from accel.trainers import loop
 trainers.MODELS["tiny"] = "trainable_net:build"
+trainers.default_recipe = lambda name: TINY
 datasets.load = lambda name, split: pictures({"train": 200, "test": 50}[split], split)
+folder, by, during = sys.argv[1], signal.Signals[sys.argv[2]], int(sys.argv[3])
 real = loop.stop_unless_finite
 def stop(losses, epoch):
     real(losses, epoch)
-    if epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if epoch == during:
+        os.kill(os.getpid(), by)
 loop.stop_unless_finite = stop
-trainers.train("tiny", recipe=TINY, overrides={"epochs": 3, "seed": 1}, out=Path(sys.argv[1]), device="cpu")
+sys.exit(main(["train", "tiny", "--epochs", "3", "--seed", "1", "--out", folder, "--device", "cpu"]))
 """
+"""FOLDER SIGNAL EPOCH: `accel train` gets the signal in the midst of EPOCH, counted from 0."""
+
+
+def run_killed(folder: Path, by: str, during: int) -> subprocess.CompletedProcess[str]:
+    threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": threads}
+    command = [sys.executable, "-c", KILLED, folder, by, str(during)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_process_that_is_killed_leaves_the_old_checkpoint_and_a_state_to_go_on_from(tiny, tmp_path):
     before = train("tiny", recipe=tiny, out=tmp_path / "cut", device="cpu")
-    threads = str(torch.get_num_threads())  # sums are rounded by how they are shared out
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": threads}
-    ran = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "cut"], env=environment, capture_output=True, text=True, check=False)
+    ran = run_killed(tmp_path / "cut", "SIGKILL", 1)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     assert read_checkpoint(tmp_path / "cut").sha256 == before.sha256
     assert snapshot.read(tmp_path / "cut")["epoch"] == 1
     resumed = train("tiny", recipe=tiny, out=tmp_path / "cut", device="cpu", resume=True)
     whole = train("tiny", recipe=tiny, overrides={"epochs": 3, "seed": 1}, out=tmp_path / "whole", device="cpu")
     assert resumed.sha256 == whole.sha256 != before.sha256
+
+
+@pytest.mark.parametrize(("by", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_process_that_is_told_to_end_says_what_it_leaves(tiny, tmp_path, by, code):
+    before = train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    ran = run_killed(tmp_path, by, 0)
+    assert ran.returncode == code, ran.stderr
+    assert "accel: the training was stopped: no epoch was over\n" in ran.stderr
+    ran = run_killed(tmp_path, by, 1)
+    assert ran.returncode == code, ran.stderr
+    state = tmp_path / "state.pt"
+    assert f"accel: the training was stopped: --resume goes on from the last whole epoch in {state}" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert read_checkpoint(tmp_path).sha256 == before.sha256
+    assert snapshot.read(tmp_path)["epoch"] == 1
 
 
 def test_a_loss_that_is_not_finite_and_memory_that_runs_out_leave_state_and_checkpoint(tiny, tmp_path, monkeypatch):

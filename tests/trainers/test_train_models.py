@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from accel.trainers import MODELS  # noqa: E402
+from accel.trainers import MODELS, default_recipe  # noqa: E402
 from accel.trainers.models import (  # noqa: E402
     airbench94,
     alexnet,
@@ -184,3 +184,37 @@ def test_naivenet_enlarges_as_the_formula_says_and_leaves_an_enlarged_picture_al
         torch.testing.assert_close(enlarged, expected)
         assert torch.equal(module.enlarge(enlarged), enlarged)
         assert torch.equal(module(enlarged), module(images))
+
+
+def test_naivenet_has_the_parts_that_its_document_names():
+    module = naivenet.build().eval()
+    blocks = [block for block in module.features if hasattr(block, "depthwise")]
+    assert len(blocks) == 10
+    for block in blocks:
+        depthwise, pointwise, excite = block.depthwise[0], block.pointwise[0], block.excite
+        assert depthwise.groups == depthwise.in_channels == depthwise.out_channels
+        assert (pointwise.kernel_size, pointwise.groups) == ((1, 1), 1)
+        x = torch.rand(2, pointwise.out_channels, 4, 4)
+        with torch.inference_mode():
+            squeezed = x.mean(dim=(2, 3))
+            hidden = (squeezed @ excite.reduce.weight.flatten(1).T + excite.reduce.bias).relu()
+            gate = (hidden @ excite.expand.weight.flatten(1).T + excite.expand.bias).sigmoid()
+            torch.testing.assert_close(excite(x), x * gate[..., None, None])
+    # Where a block's branch says nothing, a residual one hands on what it was given.
+    for block in blocks:
+        torch.nn.init.zeros_(block.pointwise[1].weight)
+    through = []
+    with torch.inference_mode():
+        for block in blocks:
+            x = torch.rand(1, block.depthwise[0].in_channels, 4, 4)
+            found = block(x)
+            through.append(found.shape == x.shape and torch.equal(found, x))
+            assert through[-1] or not found.any()
+    assert through == [False, True, False, *[True] * 4, False, True, True]
+
+
+def test_naivenet_is_trained_on_enlarged_images_that_are_turned_and_scaled():
+    recipe = default_recipe("naivenet")
+    assert recipe.upscale == naivenet.SIDE == 128
+    assert recipe.rotation > 0
+    assert recipe.scaling > 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import csv
 import dataclasses
 import importlib
@@ -16,7 +17,8 @@ from safetensors.numpy import load_file  # noqa: E402
 from accel import trainers  # noqa: E402
 from accel.checkpoint import exported_sha256, read_checkpoint  # noqa: E402
 from accel.errors import AccelError, BundleMissing, ConfigError, DeviceUnavailable, MissingError, UnknownName, UsageError  # noqa: E402
-from accel.trainers import backend, loop, read_recipe, train  # noqa: E402
+from accel.trainers import backend, loop, read_recipe, run, train  # noqa: E402
+from accel.trainers.evaluate import confusion  # noqa: E402
 
 
 def rows(path):
@@ -108,6 +110,79 @@ def test_memory_that_runs_out_names_the_batch_size(tiny, tmp_path, monkeypatch):
     with pytest.raises(MissingError, match="batch_size = 64") as caught:
         train("tiny", recipe=tiny, out=tmp_path, device="cpu")
     assert caught.value.remedy == "--batch-size 32"
+
+
+def greedy(num_classes: int = 10):
+    """Asks for more memory than an address of 64 bits can name."""
+
+    class Greedy(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(torch.empty(2**50))
+
+    return Greedy(3, num_classes)
+
+
+def test_memory_of_a_cpu_that_runs_out_is_said_and_not_taken_for_a_wrong_image(tiny, tmp_path, monkeypatch):
+    before = train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    monkeypatch.setattr(trainable_net, "build", greedy)
+    with pytest.raises(MissingError, match="cpu ran out of memory training tiny with batch_size = 64") as caught:
+        train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    assert (caught.value.exit_code, caught.value.remedy) == (4, "--batch-size 32")
+    assert read_checkpoint(tmp_path).sha256 == before.sha256
+    with pytest.raises(RuntimeError, match=r"can't allocate memory|not enough memory"):
+        run.demand_size(greedy(), torch.zeros(4, 8, 8, 3), tiny.replaced({"image_size": 8}))
+    with pytest.raises(MissingError, match="cpu ran out of memory with 2 images"):
+        confusion(greedy(), [np.zeros((2, 3, 8, 8), np.float32)], np.array([0, 1]), 10)
+
+
+def test_what_is_no_lack_of_memory_is_not_called_so():
+    assert backend.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert backend.out_of_memory(MemoryError())
+    assert not backend.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not backend.out_of_memory(ValueError("DefaultCPUAllocator: can't allocate memory"))
+
+
+def test_what_is_stored_is_the_average_of_the_last_epoch(tiny, tmp_path, monkeypatch):
+    states = []
+    monkeypatch.setattr(run.snapshot, "write", lambda path, state, *rest: states.append(copy.deepcopy(state)))
+    checkpoint = train("tiny", recipe=tiny, overrides={"epochs": 3}, out=tmp_path, device="cpu")
+    assert [state["epoch"] for state in states] == [1, 2, 3]
+    average, last = states[-1]["average"]["module"], states[-1]["module"]
+    for name, array in load_file(checkpoint.weights).items():
+        stored = torch.from_numpy(array)
+        assert torch.equal(stored, average[name].to(stored.dtype)), name
+        assert not torch.equal(stored, last[name].to(stored.dtype)), name
+
+
+def test_the_top1_on_record_is_that_of_the_weights_as_they_are_stored(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "top1", lambda module, measured, progress, step: {"test": 90.0, "test as stored": 80.0}[step])
+    checkpoint = train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert (checkpoint.top1, facts["top1"], facts["top1_unrounded"]) == (80.0, 80.0, 90.0)
+
+
+def test_nobody_compiles_who_was_asked_not_to(tiny, tmp_path):
+    train("tiny", recipe=tiny, overrides={"compile": False}, out=tmp_path, device="cpu")
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts["compilation"] == {"used": False, "reason": "the recipe has compile = false", "compile_s": 0.0}
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_channels_last_is_the_layout_of_weights_and_images(tiny, tmp_path, monkeypatch, wanted):
+    seen, build = [], trainable_net.build
+
+    def note(layer, given, answer):
+        layouts = torch.channels_last, torch.contiguous_format
+        seen.append([x.is_contiguous(memory_format=layout) for x in (layer.weight, given[0]) for layout in layouts])
+
+    def spied(num_classes: int = 10):
+        module = build(num_classes)
+        module[0].register_forward_hook(note)
+        return module
+
+    monkeypatch.setattr(trainable_net, "build", spied)
+    train("tiny", recipe=tiny, overrides={"epochs": 1, "channels_last": wanted}, out=tmp_path, device="cpu")
+    assert seen[:3] == [[wanted, not wanted] * 2] * 3  # one update a batch of 64; what is measured afterwards comes as it is
 
 
 def test_fewer_images_than_a_batch_are_refused(tiny, tmp_path):

@@ -192,6 +192,47 @@ def test_workers_are_as_many_as_processors_of_this_rank_but_eight_at_most(monkey
     assert workers.count(Ranks(0, beside, 0, beside)) == wanted
 
 
+def reader_of(numbers: np.ndarray) -> np.ndarray:
+    return np.full(1, os.getpid())
+
+
+def test_the_processes_that_read_outlive_an_epoch():
+    reading = workers.loader(reader_of, np.arange(6)[:, None], 2, torch.device("cpu"))
+    first, second = ({int(batch) for batch in workers.received(reading)} for _ in range(2))
+    assert first == second
+    assert len(first) == 2
+    assert os.getpid() not in first
+
+
+def test_memory_is_pinned_for_a_gpu_only():
+    assert workers.loader(rows, [], 1, torch.device("cuda")).pin_memory
+    assert not workers.loader(rows, [], 1, torch.device("cpu")).pin_memory
+
+
+class Sent:
+    """A batch as it comes from a worker, that notes how it is sent to the device."""
+
+    def __init__(self, images: torch.Tensor, how: list) -> None:
+        self.images, self.how = images, how
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device, **how: bool) -> torch.Tensor:
+        self.how.append(how)
+        return self.images.to(device)
+
+
+def test_nothing_waits_for_a_batch_on_its_way_to_the_device(monkeypatch):
+    how: list = []
+    monkeypatch.setattr(workers, "received", lambda batches: iter([Sent(torch.from_numpy(TRAIN.images[:12]), how)]))
+    source = streamed(PLAIN, 0)
+    source.begin(0)
+    source.batch(0)
+    assert len(list(workers.Measurable(numbered, LABELS[:12], 0))) == 1
+    assert how == [{"non_blocking": True}] * 2
+
+
 def test_a_run_by_workers_is_that_by_the_resident_loader(tiny, tmp_path):
     changes = {"split": "45k/5k", "randaugment": 1}
     one = train("tiny", recipe=tiny, overrides=changes, out=tmp_path / "gpu", device="cpu")
