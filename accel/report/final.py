@@ -65,6 +65,7 @@ class Row:
         gate: whether accuracy, parity and precision passed.
         why: of the decision.
         training: of the very weights that were timed; where nothing was, the model's only one with seed 0.
+        several: whether nothing was timed, and the model has more than one training with seed 0: by recipe, or by GPU.
     """
 
     role: Role
@@ -76,6 +77,7 @@ class Row:
     decision: str
     why: str
     training: Training | None
+    several: bool = False
 
 
 def rows(sections: Sequence[Section], trainings: Sequence[Training]) -> list[Row]:
@@ -153,7 +155,27 @@ def _unmeasured(role: Role, own: Iterable[Section], trainings: Sequence[Training
     why = f"not measured: {'; '.join(said) or 'no set has it'}"
     alike = [item for item in trainings if item.model == role.model and item.tested and item.fraction == 1 and item.seed == 0]
     decision = BASE if role.parent is None else REFINE
-    return Row(role, role.variant, None, None, None, None, decision, why, alike[0] if len(alike) == 1 else None)
+    only = alike[0] if len(alike) == 1 else None
+    return Row(role, role.variant, None, None, None, None, decision, why, only, several=len(alike) > 1)
+
+
+def candidates(rows: Sequence[Row]) -> list[Row]:
+    """Of the rows that are kept, those that no other one matches in top-1 at a smaller mean; the fastest first.
+
+    One engine in several rows, or in several sets, is there once: where it was fastest.
+    """
+    kept = [(mean, row) for row in rows if row.decision == KEEP and (mean := _mean(row)) is not None]
+    found: list[Row] = []
+    for _, row in sorted(kept, key=lambda pair: pair[0]):
+        best = found[-1].line.top1 if found and found[-1].line else None
+        if not found or (row.line is not None and row.line.top1 is not None and (best is None or row.line.top1 > best)):
+            found.append(row)
+    return found
+
+
+def _mean(row: Row) -> float | None:
+    latency = row.line.latency.get(HOST) if row.line is not None else None
+    return None if latency is None else latency.mean_us
 
 
 def _of_rows(section: Section, variant: str, trainings: Sequence[Training]) -> Training | None:

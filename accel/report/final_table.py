@@ -16,7 +16,7 @@ from accel.report.ranking import host
 from accel.report.sections import Section
 from accel.report.trained import Training
 
-ABSENT, UNKNOWN = "not measured", "not on record"
+ABSENT, UNKNOWN, SEVERAL = "not measured", "not on record", "several, below"
 HONEST = (
     "CIFAR-10 from scratch, last EMA epoch, no test-time augmentation. "
     "held-out = on 5,000 train images, of a run of the same recipe that learned from the rest. "
@@ -43,7 +43,7 @@ def body(sections: Sequence[Section], trainings: Sequence[Training]) -> str:
         UsageError: two trainings that differ claim one cell. MissingExtra: scipy is absent.
     """
     rows = final.rows(sections, trainings)
-    out = [_summary(rows), "", *_engines(rows, sections), "", f"* {escaped(final.RULE)}", *_reasons(rows, sections), ""]
+    out = [_summary(rows), "", _chosen(rows), "", *_engines(rows, sections), "", f"* {escaped(final.RULE)}", *_reasons(rows, sections), ""]
     out += [f"* [{number}] {_set(section)}" for number, section in enumerate(sections, 1)]
     out += ["", *_models(trainings), "", *_fractions(trainings)]
     return "\n".join(out) + "\n"
@@ -54,6 +54,16 @@ def _summary(rows: Sequence[Row]) -> str:
     said = [f"{decision}: {', '.join(names) or 'none'}" for decision, names in named.items()]
     open_ = sum(row.decision == final.REFINE for row in rows)
     return f"{'; '.join(said)}; to refine: {open_} of {len(rows)} rows."
+
+
+def _chosen(rows: Sequence[Row]) -> str:
+    cells = [(row, *(COLUMNS[name](row.line) for name in ("host mean", "top-1 %"))) for row in final.candidates(rows) if row.line]
+    found = [f"{_named(row)}, {mean} µs, top-1 {top1} %" for row, mean, top1 in cells]
+    if not found:
+        return "chosen: none, because none is kept."
+    further = f"; for a higher top-1 at the next smallest mean: {'; '.join(found[1:])}" if found[1:] else ""
+    sets = " Sets are of different sessions: their means are put in order, and no ratio is taken." if further else ""
+    return f"chosen, the smallest mean of all that are kept: {found[0]}{further}.{sets}"
 
 
 def _named(row: Row) -> str:
@@ -90,7 +100,7 @@ def _against(row: Row) -> str | None:
 
 
 def _trained(form: Callable[[Training], str]) -> Cell:
-    return lambda row: form(row.training) if row.training is not None else UNKNOWN
+    return lambda row: form(row.training) if row.training is not None else SEVERAL if row.several else UNKNOWN
 
 
 def _peak(training: Training) -> str:

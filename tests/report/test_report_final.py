@@ -114,6 +114,48 @@ def test_sets_stay_apart_each_with_rows_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_the_chosen_are_kept_and_no_other_is_both_faster_and_as_right(tmp_path: Path) -> None:
+    def timed(name: str, model: str, fp16: float, top1: float, **more: Any) -> Any:
+        variants: dict[str, dict[str, Any]] = {"eager:fp32": {"host_us": 1000}, "compile:fp16": {"host_us": fp16, **more}}
+        return section(tmp_path / name, of(model, variants, top1=top1))
+
+    sections = [
+        timed("slow-and-right", "resnet18", 300, 95.7),
+        timed("again", "resnet18", 310, 95.7),
+        timed("between", "mobilenetv2", 200, 94.0),
+        timed("beaten", "alexnet", 250, 93.9),
+        timed("fast", "student_a", 100, 92.0),
+        timed("failed", "student_b", 10, 94.9, verdict="INVALID", reason="flips", refusals=["CORRECTNESS"]),
+        timed("ambiguous", "naivenet", 990, 99.0, flags=["UNSTABLE"]),
+    ]
+    rows = final.rows(sections, [])
+    assert [(row.role.model, row.section.name if row.section else None) for row in final.candidates(rows)] == [
+        ("student_a", "fast"),
+        ("mobilenetv2", "between"),
+        ("resnet18", "slow-and-right"),
+    ]
+    said = final_table.body(sections, []).splitlines()[2]
+    assert said.startswith("chosen, the smallest mean of all that are kept: best (`student_a` `compile:fp16`), 101.0 µs, top-1 92.00 %; for a")
+    assert said.endswith("no ratio is taken.")
+    assert final_table.body([], []).splitlines()[2] == "chosen: none, because none is kept."
+    assert final_table.body(sections[4:5], []).splitlines()[2].endswith("top-1 92.00 %.")
+
+
+def test_a_model_that_was_not_timed_and_has_two_trainings_says_that_there_are_several(tmp_path: Path) -> None:
+    for device in ("NVIDIA H100", "NVIDIA H200"):
+        training(tmp_path / "runs" / device, "alexnet", run={"device": device})
+    training(tmp_path / "runs" / "one", "naivenet")
+    trainings = trained.find([tmp_path / "runs"])
+    rows = by_label(final.rows([], trainings))
+    assert [(rows["best", name].several, rows["best", name].training is None) for name in ("alexnet", "naivenet", "student_c")] == [
+        (True, True),
+        (False, False),
+        (False, True),
+    ]
+    (line,) = [line for line in final_table.body([], trainings).splitlines() if line.startswith("| best | fastest engine | `alexnet`")]
+    assert line.endswith("| refine |" + " several, below |" * 4 + " none |")
+
+
 def test_the_winner_is_judged_as_the_reports_sentence_judges_it(tmp_path: Path) -> None:
     found = section(tmp_path / "light", of("mobilenetv3_small", {"eager:fp32": {"host_us": 100}, "eager:fp16": {"host_us": 300}}))
     best = by_label(final.rows([found], []))["best", "mobilenetv3_small"]
