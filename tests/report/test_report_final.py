@@ -135,7 +135,9 @@ def test_the_chosen_are_kept_and_no_other_is_both_faster_and_as_right(tmp_path: 
         ("resnet18", "slow-and-right"),
     ]
     said = final_table.body(sections, []).splitlines()[2]
-    assert said.startswith("chosen, the smallest mean of all that are kept: best (`student_a` `compile:fp16`), 101.0 µs, top-1 92.00 %; for a")
+    assert said.startswith(
+        "chosen, the smallest mean of all that are kept: best (`student_a` `compile:fp16`), 101.0 µs, top-1 92.00 %; for a"
+    )
     assert said.endswith("no ratio is taken.")
     assert final_table.body([], []).splitlines()[2] == "chosen: none, because none is kept."
     assert final_table.body(sections[4:5], []).splitlines()[2].endswith("top-1 92.00 %.")
