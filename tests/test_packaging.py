@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def test_what_was_tested_is_pinned_and_inside_the_ranges() -> None:
             assert pin.operator == "=="
             assert wanted.specifier.contains(pin.version), f"{wanted} does not allow the pinned {pin.version}"
     assert str(pins["torch"].specifier) == "==2.15.0"
+
+
+def test_the_repository_stays_below_its_limit() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no repository of git's")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert len(files) > 500
+    assert sum(path.lstat().st_size for path in files if path.exists()) < 36 * 2**20
 
 
 def test_the_wheel_carries_what_is_not_python() -> None:

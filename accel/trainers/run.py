@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accel.checkpoint import exported_sha256, write_checkpoint
-from accel.errors import ConfigError, MissingError
+from accel.errors import ConfigError, MissingError, UsageError
 from accel.files import disk_errors, write_text
 from accel.optional import require, version_of
 from accel.progress import Progress, silent
@@ -122,6 +123,8 @@ def _run(
             f"whitening_epochs = {recipe.whitening_epochs} ends a parameter's learning within the run; {ranks.count} processes cannot",
             remedy=f"train {recipe.model} in one process",
         )
+    if ranks.leads:
+        demand_folder(out)
     log = Log(out, [] if resumed is None else resumed["rows"])
     state_file = out / snapshot.STATE_FILE
     if resumed is None and state_file.is_file():
@@ -219,6 +222,22 @@ def _run(
     state_file.unlink(missing_ok=True)
     tracker.finish(*outcome(facts), artifacts(out))
     return written
+
+
+def demand_folder(out: Path) -> None:
+    """Make the folder of the run, before an epoch is spent on what could not be kept.
+
+    Raises:
+        UsageError: it cannot be made or written to. DiskFull: no space is left.
+    """
+    try:
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(out, os.W_OK) else "it may not be written to"
+    except OSError as error:
+        why = error.strerror
+    if why is not None:
+        raise UsageError(f"{out} cannot be the folder of a run: {why}", remedy="name another with --out")
 
 
 def demand_size(module: nn.Module, images: Tensor, recipe: Recipe) -> None:

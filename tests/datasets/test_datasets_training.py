@@ -13,7 +13,7 @@ from accel.checkpoint import read_checkpoint
 from accel.engines.module import build_module
 
 
-@pytest.mark.parametrize("model", ["student_a", "mobilenetv3_small"])
+@pytest.mark.parametrize("model", sorted(trainers.MODELS))
 def test_cifar100_trains_with_its_100_classes(world, tmp_path, model):
     datasets.fetch("cifar100", from_path=world.archive("cifar100"))
     changes = {"dataset": "cifar100", "epochs": 1, "batch_size": PER_BATCH, "amp": "off"}

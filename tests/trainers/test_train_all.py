@@ -13,7 +13,7 @@ from trainable_net import pictures
 
 from accel import datasets
 from accel.errors import ConfigError, CorruptArtifact, UnknownName
-from accel.trainers import train
+from accel.trainers import WEIGHTS, default_recipe, read_recipe, train, with_weights
 from benchmarks import collecting, scheduling, train_all, trainings
 
 HERE = Path(__file__).parent
@@ -107,6 +107,9 @@ class TestTheTable:
                 # A teacher that has seen the held-out images would tell its pupil about them.
                 assert recipes[teacher].split == recipe.split
                 assert recipes[teacher].label_smoothing <= 0.1
+        for name in with_weights():
+            shipped = read_recipe(WEIGHTS / name / "recipe.toml", base=default_recipe(name))
+            assert shipped == recipes[f"{name}-s0"], f"{name} would be trained otherwise than its shipped weights were"
         assert recipes["student_b-s1"].teacher == "resnet18-s0,resnet18-s1,resnet18-s2"
         shares = sorted((job.model, recipes[job.name].train_fraction) for job in found if "fractions" in job.groups)
         assert shares == [

@@ -73,6 +73,20 @@ def test_a_folder_is_learned_from_and_its_checkpoint_exports_and_is_evaluated_on
     assert len(facts["dataset_sha256"]) == 64
 
 
+FIXED = {"alexnet": 32, "airbench94": 32}
+"""Models that take no other side; the others get one that is no multiple of their strides."""
+
+
+@pytest.mark.parametrize("model", sorted(trainers.MODELS))
+def test_every_model_learns_the_classes_of_a_folder_at_its_size(tmp_path, photos, model):
+    side = FIXED.get(model, 45)
+    asked = {"dataset": f"imagefolder:{photos}", "loader": "workers", "image_size": side, "batch_size": 8, "epochs": 1, "limit": 16}
+    checkpoint = train(model, overrides=asked, out=tmp_path / "mine", device="cpu")
+    assert (checkpoint.num_classes, checkpoint.labels) == (3, ("bright", "dark", "grey"))
+    assert checkpoint.input.shape == ("batch", 3, side, side)
+    assert checkpoint.top1 in {100 * right / 10 for right in range(11)}  # of ten pictures
+
+
 def test_pictures_of_the_right_size_may_lie_on_the_device_and_give_the_same_run(tiny, tmp_path):
     draw(tmp_path / "exact" / "train", {"a": 10, "b": 200}, 12, ((SIDE, SIDE),))
     one = train("tiny", recipe=tiny, overrides=changes(tmp_path / "exact"), out=tmp_path / "one", device="cpu")

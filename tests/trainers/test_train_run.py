@@ -112,6 +112,19 @@ def test_memory_that_runs_out_names_the_batch_size(tiny, tmp_path, monkeypatch):
     assert caught.value.remedy == "--batch-size 32"
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(run, "fit", lambda *given, **named: pytest.fail("trained"))
+    for out, why in ((tmp_path / "file", "File exists"), (tmp_path / "file" / "within", "Not a directory")):
+        with pytest.raises(UsageError, match=f"cannot be the folder of a run: {why}") as caught:
+            train("tiny", recipe=tiny, out=out, device="cpu")
+        assert caught.value.remedy == "name another with --out"
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(UsageError, match="it may not be written to"):
+        train("tiny", recipe=tiny, out=tmp_path / "locked", device="cpu")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def greedy(num_classes: int = 10):
     """Asks for more memory than an address of 64 bits can name."""
 
