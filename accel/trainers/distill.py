@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accel.checkpoint import read_checkpoint
-from accel.errors import ConfigError, IncompatibleArtifact
+from accel.errors import ConfigError, IncompatibleArtifact, UnknownName
 from accel.packed import unpacked
 from accel.trainers.recipe import Recipe
 from accel.types import Checkpoint
@@ -76,7 +76,10 @@ def _open(name: str, recipe: Recipe, preprocess: dict[str, Any], labels: tuple[s
     from accel import trainers
 
     path = Path(name).expanduser()
-    checkpoint = read_checkpoint(unpacked(path) if (path / "checkpoint.json").is_file() else trainers.shipped(name))
+    own = (path / "checkpoint.json").is_file()
+    if not own and name not in trainers.MODELS:
+        raise UnknownName("teacher", name, ["a folder that accel train wrote", *trainers.with_weights()])
+    checkpoint = read_checkpoint(unpacked(path) if own else trainers.shipped(name))
     _refuse_unlike(checkpoint, name, recipe, preprocess, labels)
     location, _, builder = checkpoint.factory.partition(":")
     module: nn.Module = getattr(importlib.import_module(location), builder)(**checkpoint.factory_args)

@@ -131,8 +131,9 @@ def test_a_teacher_that_does_not_fit_is_refused(tiny, tmp_path):
     refused("do not fit", IncompatibleArtifact, tensors={"0.weight": np.zeros((8, 3, 3, 3), np.float32)})
     write_checkpoint(teacher, load_file(teacher.weights))
     assert read_checkpoint(teacher.path)
-    with pytest.raises(UnknownName, match="resnet19"):
-        train("tiny", recipe=tiny, overrides={"teacher": "resnet19"}, out=tmp_path / "student", device="cpu")
+    with pytest.raises(UnknownName, match="no teacher called 'runs/resnet19'") as caught:
+        train("tiny", recipe=tiny, overrides={"teacher": "runs/resnet19"}, out=tmp_path / "student", device="cpu")
+    assert "choose one of: a folder that accel train wrote, mobilenetv3_small" in caught.value.remedy
 
 
 def test_what_was_typed_and_would_do_nothing_is_refused(tiny, tmp_path):
