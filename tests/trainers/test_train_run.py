@@ -71,6 +71,13 @@ def test_a_held_out_split_is_measured_every_epoch_and_leaves_the_test_set_alone(
     assert all(row["val_top1"] and not row["test_top1"] for row in rows(tmp_path / "log.csv"))
 
 
+def test_a_run_learns_from_its_fraction_of_the_images(tiny, tmp_path):
+    seen = []
+    changes = {"train_fraction": 0.2, "batch_size": 20}  # 40 of 200 images: two batches an epoch
+    train("tiny", recipe=tiny, overrides=changes, out=tmp_path, device="cpu", progress=lambda *report: seen.append(report))
+    assert [report for report in seen if report[0] == "train"][-1] == ("train", 4, 4)
+
+
 def test_it_learns(tiny, tmp_path):
     checkpoint = train("tiny", recipe=tiny, overrides={"epochs": 40, "cutout": 0}, out=tmp_path, device="cpu")
     log = rows(tmp_path / "log.csv")
