@@ -57,8 +57,8 @@ def _summary(rows: Sequence[Row]) -> str:
 
 
 def _chosen(rows: Sequence[Row]) -> str:
-    cells = [(row, *(COLUMNS[name](row.line) for name in ("host mean", "top-1 %"))) for row in final.candidates(rows) if row.line]
-    found = [f"{_named(row)}, {mean} µs, top-1 {top1} %" for row, mean, top1 in cells]
+    mean, top1 = COLUMNS["host mean"], COLUMNS["top-1 %"]
+    found = [f"{_named(row)}, {mean(row.line)} µs, top-1 {top1(row.line)} %" for row in final.candidates(rows) if row.line]
     if not found:
         return "chosen: none, because none is kept."
     further = f"; for a higher top-1 at the next smallest mean: {'; '.join(found[1:])}" if found[1:] else ""
