@@ -36,7 +36,7 @@ def count_or_auto(text: str) -> int | str:
 
 def bench(
     bundle: BundleArgument = DEFAULT_MODEL,
-    runtime: Annotated[list[str] | None, typer.Option("--runtime", metavar="V", help=VARIANTS_HELP)] = None,
+    runtime: Annotated[list[str] | None, typer.Option("--runtime", "--variant", metavar="V", help=VARIANTS_HELP)] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Untimed calls; 200, on a CPU 20.")] = None,
     iterations: Annotated[Any, typer.Option(parser=count_or_auto, metavar="N|auto", help=ITERATIONS_HELP)] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Fresh processes a variant; 3.")] = None,

@@ -27,7 +27,7 @@ COLUMNS = ("variant", "top1", "top1_reference", "drop", "n_flips", "mcnemar_p", 
 
 def verify(
     bundle: BundleArgument = DEFAULT_MODEL,
-    variant: Annotated[list[str] | None, typer.Option("--variant", metavar="V", help=VARIANTS_HELP)] = None,
+    variant: Annotated[list[str] | None, typer.Option("--variant", "--runtime", metavar="V", help=VARIANTS_HELP)] = None,
     data: DataOption = None,
     metric: MetricOption = "top1",
     max_drop: MaxDropOption = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from accel.bench.report import COLUMNS
@@ -20,7 +20,8 @@ ABSENT, UNKNOWN, SEVERAL = "not measured", "not on record", "several, below"
 HONEST = (
     "CIFAR-10 from scratch, last EMA epoch, no test-time augmentation. "
     "held-out = on 5,000 train images, of a run of the same recipe that learned from the rest. "
-    "train\\_s is the epochs alone: neither compilation nor evaluation."
+    "train\\_s is the epochs alone: neither compilation nor evaluation; peak MiB that of the seed that took most. "
+    "Seeds of several kinds of GPU are one line unless two kinds trained the same seed."
 )
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
 FRACTION_MODELS = ("resnet18", "mobilenetv2", "efficientnet_b0", "naivenet")
@@ -157,9 +158,9 @@ def _set(section: Section) -> str:
 
 
 def _models(trainings: Sequence[Training]) -> list[str]:
-    """Trainings on the whole train set: one line a recipe and GPU, its seeds together."""
+    """Trainings on the whole train set: one line a recipe, its seeds together; kinds of GPU apart where two trained the same seed."""
     whole = [item for item in trainings if item.tested and item.fraction == 1]
-    groups = _grouped(whole)
+    groups = _pooled(_grouped(whole))
     held = [item for item in trainings if item.split != "full" and item.fraction == 1 and item.seed == 0 and item.val_top1 is not None]
     lines = []
     for group in groups:
@@ -174,8 +175,8 @@ def _models(trainings: Sequence[Training]) -> list[str]:
                 _mean([item.top1 for item in by_seed.values() if item.top1 is not None]),
                 ABSENT if tuned is None else f"{tuned.val_top1:.2f}",
                 ", ".join(f"{item.train_s:.0f}" for _, item in sorted(by_seed.items())),
-                _peak(first),
-                escaped(first.device),
+                _peak(max(by_seed.values(), key=lambda item: item.peak_mib or 0)),
+                _gpus(by_seed),
                 str(len(first.teachers)) if first.teachers else "–",
             ]
         )
@@ -223,6 +224,28 @@ def _grouped(trainings: Sequence[Training]) -> list[list[Training]]:
         else:
             group.append(item)
     return groups
+
+
+def _pooled(groups: Sequence[list[Training]]) -> list[list[Training]]:
+    """Groups of one recipe as one, unless two of them have a seed in common: where a seed leads is the recipe's, whichever GPU ran it."""
+    pooled: list[list[Training]] = []
+    for group in groups:
+        family = [item for other in groups if other[0].same_recipe(group[0]) for item in other]
+        if len({item.seed for item in family}) < len(family):
+            pooled.append(group)
+        elif group[0] is family[0]:
+            pooled.append(family)
+    return pooled
+
+
+def _gpus(by_seed: Mapping[float, Training]) -> str:
+    """The GPU that trained a line's seeds, or each with its seeds."""
+    seeds: dict[str, list[str]] = {}
+    for seed, item in sorted(by_seed.items()):
+        seeds.setdefault(item.device, []).append(f"{seed:g}")
+    if len(seeds) == 1:
+        return escaped(next(iter(seeds)))
+    return ", ".join(f"{escaped(device)} (seed{'s' * (len(those) > 1)} {', '.join(those)})" for device, those in seeds.items())
 
 
 def _unique(group: Sequence[Training], key: Callable[[Training], float]) -> dict[float, Training]:

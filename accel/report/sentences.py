@@ -119,7 +119,7 @@ def _compared(winner: Line, found: Comparison) -> str:
     if Variant.parse(winner.variant).precision != Variant.parse(other.variant).precision:
         notes.append("another precision")
     if found.verdict in _DOUBTS:
-        notes.append("too few rounds: not replicated" if found.rounds < 2 else _DOUBTS[found.verdict])
+        notes.append(_FEW.get(found.rounds, _DOUBTS[found.verdict]) if found.verdict == AMBIGUOUS else _DOUBTS[found.verdict])
     return f"{found.ratio:.2f} times as fast as {other.variant} ({', '.join(notes)})"
 
 
@@ -129,6 +129,9 @@ _DOUBTS = {
     SLOWER: "slower round by round",
 }
 """What is added to a ratio that the rounds do not bear out."""
+
+_FEW = {0: "no round in common", 1: "too few rounds: not replicated", 2: "two rounds are too few to decide it"}
+"""The same where it says little of the two engines: of two rounds the t-interval reaches 12.7 times half of their difference either way."""
 
 
 def _is_eager(line: Line) -> bool:

@@ -56,14 +56,16 @@ class Training:
     recipe: tuple[tuple[str, Any], ...]
 
     def alike(self, other: Training) -> bool:
-        """Whether both followed one recipe on one kind of GPU, but for seed, split, share of the images and which teachers there were.
+        """Whether both followed one recipe on one kind of GPU: `same_recipe`, and the same `device`."""
+        return self.device == other.device and self.same_recipe(other)
+
+    def same_recipe(self, other: Training) -> bool:
+        """Whether both followed one recipe, but for seed, split, share of the images and which teachers there were.
 
         A value that one of them does not have is newer than it, and says nothing.
         """
         ours, theirs = dict(self.recipe), dict(other.recipe)
-        if any(ours[key] != theirs[key] for key in ours.keys() & theirs.keys()):
-            return False
-        return (self.device, bool(self.teachers)) == (other.device, bool(other.teachers))
+        return bool(self.teachers) == bool(other.teachers) and all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
 
     @property
     def tested(self) -> bool:

@@ -208,6 +208,28 @@ def test_the_tables_say_what_was_measured(tmp_path: Path) -> None:
     assert set_line.startswith("* [1] `light-h200`; machine NVIDIA H200, driver 580.1")
 
 
+def test_seeds_of_several_gpus_are_one_line_unless_two_trained_the_same(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for seed, device in ((2, "NVIDIA H200"), (0, "NVIDIA H100"), (1, "NVIDIA H100")):
+        facts = {"top1": 93.0 + seed, "train_s": 100.0 + seed, "device": device, "peak_mib": 2000 + seed}
+        training(runs / f"s{seed}", seed=seed, run=facts)
+
+    def lines() -> list[str]:
+        told = final_table.body([], trained.find([runs])).splitlines()
+        return [line for line in told if line.startswith("| `mobilenetv3_small` | 200")]
+
+    assert lines() == [
+        "| `mobilenetv3_small` | 200 | 93.00 | 94.00 ± 1.00 (3) | not measured | 100, 101, 102 | 2,002 | "
+        "NVIDIA H100 (seeds 0, 1), NVIDIA H200 (seed 2) | – |"
+    ]
+    # Another recipe's seeds are not of this mean.
+    training(runs / "longer", epochs=300, seed=3, run={"device": "NVIDIA H200"})
+    assert len(lines()) == 1
+    training(runs / "again", seed=1, run={"top1": 95.0, "device": "NVIDIA H200"})
+    apart = {line.split(" | ")[-2]: line.split(" | ")[3] for line in lines()}
+    assert apart == {"NVIDIA H100": "93.50 ± 0.71 (2)", "NVIDIA H200": "95.00 ± 0.00 (2)"}
+
+
 def test_two_trainings_of_one_cell_are_refused_and_copies_of_one_are_not(tmp_path: Path) -> None:
     training(tmp_path / "a" / "run")
     training(tmp_path / "b" / "copy")

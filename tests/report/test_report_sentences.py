@@ -58,6 +58,16 @@ def test_one_round_is_not_called_replicated(tmp_path: Path) -> None:
     assert sentences.verdict(section(tmp_path / "s", rounds=1)).count("too few rounds: not replicated") == 3
 
 
+def test_two_rounds_that_agree_are_called_too_few_and_not_undecided(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "s", {"eager:fp32": {"host_us": 1000}, "compile:fp32": {"host_us": 100}}, rounds=2)
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    next(row for row in rows if row["variant"] == "compile:fp32" and row["round"] == 1)["p50_us"] = 200.0
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = sentences.verdict(open_sections([folder])[0])
+    assert said.startswith("compile:fp32 has the smallest median of 2 ranked variants")
+    assert "as fast as eager:fp32 (1005 µs, two rounds are too few to decide it)" in said
+
+
 def test_a_top1_that_is_really_lower_is_not_called_kept(tmp_path: Path) -> None:
     lower = {"host_us": 100, "top1": 94.9, "mcnemar_p": 0.0004}
     said = sentences.verdict(section(tmp_path / "s", {**GPU, "compile:fp16": lower}))
