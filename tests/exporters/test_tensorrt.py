@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_samples
 import pytest
+from trt.ctrl_c import pressed
 from trt.fake_trt import DATA_TYPE, Layer, Tensor, World
 
 from accel import exporters
@@ -320,27 +321,15 @@ def test_without_a_monitor_the_seconds_are_told(build: Any, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("version", ["8.6.0", "10.13.0"])
-def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    under_way, pressed = threading.Event(), threading.Event()
-
-    def during(step: int) -> None:
-        if step == 1:
-            under_way.set()
-            pressed.wait(5)
-
-    def interrupted(*given: Any, **named: Any) -> None:
-        under_way.wait(5)
-        # The builder goes on in its thread once the waiting one has left its loop.
-        threading.Timer(0.05, pressed.set).start()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tensorrt_build, "_wait", interrupted)
-    world = world_of(version, during=during)
-    with pytest.raises(KeyboardInterrupt):
-        build(world)
-    # 8.6 cannot be told to stop; it is waited for all the same, so that nothing runs on behind the caller's back.
-    assert bool(world.called("cancelled")) == (version != "8.6.0")
-    assert bool(world.called("built")) == (version == "8.6.0")
+def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, version: str) -> None:
+    with pressed() as press:
+        world = world_of(version, during=press.hold)
+        with pytest.raises(KeyboardInterrupt):
+            build(world)
+        # 8.6 cannot be told to stop; it is waited for all the same, so that nothing runs on behind the caller's back.
+        assert bool(world.called("cancelled")) == (version != "8.6.0")
+        assert bool(world.called("built")) == (version == "8.6.0")
+        assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
 
 
 def test_an_engine_is_current_for_the_same_file_options_and_machine(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import onnx_samples
 import pytest
+from trt.ctrl_c import pressed
 
 from accel import exporters, trt
 from accel.errors import PrecisionError, RuntimeUnavailable, UnsupportedOperator, UsageError
-from accel.exporters import BuildOptions, ExportRequest, tensorrt_build
+from accel.exporters import BuildOptions, ExportRequest
 from accel.trt import read_header
 from accel.types import TensorSpec
 
@@ -142,17 +143,11 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32"))
 
 
-def test_ctrl_c_ends_a_real_build_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    under_way = threading.Event()
-
-    def interrupted(*given: Any, **named: Any) -> None:
-        under_way.wait(20)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tensorrt_build, "_wait", interrupted)
+def test_ctrl_c_ends_a_real_build_and_nothing_is_written(tmp_path: Path) -> None:
     onnx = onnx_samples.write(tmp_path / "model.onnx")
-    request = request_of(tmp_path / "out", onnx, "fp32", progress=lambda step, done, total=None: under_way.set())
-    with pytest.raises(KeyboardInterrupt):
-        exporters.export("tensorrt-rtx", request)
-    assert list(request.folder.iterdir()) == []
-    assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
+    with pressed() as press:
+        request = request_of(tmp_path / "out", onnx, "fp32", progress=press.hold)
+        with pytest.raises(KeyboardInterrupt):
+            exporters.export("tensorrt-rtx", request)
+        assert list(request.folder.iterdir()) == []
+        assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
