@@ -71,6 +71,7 @@ def test_the_fastest_is_kept_with_its_timings_and_the_record_of_all(request_: Ex
     record = json.loads((request_.folder / "builds.json").read_text())
     assert (record["chosen"], [row["p50_us"] for row in record["builds"]]) == (2, [41.0, 37.5, 39.0])
     assert {row["parity"]["status"] for row in record["builds"]} == {"passed"}
+    assert [row["precision_share"] for row in record["builds"]] == [1.0, 1.0, 1.0]
     assert list(entry.files) == ["tensorrt-fp16/model.plan", "tensorrt-fp16/timing.cache", "tensorrt-fp16/builds.json"]
     assert entry.parity == PASSED
     assert record["builds"][1]["sha256"] == entry.files["tensorrt-fp16/model.plan"]

@@ -55,7 +55,7 @@ def _export(format: str, request: ExportRequest) -> EngineEntry:
     if request.onnx is None:
         raise UsageError(f"{format} is built from an ONNX file, and none was given", remedy="export the model to onnx first")
     source = onnx_file.read(request.onnx)
-    check_source(library, source, request.precision, request.model)
+    check_source(library, source, request.precision, request.batch, request.model)
     target = _target(library, request)
     parsed = parse(library, source)
     configured = configure(parsed, request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 from trt.ctrl_c import pressed
 
 from accel import exporters, trt
-from accel.errors import PrecisionError, RuntimeUnavailable, UnsupportedOperator, UsageError
-from accel.exporters import BuildOptions, ExportRequest
+from accel.errors import CorruptArtifact, PrecisionError, RuntimeUnavailable, UnsupportedOperator, UsageError
+from accel.exporters import BuildOptions, ExportRequest, tensorrt, tensorrt_config
 from accel.trt import read_header
 from accel.types import TensorSpec
 
@@ -125,6 +126,10 @@ def test_a_file_that_only_stores_fp16_does_not_pass_for_fp16(tmp_path: Path) -> 
     onnx.save_model(model, str(path))
     with pytest.raises(PrecisionError, match=r"fp16 was asked for, and 0\.0 %"):
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", path, "fp16"))
+    options = BuildOptions(compute_capabilities=("8.9",), allow_mixed=True)
+    mixed = exporters.export("tensorrt-rtx", request_of(tmp_path / "mixed", path, "fp16", options=options))
+    assert (mixed.precision_proof["share"], mixed.precision_proof["types"]) == (0.0, {"float": 2})
+    assert mixed.precision_proof["unproven"] == ["/conv/Conv (float)", "/fc/Gemm (float)"]
 
 
 def test_a_gpu_that_it_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
@@ -134,6 +139,25 @@ def test_a_gpu_that_it_does_not_know_is_refused_with_those_it_does(tmp_path: Pat
     assert "8.6, 8.9" in str(caught.value)
     with pytest.raises(RuntimeUnavailable, match="no GPU here"):
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32", options=BuildOptions()))
+
+
+def test_options_reach_the_builder_and_are_read_back(tmp_path: Path) -> None:
+    onnx = onnx_samples.write(tmp_path / "model.onnx")
+    options = BuildOptions(compute_capabilities=("8.9",), workspace=2**26, optimization_level=1)
+    entry = exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32", options=options))
+    assert (entry.toolchain["workspace"], entry.toolchain["optimization_level"]) == (str(2**26), "1")
+
+
+def test_gpus_that_the_builder_refuses_are_named() -> None:
+    config = types.SimpleNamespace(set_compute_capability=lambda capability, index: index < 2)
+    with pytest.raises(UnsupportedOperator, match=r"refuses to build for 8\.6, 8\.9, 12\.0"):
+        tensorrt_config.aim(trt.load("tensorrt-rtx"), config, ALL)
+
+
+def test_a_plan_without_its_header_is_not_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "read_header", lambda path: None)
+    with pytest.raises(CorruptArtifact, match="header is not its own"):
+        exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx_samples.write(tmp_path / "model.onnx"), "fp32"))
 
 
 def test_an_unknown_operator_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 
 class Press:
-    """`hold` is called by the builder's thread: at the first call the signal is sent, and the builder goes on a moment after it was heard."""
+    """`hold` is called by the builder's thread: at the first call the signal is sent, and it goes on a moment after that was heard."""
 
     def __init__(self) -> None:
         self.under_way, self.heard = threading.Event(), threading.Event()
