@@ -153,7 +153,7 @@ def _prove(parsed: Network, configured: Config, blob: bytes, request: ExportRequ
         proof = precision.inspect(works, layers, request.precision)
     precision.demand(proof, request.precision, allow_mixed=options.allow_mixed)
     write_text(request.folder / LAYERS, _layer_list(works, layers))
-    return {**proof.to_dict(), "typing": configured.facts["typing"]}
+    return {**proof.to_dict(), "proven": precision.is_proven(proof, request.precision), "typing": configured.facts["typing"]}
 
 
 def _layer_list(works: list[Work], layers: list[Any]) -> str:

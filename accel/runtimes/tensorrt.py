@@ -161,7 +161,13 @@ def _recorded(entry: EngineEntry, dtypes: Mapping[str, str]) -> dict[str, Any]:
     """What the builder proved of the plan: its precision is claimed only with a proof, and if the tensors are those of the entry."""
     facts: dict[str, Any] = {}
     if entry.precision_proof and dtypes == {spec.name: spec.dtype for spec in (*entry.inputs, *entry.outputs)}:
-        facts["precision"] = entry.precision
+        # A plan that was kept with --allow-mixed says so itself; what it computes is measured, and is not what its name says.
+        if entry.precision_proof.get("proven", True):
+            facts["precision"] = entry.precision
+        else:
+            share = entry.precision_proof.get("share") or 0.0
+            said = f"{100 * share:.1f} % of the multiply-accumulates are proven to be in {entry.precision}"
+            facts["fallback"] = f"{said}: the plan was exported with --allow-mixed"
     if "flags" in entry.toolchain:
         facts["tf32_matmul"] = facts["tf32_conv"] = "TF32" in entry.toolchain["flags"].split(",")
     if "tactic_sources" in entry.toolchain:

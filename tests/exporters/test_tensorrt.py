@@ -121,7 +121,7 @@ def test_a_typed_network_is_tied_to_nothing(build: Any, version: str) -> None:
 def test_fp32_is_ieee(build: Any, version: str) -> None:
     entry, _ = build(world_of(version, "fp32"), "fp32")
     assert entry.toolchain["flags"] == "none"
-    assert entry.precision_proof["share"] == 1.0
+    assert (entry.precision_proof["share"], entry.precision_proof["proven"]) == (1.0, True)
     assert entry.inputs[0].dtype == "float32"
 
 
@@ -174,6 +174,7 @@ def test_fp32_built_where_fp16_was_asked_for_cannot_pass(build: Any, tmp_path: P
     assert caught.value.exit_code == 3
     entry, _ = build(world, options=BuildOptions(allow_mixed=True))
     assert (entry.precision_proof["share"], entry.precision_proof["types"]) == (0.0, {"float": 2})
+    assert entry.precision_proof["proven"] is False
 
 
 @pytest.mark.parametrize(("version", "opset", "taken"), [("8.6.0", 18, "7 to 17"), ("11.4.0", 8, "9 to 25"), ("11.4.0", 26, "9 to 25")])
