@@ -165,9 +165,9 @@ def _recorded(entry: EngineEntry, dtypes: Mapping[str, str]) -> dict[str, Any]:
         if entry.precision_proof.get("proven", True):
             facts["precision"] = entry.precision
         else:
-            share = entry.precision_proof.get("share") or 0.0
-            said = f"{100 * share:.1f} % of the multiply-accumulates are proven to be in {entry.precision}"
-            facts["fallback"] = f"{said}: the plan was exported with --allow-mixed"
+            share = entry.precision_proof.get("share")
+            part = "nothing that multiplies is" if share is None else f"{100 * share:.1f} % of the multiply-accumulates are"
+            facts["fallback"] = f"{part} proven to be in {entry.precision}: the plan was exported with --allow-mixed"
     if "flags" in entry.toolchain:
         facts["tf32_matmul"] = facts["tf32_conv"] = "TF32" in entry.toolchain["flags"].split(",")
     if "tactic_sources" in entry.toolchain:
