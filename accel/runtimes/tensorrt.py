@@ -168,6 +168,7 @@ def _recorded(entry: EngineEntry, dtypes: Mapping[str, str]) -> dict[str, Any]:
             share = entry.precision_proof.get("share")
             part = "nothing that multiplies is" if share is None else f"{100 * share:.1f} % of the multiply-accumulates are"
             facts["fallback"] = f"{part} proven to be in {entry.precision}: the plan was exported with --allow-mixed"
+            facts["fallback_remedy"] = "export it without, from a model or an ONNX file that is in that precision throughout"
     if "flags" in entry.toolchain:
         facts["tf32_matmul"] = facts["tf32_conv"] = "TF32" in entry.toolchain["flags"].split(",")
     if "tactic_sources" in entry.toolchain:
