@@ -5,8 +5,9 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# NVIDIA's wheels for the tests that build real plans: TensorRT-RTX builds without a GPU, the lean runtime shows TensorRT 11's names.
-PLANS := $(VENV)/.plans
+# NVIDIA's wheels for the tests that build real plans: TensorRT-RTX builds without a GPU, the lean runtimes show TensorRT 11's names and 10's.
+# Those of 10 have a folder of their own: both are imported by the same name.
+PLANS := $(VENV)/trt10/.installed
 # A name on the PATH may be a shim of a version that is not installed: each is asked before it is taken.
 PYTHON ?= $(shell for name in python3.13 python3.12 python3.11 python3 python; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1 && echo $$name && break; done)
@@ -32,8 +33,10 @@ demo: $(STAMP)
 $(PLANS): $(STAMP)
 	@if [ "$$(uname -sm)" = "Linux x86_64" ]; then \
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[rtx]' -c constraints.txt \
-			'tensorrt-lean-cu13-libs>=11,<12' 'tensorrt-lean-cu13-bindings>=11,<12'; fi
-	@touch $@
+			'tensorrt-lean-cu13-libs>=11,<12' 'tensorrt-lean-cu13-bindings>=11,<12' && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(dir $@) \
+			'tensorrt-lean-cu13-libs>=10,<11' 'tensorrt-lean-cu13-bindings>=10,<11'; fi
+	@mkdir -p $(dir $@) && touch $@
 
 # Two processes: most tests wait for workers of their own. One thread each: several would wait for each other. A file stays in one process.
 test: $(PLANS)

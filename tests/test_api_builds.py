@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from engines.engine_samples import INPUT, OUTPUT, golden_of
+from exporters import onnx_samples
 
 from accel import exporters
 from accel.api import builds
 from accel.bench.launch import ARRAYS
+from accel.engines import Golden
 from accel.errors import ParityError
-from accel.exporters import BuildOptions, ExportRequest
+from accel.exporters import FORMATS, BuildOptions, ExportRequest
 from accel.exporters.describing import describe
 from accel.runtimes import RUNTIMES, RuntimeInfo
-from accel.types import EngineEntry
+from accel.types import EngineEntry, TensorSpec
 
 PASSED = {"status": "passed", "reason": ""}
 FAILED = {"status": "failed", "reason": "output: too far"}
@@ -71,6 +74,7 @@ def test_the_fastest_is_kept_with_its_timings_and_the_record_of_all(request_: Ex
     record = json.loads((request_.folder / "builds.json").read_text())
     assert (record["chosen"], [row["p50_us"] for row in record["builds"]]) == (2, [41.0, 37.5, 39.0])
     assert {row["parity"]["status"] for row in record["builds"]} == {"passed"}
+    assert [row["precision_share"] for row in record["builds"]] == [1.0, 1.0, 1.0]
     assert list(entry.files) == ["tensorrt-fp16/model.plan", "tensorrt-fp16/timing.cache", "tensorrt-fp16/builds.json"]
     assert entry.parity == PASSED
     assert record["builds"][1]["sha256"] == entry.files["tensorrt-fp16/model.plan"]
@@ -104,3 +108,31 @@ def test_the_builds_of_a_fixed_batch_are_timed_at_it(request_: ExportRequest, tm
         "tensorrt", dataclasses.replace(request_, batch=4), lambda entry, folder: PASSED, dataclasses.replace(bench, launch=launch)
     )
     assert seen == [4, 4, 4]
+
+
+def test_builds_are_timed_by_the_worker_of_a_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real worker on the CPU, which opens a bundle of each build; what it runs is an ONNX file in the place of a plan."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    files = iter(onnx_samples.write(tmp_path / f"{number}.onnx", seed=number) for number in (1, 2))
+
+    def build(format: str, request: ExportRequest) -> EngineEntry:
+        shutil.copyfile(next(files), request.folder / "model.onnx")
+        return describe(format, request, 0.0, toolchain={}, precision_proof={"share": 1.0})
+
+    monkeypatch.setattr(exporters, "export", build)
+    monkeypatch.setitem(FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], options=("builds",)))
+    specs = TensorSpec("x", ("batch", 3, 8, 8), layout="NCHW"), TensorSpec("y", ("batch", 4), layout="NC")
+    images = np.random.default_rng(0).standard_normal((8, 3, 8, 8), dtype=np.float32)
+    golden = Golden(None, {"x": images}, {"y": np.zeros((8, 4), np.float32)})
+    folder, scratch = tmp_path / "out", tmp_path / "builds"
+    folder.mkdir()
+    scratch.mkdir()
+    bench = builds.Bench(scratch, "cpu", "tiny", specs[:1], specs[1:], golden, {})
+    request = ExportRequest(None, specs[:1], specs[1:], "fp32", folder, options=BuildOptions(builds=2))
+    builds.best_of("onnx", request, lambda entry, folder: PASSED, bench)
+    record = json.loads((folder / "builds.json").read_text())
+    times = [row["p50_us"] for row in record["builds"]]
+    assert all(0 < time < 1e6 for time in times)
+    assert record["chosen"] == 1 + times.index(min(times))
+    assert (folder / "model.onnx").read_bytes() == (tmp_path / f"{record['chosen']}.onnx").read_bytes()

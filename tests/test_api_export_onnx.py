@@ -92,6 +92,23 @@ def test_a_missing_onnx_engine_is_exported_first(tiny: Path, requests: list[Expo
     assert Bundle.open(tiny).entry("onnx", "fp32", 3).parity["status"] == "passed"
 
 
+def test_the_command_for_another_opset_names_what_can_be_exported_again(tiny: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed", exc_type=ImportError)
+    taken = {("tensorrt-rtx", int(trt.__version__.partition(".")[0])): (7, 16)}
+    monkeypatch.setattr("accel.exporters.tensorrt_network.OPSETS", taken)
+    options = exporters.BuildOptions(compute_capabilities=("8.6",))
+    with pytest.raises(UsageError, match="is of opset 17") as caught:
+        export("engines/tiny.accel", "tensorrt-rtx", device="cpu", options=options)
+    assert caught.value.remedy == "accel export engines/tiny.accel --to onnx --opset 17 --force"
+    # A bundle that has no model has only its file, which is converted and not exported.
+    onnx_samples.write(here / "mine.onnx")
+    export("mine.onnx", "onnx", device="cpu")
+    for model in ("mine.onnx", "engines/mine.accel"):
+        with pytest.raises(UsageError, match="is of opset 17") as caught:
+            export(model, "tensorrt-rtx", device="cpu", options=options)
+        assert str(caught.value.remedy).startswith("onnx.version_converter.convert_version(model, 17)")
+
+
 def test_an_edited_onnx_engine_is_exported_anew_before_it_is_built_from(tiny: Path, requests: list[ExportRequest]) -> None:
     pytest.importorskip("torch")
     (tiny / "onnx-fp32" / "model.onnx").write_bytes(b"edited")
@@ -255,7 +272,8 @@ def test_a_real_plan_is_built_by_a_python_without_torch_onnx_and_onnxruntime(her
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert (row["engine"], row["status"], row["precision_share"]) == ("tensorrt-rtx-fp16", "added", 1.0)
-    assert row["parity"] == "not run"
+    assert (row["parity"], row["reason"]) == ("not run", "no onnxruntime here to make golden outputs")
+    assert "accel: parity of tensorrt-rtx-fp16 was not run: no onnxruntime here to make golden outputs" in done.stderr
 
 
 def test_such_a_bundle_is_verified_against_the_reference_that_is_there(

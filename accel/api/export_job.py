@@ -155,7 +155,13 @@ class ExportJob:
             entry, _ = self.run(source, first)
             logger.info("%s of %s was exported first", entry.name, self.origin.name)
             file = self._source_file(source, request)
-        return dataclasses.replace(request, onnx=file)
+        return dataclasses.replace(request, onnx=file, model=self._mendable(file))
+
+    def _mendable(self, source: Path | None) -> str:
+        """What a command names that makes the source anew: the bundle, wherever it is; without a model in it, the file itself."""
+        if self.origin.onnx is not None or self.bundle is None:
+            return self.origin.typed
+        return str(self.path if self.bundle.has_checkpoint else source)
 
     def _source_file(self, source: str, request: ExportRequest) -> Path | None:
         """The bundle's engine of the same precision and batch (a dynamic one serves any), whole; a bundle that was made from an ONNX file

@@ -186,6 +186,6 @@ class RowMaker:
         if refused:
             return {**flags.invalid(refused), "fallback": fallback}
         if fallback:
-            remedy = "run `accel doctor`: it says what is missing"
+            remedy = facts.get("fallback_remedy") or "run `accel doctor`: it says what is missing"
             return {"verdict": "FALLBACK", "reason": fallback, "remedy": remedy, "fallback": fallback}
         return {}

@@ -61,7 +61,7 @@ def export(
     """Export a model to engines, each held against the golden samples before it is kept."""
     from accel import api
     from accel.api.tune_steps import parse_budget
-    from accel.cli.output import print_rows
+    from accel.cli.output import print_notes, print_rows
     from accel.cli.progress import drawn
     from accel.errors import UsageError
     from accel.exporters.options import BuildOptions, parse_list, parse_size
@@ -97,7 +97,9 @@ def export(
     where["out"] = out
     with drawn() as progress:
         done = api.export(model, to or "onnx", **what, **where, **how, progress=progress)
-    print_rows([item.to_row() for item in done], COLUMNS, format, export_csv)
+    rows = [item.to_row() for item in done]
+    print_rows(rows, COLUMNS, format, export_csv)
+    print_notes([f"parity of {row['engine']} was not run: {row['reason']}" for row in rows if row.get("parity") == "not run"])
 
 
 def demand_alone(to: list[str], given: dict[str, Any]) -> None:

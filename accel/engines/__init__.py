@@ -5,7 +5,8 @@
 """
 
 from accel.engines import archive, compat, embedding, folding, golden, identity, measured, module, signing, trust, tuned, verified
-from accel.engines.bundle import Bundle, batch_of, entry_name
+from accel.engines.bundle import Bundle, entry_name
+from accel.engines.compat import batch_of
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import CheckpointRecord, Manifest
 from accel.engines.writing import add, create, create_bare, holds, write_reference

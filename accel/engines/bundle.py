@@ -12,6 +12,7 @@ from typing import Any
 
 from accel.checkpoint import read_checkpoint
 from accel.engines import commit, compat, damage, paths
+from accel.engines.compat import batch_of
 from accel.engines.golden import Golden, Reference
 from accel.engines.manifest import (
     CHECKPOINT_FOLDER,
@@ -203,12 +204,6 @@ def settle_entries(path: Path) -> None:
     for name in commit.leftovers(path):
         files = {entry.name: entry.files for entry in read_manifest(path / MANIFEST_FILE).engines}.get(name)
         commit.settle(path / name, functools.partial(_is_committed, path, files))
-
-
-def batch_of(entry: EngineEntry) -> int | str:
-    """The batch size that the engine was built for, or `dynamic`."""
-    size = entry.inputs[0].shape[0] if entry.inputs[0].shape else 1
-    return "dynamic" if isinstance(size, str) else size
 
 
 def entry_name(format: str, precision: str, batch: int | str = 1, tag: str = "") -> str:

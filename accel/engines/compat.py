@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,21 @@ from accel.types import EngineEntry
 
 _TO = {"tensorrt": "trt", "tensorrt-rtx": "trt --flavor rtx"}
 """Format → how `accel export --to` spells it, where that is not its name."""
+
+_TYPED = (
+    "workspace",
+    "optimization_level",
+    "version_compatible",
+    "hardware_compatible",
+    "tactic_sources",
+    "allow_mixed",
+    "min_batch",
+    "opt_batch",
+    "max_batch",
+)
+"""Build options that an engine keeps when it is made anew; GPUs, files of timings and the number of builds are another machine's."""
+
+_WORD = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +110,33 @@ def fits(entry: EngineEntry, device: str, machine: Callable[[], Machine] = unkno
 
 
 def again(entry: EngineEntry, bundle: Path | None = None) -> str:
-    """The command that makes `entry` anew, from what the bundle has, for this machine."""
+    """The command that makes `entry` anew, from what the bundle has, for this machine: of its batch, with its options."""
     precision = "" if entry.precision == "fp32" else f" --{entry.precision}"
-    return f"accel export {bundle or 'MODEL'} --to {_TO.get(entry.format, entry.format)}{precision}"
+    batch = "" if batch_of(entry) == 1 else f" --batch {batch_of(entry)}"
+    flags = "".join(f" {flag}" for flag in _flags(entry.toolchain.get("options", "{}")))
+    return f"accel export {bundle or 'MODEL'} --to {_TO.get(entry.format, entry.format)}{precision}{batch}{flags}"
+
+
+def batch_of(entry: EngineEntry) -> int | str:
+    """The batch size that the engine was built for, or `dynamic`."""
+    size = entry.inputs[0].shape[0] if entry.inputs[0].shape else 1
+    return "dynamic" if isinstance(size, str) else size
+
+
+def _flags(options: str) -> Iterator[str]:
+    """Recorded options as they are typed; accel.json may be anybody's, so what no exporter writes is left out."""
+    try:
+        given = json.loads(options)
+    except ValueError:
+        return
+    for name in _TYPED if isinstance(given, dict) else ():
+        value, flag = given.get(name), "--" + name.replace("_", "-")
+        if value is True:
+            yield flag
+        elif isinstance(value, int) and value is not False:
+            yield f"{flag} {value}"
+        elif isinstance(value, list) and value and all(isinstance(word, str) and _WORD.fullmatch(word) for word in value):
+            yield f"{flag} {','.join(value)}"
 
 
 def _torch(entry: EngineEntry, wanted: str, place: _Place) -> None:

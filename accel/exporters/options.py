@@ -60,6 +60,11 @@ class BuildOptions:
             raise UsageError(f"the optimization level {self.optimization_level} does not exist", remedy=f"choose one from {low} to {high}")
         if self.builds < 1:
             raise UsageError(f"{self.builds} builds make no plan", remedy="--builds 1 or more")
+        if self.builds > 1 and self.timing_cache not in (None, OFF):
+            raise UsageError(
+                f"{self.builds} builds share no timings, so that {self.timing_cache} would be neither read nor written",
+                remedy="leave --timing-cache out (the build that is kept has its own beside it), or build once",
+            )
         if self.tune_s <= 0:
             raise UsageError(f"tiles cannot be tuned in {self.tune_s:g} s", remedy="--budget 60s")
         for text in self.compute_capabilities:

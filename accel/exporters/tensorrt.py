@@ -55,7 +55,7 @@ def _export(format: str, request: ExportRequest) -> EngineEntry:
     if request.onnx is None:
         raise UsageError(f"{format} is built from an ONNX file, and none was given", remedy="export the model to onnx first")
     source = onnx_file.read(request.onnx)
-    check_source(library, source, request.precision, request.model)
+    check_source(library, source, request.precision, request.batch, request.model)
     target = _target(library, request)
     parsed = parse(library, source)
     configured = configure(parsed, request)
@@ -153,7 +153,7 @@ def _prove(parsed: Network, configured: Config, blob: bytes, request: ExportRequ
         proof = precision.inspect(works, layers, request.precision)
     precision.demand(proof, request.precision, allow_mixed=options.allow_mixed)
     write_text(request.folder / LAYERS, _layer_list(works, layers))
-    return {**proof.to_dict(), "typing": configured.facts["typing"]}
+    return {**proof.to_dict(), "proven": precision.is_proven(proof, request.precision), "typing": configured.facts["typing"]}
 
 
 def _layer_list(works: list[Work], layers: list[Any]) -> str:

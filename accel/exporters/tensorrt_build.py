@@ -29,7 +29,7 @@ def build(parsed: Network, config: Any, progress: Progress, step: str, device: s
         Ctrl-C does not wait.
     """
     builder, network = parsed.builder, parsed.network
-    cancelled = threading.Event()
+    cancelled, over = threading.Event(), threading.Event()
     outcome: dict[str, Any] = {}
     # TensorRT keeps no reference of its own: this name holds the monitor until the build is over.
     monitor = make_monitor(parsed.library, progress, step, cancelled) if hasattr(parsed.library.trt, "IProgressMonitor") else None
@@ -38,24 +38,31 @@ def build(parsed: Network, config: Any, progress: Progress, step: str, device: s
 
     def work() -> None:
         try:
+            if cancelled.is_set():
+                return
             if device != "cpu":
                 driver.activate(device)  # the current GPU is a thread's own
             outcome["plan"] = builder.build_serialized_network(network, config)
         except BaseException as error:  # handed to the thread that waits, which raises it
             outcome["error"] = error
+        finally:
+            over.set()
 
     with parsed.library.listening() as heard:
         thread = threading.Thread(target=work, name="TensorRT build", daemon=True)
         began = time.monotonic()
-        thread.start()
         try:
-            _wait(thread, began, progress, step, tell=monitor is None)
+            thread.start()
+            _wait(over, began, progress, step, tell=monitor is None)
         except BaseException:
             cancelled.set()
-            if monitor is None:
-                progress(f"{step}: this TensorRT cannot be stopped, waiting for its end (Ctrl-C again does not wait)", 0.0, None)
-            thread.join()
+            if thread.ident is not None:  # else it has not begun, and never will
+                if monitor is None:
+                    progress(f"{step}: this TensorRT cannot be stopped, waiting for its end (Ctrl-C again does not wait)", 0.0, None)
+                over.wait()
+                thread.join()
             raise
+        thread.join()
     if monitor is not None:
         config.progress_monitor = None
     if "error" in outcome:
@@ -113,9 +120,9 @@ def make_monitor(library: Library, progress: Progress, step: str, cancelled: thr
     return Monitor()
 
 
-def _wait(thread: threading.Thread, began: float, progress: Progress, step: str, *, tell: bool) -> None:
-    while thread.is_alive():
-        thread.join(TICK_S)
+def _wait(over: threading.Event, began: float, progress: Progress, step: str, *, tell: bool) -> None:
+    # No join with a timeout: before Python 3.13 one that Ctrl-C interrupts takes the thread for ended, and the next join does not wait.
+    while not over.wait(TICK_S):
         if tell:
             progress(step, time.monotonic() - began, None)
 

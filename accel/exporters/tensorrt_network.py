@@ -40,7 +40,7 @@ def is_strong(library: Library) -> bool:
     return hasattr(kinds, STRONG) or not hasattr(kinds, WEAK)
 
 
-def check_source(library: Library, source: OnnxFile, precision: str, model: str) -> None:
+def check_source(library: Library, source: OnnxFile, precision: str, batch: int | str, model: str) -> None:
     """Hold the file against this TensorRT before its parser sees it.
 
     Raises:
@@ -48,8 +48,8 @@ def check_source(library: Library, source: OnnxFile, precision: str, model: str)
     """
     low, high = OPSETS.get((library.flavor.name, library.version[0]), (1, source.opset))
     if not low <= source.opset <= high:
-        half = " --fp16" if precision == "fp16" else ""
-        again = f"accel export {model} --to onnx --opset {SAFE_OPSET}{half} --force"
+        flags = (" --fp16" if precision == "fp16" else "") + ("" if batch == 1 else f" --batch {batch}")
+        again = f"accel export {model} --to onnx --opset {SAFE_OPSET}{flags} --force"
         convert = f"onnx.version_converter.convert_version(model, {SAFE_OPSET}), or export the file again in that opset"
         raise UsageError(
             f"{source.path.name} is of opset {source.opset}; {library.title} takes the opsets {low} to {high}",

@@ -122,14 +122,19 @@ def read_network(works: Sequence[Work], precision: str) -> Proof:
     return _judge(NETWORK, found, precision)
 
 
+def is_proven(proof: Proof, precision: str) -> bool:
+    """Whether enough multiply-accumulates are in `precision`, and where that is FP32, none in FP16."""
+    wrong = proof.types.get("half", 0) + proof.types.get("mixed", 0) if precision == "fp32" else 0
+    return proof.share is not None and proof.share >= LIMIT and not wrong
+
+
 def demand(proof: Proof, precision: str, *, allow_mixed: bool) -> None:
     """Refuse a plan that is not what was asked for.
 
     Raises:
         PrecisionError: too few multiply-accumulates are in `precision`, or FP16 was found where FP32 was asked for.
     """
-    wrong = proof.types.get("half", 0) + proof.types.get("mixed", 0) if precision == "fp32" else 0
-    if allow_mixed or (proof.share is not None and proof.share >= LIMIT and not wrong):
+    if allow_mixed or is_proven(proof, precision):
         return
     if proof.share is None:
         raise PrecisionError(

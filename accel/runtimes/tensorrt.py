@@ -161,7 +161,14 @@ def _recorded(entry: EngineEntry, dtypes: Mapping[str, str]) -> dict[str, Any]:
     """What the builder proved of the plan: its precision is claimed only with a proof, and if the tensors are those of the entry."""
     facts: dict[str, Any] = {}
     if entry.precision_proof and dtypes == {spec.name: spec.dtype for spec in (*entry.inputs, *entry.outputs)}:
-        facts["precision"] = entry.precision
+        # A plan that was kept with --allow-mixed says so itself; what it computes is measured, and is not what its name says.
+        if entry.precision_proof.get("proven", True):
+            facts["precision"] = entry.precision
+        else:
+            share = entry.precision_proof.get("share")
+            part = "nothing that multiplies is" if share is None else f"{100 * share:.1f} % of the multiply-accumulates are"
+            facts["fallback"] = f"{part} proven to be in {entry.precision}: the plan was exported with --allow-mixed"
+            facts["fallback_remedy"] = "export it without, from a model or an ONNX file that is in that precision throughout"
     if "flags" in entry.toolchain:
         facts["tf32_matmul"] = facts["tf32_conv"] = "TF32" in entry.toolchain["flags"].split(",")
     if "tactic_sources" in entry.toolchain:

@@ -321,6 +321,7 @@ def test_an_engine_that_lost_accuracy_is_invalid_and_not_timed(bench, script):
         ({"precision": "fp16"}, "INVALID", "fp16 was computed"),
         ({"recompiles": 2}, "INVALID", "compiled again 2 times"),
         ({"fallback": "no compiler was found"}, "FALLBACK", "no compiler was found"),
+        ({"fallback": "half of it", "fallback_remedy": "export it again"}, "FALLBACK", "half of it"),
     ],
 )
 def test_what_ran_is_held_against_what_was_asked(bench, script, facts, verdict, reason):
@@ -331,6 +332,7 @@ def test_what_ran_is_held_against_what_was_asked(bench, script, facts, verdict, 
     rows = [row for row in result.rows if row["variant"] == "other:fp32"]
     assert {row["verdict"] for row in rows} == {verdict}
     assert reason in rows[0]["reason"]
+    assert facts.get("fallback_remedy", rows[0]["remedy"]) == rows[0]["remedy"]
 
 
 def test_what_is_seen_of_the_gpu_is_in_the_rows_and_the_description(bench, script, monkeypatch):

@@ -238,6 +238,23 @@ def test_the_command_for_an_rtx_plan_says_so(tmp_path: Path) -> None:
     assert compat.again(entry) == "accel export MODEL --to trt --flavor rtx --fp16"
 
 
+@pytest.mark.parametrize(
+    ("options", "flags"),
+    [
+        ('{"workspace": 1024, "version_compatible": true, "allow_mixed": true}', " --workspace 1024 --version-compatible --allow-mixed"),
+        ('{"builds": 5, "timing_cache": "mine.cache", "compute_capabilities": ["8.6"], "hardware_compatible": false}', ""),
+        ('{"tactic_sources": ["jit; rm -rf ~"], "min_batch": "1; reboot", "max_batch": [], "optimization_level": 1.5}', ""),
+        ("[1]", ""),
+        ("{", ""),
+    ],
+)
+def test_the_command_has_the_batch_and_the_options_and_nothing_that_no_exporter_writes(tmp_path: Path, options: str, flags: str) -> None:
+    entry = entry_of(tmp_path / "x", name="tensorrt-fp32", toolchain={"options": options})
+    assert compat.again(entry) == f"accel export MODEL --to trt{flags}"
+    of_eight = dataclasses.replace(entry, inputs=(dataclasses.replace(entry.inputs[0], shape=(8, 3, 8, 8)),))
+    assert compat.again(of_eight) == f"accel export MODEL --to trt --batch 8{flags}"
+
+
 def test_the_machine_is_looked_at_once_and_only_for_what_is_tied_to_it(tmp_path: Path) -> None:
     looks: list[str] = []
 

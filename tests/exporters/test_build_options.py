@@ -29,6 +29,7 @@ def test_a_list_names_something() -> None:
         ({"workspace": 0}, "0 bytes"),
         ({"optimization_level": 6}, "level 6"),
         ({"builds": 0}, "0 builds"),
+        ({"builds": 2, "timing_cache": "mine.cache"}, r"2 builds share no timings, so that mine\.cache would be neither read nor written"),
         ({"compute_capabilities": ("86",)}, "'86' is no compute capability"),
         ({"min_batch": 4, "max_batch": 2}, "4, 4 and 2 are not in order"),
         ({"min_batch": 0}, "0, 1 and 32 are not in order"),

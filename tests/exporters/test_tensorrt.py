@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_samples
 import pytest
+from trt.ctrl_c import pressed
 from trt.fake_trt import DATA_TYPE, Layer, Tensor, World
 
 from accel import exporters
@@ -60,6 +61,7 @@ def h200(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     gpu = Gpu("NVIDIA H200", "9.0", "13.0")
     for module, name in ((tensorrt, "describe_gpu"), (tensorrt_cache, "describe")):
         monkeypatch.setattr(module, name, lambda device: gpu)
+        monkeypatch.setattr(module, "driver_version", lambda: "580.1")
     monkeypatch.setattr(tensorrt_build.driver, "activate", lambda device: None)
     monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "cache"))
 
@@ -119,7 +121,7 @@ def test_a_typed_network_is_tied_to_nothing(build: Any, version: str) -> None:
 def test_fp32_is_ieee(build: Any, version: str) -> None:
     entry, _ = build(world_of(version, "fp32"), "fp32")
     assert entry.toolchain["flags"] == "none"
-    assert entry.precision_proof["share"] == 1.0
+    assert (entry.precision_proof["share"], entry.precision_proof["proven"]) == (1.0, True)
     assert entry.inputs[0].dtype == "float32"
 
 
@@ -153,6 +155,9 @@ def test_the_entry_says_what_was_built_from_what_and_for_what(build: Any) -> Non
     assert [(layer["name"], layer["macs"]) for layer in layers["network"]] == [("/conv/Conv", 8 * 64 * 27), ("/fc/Gemm", 32)]
     assert len(layers["engine"]) == 2
     assert world.config.profiling_verbosity.name == "DETAILED"
+    assert world.config.hardware_compatibility_level.name == "AMPERE_PLUS"
+    assert world.config.max_aux_streams == 0
+    assert entry.toolchain["driver"] == "580.1"
 
 
 def test_version_compatibility_is_a_flag_and_recorded(build: Any) -> None:
@@ -169,6 +174,7 @@ def test_fp32_built_where_fp16_was_asked_for_cannot_pass(build: Any, tmp_path: P
     assert caught.value.exit_code == 3
     entry, _ = build(world, options=BuildOptions(allow_mixed=True))
     assert (entry.precision_proof["share"], entry.precision_proof["types"]) == (0.0, {"float": 2})
+    assert entry.precision_proof["proven"] is False
 
 
 @pytest.mark.parametrize(("version", "opset", "taken"), [("8.6.0", 18, "7 to 17"), ("11.4.0", 8, "9 to 25"), ("11.4.0", 26, "9 to 25")])
@@ -177,6 +183,9 @@ def test_an_opset_that_is_not_parsed_is_refused_before_parsing(build: Any, versi
     with pytest.raises(UsageError, match=f"is of opset {opset}; TensorRT {version} takes the opsets {taken}") as caught:
         build(world, file={"opset": opset})
     assert caught.value.remedy == "accel export tiny --to onnx --opset 17 --fp16 --force"
+    with pytest.raises(UsageError, match="is of opset") as caught:
+        build(world, file={"opset": opset, "batch": "N"}, batch="dynamic")
+    assert caught.value.remedy == "accel export tiny --to onnx --opset 17 --fp16 --batch dynamic --force"
     with pytest.raises(UsageError, match="is of opset") as caught:
         build(world, file={"opset": opset}, model="mine.onnx")
     assert "version_converter.convert_version(model, 17)" in str(caught.value)
@@ -234,6 +243,18 @@ def test_an_unknown_tactic_source_names_the_known_ones(build: Any) -> None:
         build(world_of("8.6.0"), options=BuildOptions(tactic_sources=("winograd",)))
 
 
+def test_tactic_sources_that_are_refused_are_no_choice_of_the_builders(build: Any) -> None:
+    with pytest.raises(UsageError, match=r"TensorRT 8\.6\.0 refuses the tactic sources jit-convolutions"):
+        build(world_of("8.6.0", no_sources=True), options=BuildOptions(tactic_sources=("jit-convolutions",)))
+
+
+def test_the_thread_that_builds_is_on_the_gpu_that_was_asked_for(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+    monkeypatch.setattr(tensorrt_build.driver, "activate", lambda device: seen.append((threading.current_thread().name, device)))
+    build(world_of("8.6.0"), device="cuda:1")
+    assert seen == [("TensorRT build", "cuda:1")]
+
+
 def test_a_dynamic_batch_gets_a_profile_and_the_formats_of_its_best_shape(build: Any) -> None:
     world = world_of("8.6.0", batch=-1)
     entry, _ = build(world, file={"batch": "N"}, batch="dynamic", options=BuildOptions(opt_batch=4, max_batch=16))
@@ -273,6 +294,20 @@ def test_timings_are_kept_by_version_gpu_and_driver(build: Any) -> None:
         assert word in path.name
     build(world)
     assert world.called("create_timing_cache") == [b"", b"+timings"]
+
+
+@pytest.mark.parametrize("what", ["version", "gpu", "compute capability", "driver"])
+def test_timings_of_another_machine_have_another_file(build: Any, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    build(world_of("8.6.0"))
+    gpu = {"gpu": Gpu("NVIDIA H100", "9.0", "13.0"), "compute capability": Gpu("NVIDIA H200", "10.0", "13.0")}.get(what)
+    if gpu is not None:
+        monkeypatch.setattr(tensorrt_cache, "describe", lambda device: gpu)
+    if what == "driver":
+        monkeypatch.setattr(tensorrt_cache, "driver_version", lambda: "590.2")
+    other = world_of("8.6.1" if what == "version" else "8.6.0")
+    build(other)
+    assert other.called("create_timing_cache") == [b""]
+    assert len(list((cache_dir() / "timing").iterdir())) == 2
 
 
 @pytest.mark.parametrize("broken", [b"broken", b"foreign"])
@@ -320,27 +355,15 @@ def test_without_a_monitor_the_seconds_are_told(build: Any, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("version", ["8.6.0", "10.13.0"])
-def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    under_way, pressed = threading.Event(), threading.Event()
-
-    def during(step: int) -> None:
-        if step == 1:
-            under_way.set()
-            pressed.wait(5)
-
-    def interrupted(*given: Any, **named: Any) -> None:
-        under_way.wait(5)
-        # The builder goes on in its thread once the waiting one has left its loop.
-        threading.Timer(0.05, pressed.set).start()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tensorrt_build, "_wait", interrupted)
-    world = world_of(version, during=during)
-    with pytest.raises(KeyboardInterrupt):
-        build(world)
-    # 8.6 cannot be told to stop; it is waited for all the same, so that nothing runs on behind the caller's back.
-    assert bool(world.called("cancelled")) == (version != "8.6.0")
-    assert bool(world.called("built")) == (version == "8.6.0")
+def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, version: str) -> None:
+    with pressed() as press:
+        world = world_of(version, during=press.hold)
+        with pytest.raises(KeyboardInterrupt):
+            build(world)
+        # 8.6 cannot be told to stop; it is waited for all the same, so that nothing runs on behind the caller's back.
+        assert bool(world.called("cancelled")) == (version != "8.6.0")
+        assert bool(world.called("built")) == (version == "8.6.0")
+        assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
 
 
 def test_an_engine_is_current_for_the_same_file_options_and_machine(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,5 +376,9 @@ def test_an_engine_is_current_for_the_same_file_options_and_machine(build: Any, 
     assert not exporters.is_current(entry, request)
     older = world_of("8.6.0").library()
     monkeypatch.setattr(tensorrt, "load", lambda flavor: older)
+    assert exporters.is_current(entry, request)
+    with monkeypatch.context() as patch:
+        patch.setattr(tensorrt, "describe_gpu", lambda device: Gpu("NVIDIA H100", "9.0", "13.0"))
+        assert not exporters.is_current(entry, request)
     onnx_samples.write(request.onnx, precision="fp16", seed=1)
     assert not exporters.is_current(entry, request)

@@ -3,6 +3,9 @@ and what TensorRT-RTX 1.7 was seen to log of its own layers."""
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -197,3 +200,33 @@ def test_multiply_accumulates_are_counted_by_kind() -> None:
         "einsum": 2 * 5 * 7 * 3,
         "fc": 2 * 7 * 3,
     }
+
+
+REAL = Path(__file__).resolve().parents[2] / "results" / "h200" / "tensorrt86" / "layers-resnet18-fp16.json.gz"
+"""What the exporter stored on an H200: the network of ResNet-18, and what the inspector of TensorRT 8.6.0 told of its FP16 plan."""
+
+
+def real() -> tuple[list[Work], list[dict[str, Any]]]:
+    stored = json.loads(gzip.decompress(REAL.read_bytes()))
+    works = [Work(item["name"], frozenset([item["name"]]), item["kind"], item["macs"], tuple(item["types"])) for item in stored["network"]]
+    return works, stored["engine"]
+
+
+def test_a_real_plan_of_8_6_is_proven_layer_by_layer() -> None:
+    works, layers = real()
+    proof = precision.inspect(works, layers, "fp16")
+    assert (len(works), proof.share, proof.types, proof.method) == (21, 1.0, {"half": 21}, precision.INSPECTED)
+    assert proof.macs == 555_422_720
+    precision.demand(proof, "fp16", allow_mixed=False)
+    with pytest.raises(PrecisionError, match=r"fp32 was asked for, and 0\.0 %"):
+        precision.demand(precision.inspect(works, layers, "fp32"), "fp32", allow_mixed=False)
+
+
+@pytest.mark.parametrize("number", range(21))
+def test_one_layer_of_a_real_plan_in_fp32_is_found(number: int) -> None:
+    works, layers = real()
+    (layer,) = (item for item in layers if works[number].name in precision.names_in(item) and "Convolution" in item["LayerType"])
+    layer["Outputs"][0]["Format/Datatype"] = "Row major linear FP32"
+    proof = precision.inspect(works, layers, "fp16")
+    assert proof.unproven == (f"{works[number].name} (mixed)",)
+    assert proof.share == pytest.approx(1 - works[number].macs / proof.macs)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
 import onnx_samples
 import pytest
+from trt.ctrl_c import pressed
 
 from accel import exporters, trt
-from accel.errors import PrecisionError, RuntimeUnavailable, UnsupportedOperator, UsageError
-from accel.exporters import BuildOptions, ExportRequest, tensorrt_build
+from accel.errors import CorruptArtifact, PrecisionError, RuntimeUnavailable, UnsupportedOperator, UsageError
+from accel.exporters import BuildOptions, ExportRequest, tensorrt, tensorrt_config
 from accel.trt import read_header
 from accel.types import TensorSpec
 
@@ -79,7 +81,7 @@ def test_the_shipped_models_are_built_for_several_gpus_in_the_precision_asked_fo
     assert (entry.inputs[0].name, entry.inputs[0].dtype) == (inputs[0].name, {"fp32": "float32", "fp16": "float16"}[precision])
     assert ("TF32" in entry.toolchain["flags"]) == (precision == "fp16")
     assert json.loads((request.folder / "layers.json").read_text())["network"]
-    assert told[-1] == 100
+    assert (told, told[-1]) == (sorted(told), 100)
     assert exporters.is_current(entry, request)
 
 
@@ -124,6 +126,10 @@ def test_a_file_that_only_stores_fp16_does_not_pass_for_fp16(tmp_path: Path) -> 
     onnx.save_model(model, str(path))
     with pytest.raises(PrecisionError, match=r"fp16 was asked for, and 0\.0 %"):
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", path, "fp16"))
+    options = BuildOptions(compute_capabilities=("8.9",), allow_mixed=True)
+    mixed = exporters.export("tensorrt-rtx", request_of(tmp_path / "mixed", path, "fp16", options=options))
+    assert (mixed.precision_proof["share"], mixed.precision_proof["types"]) == (0.0, {"float": 2})
+    assert mixed.precision_proof["unproven"] == ["/conv/Conv (float)", "/fc/Gemm (float)"]
 
 
 def test_a_gpu_that_it_does_not_know_is_refused_with_those_it_does(tmp_path: Path) -> None:
@@ -135,6 +141,25 @@ def test_a_gpu_that_it_does_not_know_is_refused_with_those_it_does(tmp_path: Pat
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32", options=BuildOptions()))
 
 
+def test_options_reach_the_builder_and_are_read_back(tmp_path: Path) -> None:
+    onnx = onnx_samples.write(tmp_path / "model.onnx")
+    options = BuildOptions(compute_capabilities=("8.9",), workspace=2**26, optimization_level=1)
+    entry = exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32", options=options))
+    assert (entry.toolchain["workspace"], entry.toolchain["optimization_level"]) == (str(2**26), "1")
+
+
+def test_gpus_that_the_builder_refuses_are_named() -> None:
+    config = types.SimpleNamespace(set_compute_capability=lambda capability, index: index < 2)
+    with pytest.raises(UnsupportedOperator, match=r"refuses to build for 8\.6, 8\.9, 12\.0"):
+        tensorrt_config.aim(trt.load("tensorrt-rtx"), config, ALL)
+
+
+def test_a_plan_without_its_header_is_not_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "read_header", lambda path: None)
+    with pytest.raises(CorruptArtifact, match="header is not its own"):
+        exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx_samples.write(tmp_path / "model.onnx"), "fp32"))
+
+
 def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     onnx = onnx_samples.write(tmp_path / "model.onnx", operator="NoSuchOperator")
     title = trt.load("tensorrt-rtx").title
@@ -142,17 +167,11 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32"))
 
 
-def test_ctrl_c_ends_a_real_build_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    under_way = threading.Event()
-
-    def interrupted(*given: Any, **named: Any) -> None:
-        under_way.wait(20)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tensorrt_build, "_wait", interrupted)
+def test_ctrl_c_ends_a_real_build_and_nothing_is_written(tmp_path: Path) -> None:
     onnx = onnx_samples.write(tmp_path / "model.onnx")
-    request = request_of(tmp_path / "out", onnx, "fp32", progress=lambda step, done, total=None: under_way.set())
-    with pytest.raises(KeyboardInterrupt):
-        exporters.export("tensorrt-rtx", request)
-    assert list(request.folder.iterdir()) == []
-    assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
+    with pressed() as press:
+        request = request_of(tmp_path / "out", onnx, "fp32", progress=press.hold)
+        with pytest.raises(KeyboardInterrupt):
+            exporters.export("tensorrt-rtx", request)
+        assert list(request.folder.iterdir()) == []
+        assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import Code, FakeDriver, installed
-from fake_trt_runtime import FakeTensorRT, write_plan
+from fake_trt_runtime import FakeContext, FakeTensorRT, write_plan
 
 from accel import device, runtimes, trt
 from accel.errors import (
@@ -165,6 +165,17 @@ def test_a_dynamic_batch_takes_the_sources(world: World) -> None:
     assert "--batch N" in str(caught.value)
 
 
+def test_another_batch_of_one_plan_is_another_capture_on_the_same_engine(world: World) -> None:
+    plan = {"inputs": {"x": ("float16", (-1, 4))}, "outputs": {"y": ("float16", (-1, 4), 2.0)}, "profile": [1, 8]}
+    small, large = (world.opened(world.source(plan=plan, batch=batch)) for batch in (1, 3))
+    assert (world.trt.made, world.driver.calls.count("cuGraphInstantiate")) == (1, 2)
+    small.enqueue(small.prepare({"x": resident([[1] * 4])}))
+    large.enqueue(large.prepare({"x": resident([[2] * 4, [3] * 4, [4] * 4])}))
+    assert (answer(small), answer(large)) == ([[2] * 4], [[4] * 4, [6] * 4, [8] * 4])
+    for runtime in (small, large):
+        runtime.close()
+
+
 def test_the_precision_is_claimed_only_with_a_proof_and_for_the_tensors_that_were_proven(world: World) -> None:
     plain = world.source()
     assert plain.entry is not None
@@ -175,6 +186,17 @@ def test_the_precision_is_claimed_only_with_a_proof_and_for_the_tensors_that_wer
         runtime = world.opened(source)
         assert runtime.facts.get("precision") == wanted
         runtime.close()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.371, "37.1 % of the multiply-accumulates are"), (None, "nothing that multiplies is")])
+def test_a_plan_that_was_kept_mixed_claims_no_precision_and_is_measured_as_a_fallback(world: World, share: float | None, said: str) -> None:
+    plain = world.source()
+    assert plain.entry is not None
+    entry = dataclasses.replace(plain.entry, precision_proof={"share": share, "proven": False})
+    runtime = world.opened(dataclasses.replace(plain, entry=entry))
+    assert "precision" not in runtime.facts
+    assert runtime.facts["fallback"] == f"{said} proven to be in fp16: the plan was exported with --allow-mixed"
+    runtime.close()
 
 
 def test_facts_say_what_ran(world: World) -> None:
@@ -203,6 +225,7 @@ def test_runtimes_of_one_plan_share_its_engine_and_the_last_frees_it(world: Worl
     source = world.source()
     first, second = world.opened(source), world.opened(dataclasses.replace(source, variant=Variant.parse("trt:fp16-graph")))
     assert (world.trt.made, tensorrt_engines.count()) == (1, 1)
+    assert world.driver.calls.count("create_execution_context") == 2
     one, two = first.prepare({"x": resident([[1] * 4])}), second.prepare({"x": resident([[3] * 4])})
     first.enqueue(one)
     second.enqueue(two)
@@ -256,6 +279,11 @@ def test_a_version_compatible_plan_is_taken_by_a_newer_library_and_may_bring_its
         world.opened(world.source(plan=old, version_compatible=True))
 
 
+def test_a_plain_plan_may_bring_no_code(world: World) -> None:
+    world.opened(world.source()).close()
+    assert world.trt.host_code == [False]
+
+
 def test_an_unknown_header_is_left_to_tensorrt(world: World) -> None:
     source = world.source(plan={**ONE, "magic": b"????"})
     world.opened(source).close()
@@ -286,6 +314,15 @@ def test_a_truncated_plan_is_corrupt(world: World) -> None:
 def test_what_tensorrt_refuses_is_an_error_with_its_log(world: World, method: str, kind: type[AccelError], said: str) -> None:
     world.trt.fail.add(method)
     with pytest.raises(kind, match=rf"{said}.*\[{method}\] the fake says no"):
+        world.opened(world.source())
+
+
+def test_shapes_that_cannot_be_inferred_are_an_error_with_tensorrts_own_words(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def infer_shapes(context: FakeContext) -> list[str]:
+        raise RuntimeError("insufficient size for output array")
+
+    monkeypatch.setattr(FakeContext, "infer_shapes", infer_shapes)
+    with pytest.raises(AccelError, match=r"cannot tell the outputs' shapes: insufficient size .*its log says nothing"):
         world.opened(world.source())
 
 
@@ -367,7 +404,8 @@ def test_the_table_says_what_the_library_room_says() -> None:
 class GPUArray:
     """PyCUDA's array as far as anybody else sees it: `gpudata`, `dtype`, `shape`, and the interface without a stream."""
 
-    def __init__(self, array: np.ndarray, strides: tuple[int, ...] | None = None) -> None:
+    def __init__(self, array: np.ndarray, strides: tuple[int, ...] | None = None, stream: int | None = None) -> None:
+        self.stream = stream
         self.gpudata, self.dtype, self.shape, self._array = array.ctypes.data, array.dtype, array.shape, array
         self.strides = strides or array.strides
 
@@ -378,7 +416,7 @@ class GPUArray:
             "strides": self.strides,
             "data": (int(self.gpudata), False),
             "typestr": self.dtype.str,
-            "stream": None,
+            "stream": self.stream,
             "version": 3,
         }
 
@@ -408,6 +446,21 @@ def test_arrays_of_other_libraries_are_taken_where_they_are(world: World, kind: 
     assert not [call for call in calls if "HtoD" in call or "DtoH" in call]
     result = gpu_call.run_arrays(session, {"x": given}, 2)["y"]
     assert device.to_numpy(result, None).tolist() == (2 * array).tolist()
+    session.close()
+
+
+def test_work_that_goes_on_in_another_library_is_waited_for(world: World) -> None:
+    session = Session(world.source())
+    array = np.ones((1, 4), np.float16)
+    ours = ["cuMemcpyDtoDAsync", "cuGraphLaunch", "cuMemcpyDtoDAsync", "cuStreamSynchronize"]
+    for stream, first in ((None, []), (5, ["cuStreamSynchronize"])):
+        given = GPUArray(array, stream=stream)
+        calls = world.calls_of(lambda given=given: gpu_call.run_arrays(session, {"x": given}, 1))
+        assert [call for call in calls if call in ours] == [*first, *ours]
+    pytest.importorskip("cuda.core")
+    capsule = Capsule(array)
+    gpu_call.run_arrays(session, {"x": capsule}, 1)
+    assert capsule.streams == [session.stream]  # the producer makes our stream wait for its own, as DLPack says
     session.close()
 
 

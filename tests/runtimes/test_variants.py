@@ -10,7 +10,7 @@ import pytest
 
 from accel import runtimes
 from accel.engines import Bundle, compat
-from accel.errors import BundleMissing, RuntimeUnavailable, UnknownName, UsageError
+from accel.errors import BundleMissing, IncompatibleArtifact, RuntimeUnavailable, UnknownName, UsageError
 from accel.types import EngineEntry, TensorSpec, Variant
 
 SPEC = (TensorSpec("x", ("batch", 3)),)
@@ -30,7 +30,7 @@ class Shelf:
     @property
     def entries(self) -> tuple[EngineEntry, ...]:
         return tuple(
-            EngineEntry(name, *name.split("-"), {f"{name}/file": ""}, SPEC, SPEC, {}, 0.0)  # type: ignore[arg-type]
+            EngineEntry(name, *name.rsplit("-", 1), {f"{name}/file": ""}, SPEC, SPEC, {}, 0.0)  # type: ignore[arg-type]
             for name in self.stored
         )
 
@@ -147,6 +147,21 @@ def test_all_with_plans_is_both_ways_of_running_them_on_a_gpu_and_a_refusal_on_a
     assert on_cpu == ["onnxruntime:fp32", "tensorrt:fp32", "tensorrt:fp16"]
     refused = [runtimes.refusal(Variant.parse(variant), "cpu") for variant in on_cpu]
     assert refused == [None, *["TensorRT runs on NVIDIA GPUs only"] * 2]
+
+
+def test_all_with_rtx_plans_is_both_ways_of_running_them_and_the_gpu_is_asked_whether_it_is_one_of_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shelf = Shelf(("tensorrt-rtx-fp32", "tensorrt-rtx-fp16"), has_checkpoint=False)
+    assert expand(shelf, ["all"], "cuda:0") == [f"tensorrt-rtx:{how}" for how in ("fp32", "fp32-graph", "fp16", "fp16-graph")]
+    refused = [runtimes.refusal(Variant.parse(variant), "cpu") for variant in expand(shelf, ["all"], "cpu")]
+    assert refused == ["TensorRT-RTX runs on NVIDIA GPUs only"] * 2
+    h200 = compat.Machine("NVIDIA H200", "9.0", {"tensorrt-rtx": "1.7.1"})
+    (entry,) = (dataclasses.replace(item, target={"compute_capabilities": ["8.9", "12.0"]}) for item in shelf.entries[:1])
+    monkeypatch.setattr("accel.runtimes.sources.machine", lambda device: h200)
+    monkeypatch.setattr(Shelf, "entry", lambda *given, **named: entry)
+    with pytest.raises(IncompatibleArtifact, match=r"compute capabilities 8\.9, 12\.0; cuda:0 has 9\.0"):
+        runtimes.engine_source(shelf, Variant.parse("tensorrt-rtx:fp32"), "cuda:0")  # type: ignore[arg-type]
 
 
 def test_without_a_plan_tensorrt_has_no_row() -> None:

@@ -88,6 +88,7 @@ class World:
         errors: the parser's, as (node number, node name, operator, reason).
         plan: what the builder returns.
         said: logged as errors while it builds.
+        no_sources: the configuration refuses every choice of tactic sources.
         steps: of the builder's one phase; `during` is called in each.
     """
 
@@ -104,6 +105,7 @@ class World:
     steps: int = 4
     during: Any = None
     no_gpu: bool = False
+    no_sources: bool = False
     calls: list[tuple[str, Any]] = dataclasses.field(default_factory=list)
     flags: set[str] = dataclasses.field(default_factory=lambda: {"TF32"})
     config: Any = None
@@ -221,6 +223,8 @@ class _Config:
         return self._pools[pool]
 
     def set_tactic_sources(self, mask: int) -> bool:
+        if self._world.no_sources:
+            return False
         self._sources = mask
         return True
 
@@ -238,7 +242,7 @@ class _Config:
         return types.SimpleNamespace(blob=blob, serialize=lambda: blob + b"+timings")
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        return not cache.blob.startswith(b"foreign")
+        return ignore_mismatch or not cache.blob.startswith(b"foreign")
 
 
 class _Parser:
@@ -264,7 +268,8 @@ class _Runtime:
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         world = self._world
-        if not world.readable:
+        # A version-compatible plan carries code, which TensorRT takes only from who allows it.
+        if not world.readable or ("VERSION_COMPATIBLE" in world.flags and not self.engine_host_code_allowed):
             return None
         inspector = types.SimpleNamespace(execution_context=None)
         unknown = [{"Format/Datatype": "N/A due to dynamic shapes"}]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import importlib
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,8 @@ from accel.trt import names
 
 ROOT = Path(__file__).resolve().parents[2] / "accel"
 FILES = sorted([*(ROOT / "trt").glob("*.py"), *(ROOT / "exporters").glob("tensorrt*.py"), *(ROOT / "runtimes").glob("tensorrt*.py")])
+TRT10 = Path(sys.prefix) / "trt10"
+"""Where `make test` puts the lean runtime of TensorRT 10."""
 OURS = set(importlib.import_module("accel.trt").__all__)
 EVERY = (names.RUNNING, names.BUILDING, names.BUILDING_AHEAD, names.GONE)
 
@@ -89,21 +93,39 @@ def test_tensorrt_rtx_has_every_name() -> None:
     assert len(absent(trt, names.GONE)) == sum(map(len, names.GONE.values()))
 
 
-def test_tensorrt_11_has_every_name_of_a_runtime() -> None:
-    trt = pytest.importorskip("tensorrt_lean_bindings", reason="TensorRT's lean runtime is not installed", exc_type=ImportError)
-    assert trt.__version__.startswith("11.")
+def check_lean(trt: Any, major: int) -> None:
+    """Hold a lean library, which only runs plans, against the list."""
+    assert trt.__version__.startswith(f"{major}.")
     told = {name: attributes for name, attributes in names.RUNNING.items() if hasattr(trt, name)}
     assert absent(trt, told) == []
-    # The lean library only runs plans: what it lacks of the list is the inspector and the layout of tensors.
+    # What it lacks of the list is the inspector and the layout of tensors.
     assert {*names.RUNNING} - {*told} <= {"EngineInspector", "TensorFormat"}
     shared = {name: attributes for name, attributes in names.BUILDING.items() if hasattr(trt, name)}
     assert {"BuilderFlag", "HardwareCompatibilityLevel", "IProgressMonitor", "ITimingCache", "MemoryPoolType", "TacticSource"} <= {*shared}
     assert absent(trt, shared) == []
+    # The flag of 8.6 is there until 11.
+    assert hasattr(trt.BuilderFlag, "FP16") == (major < 11)
+
+
+def test_tensorrt_11_has_every_name_of_a_runtime() -> None:
+    trt = pytest.importorskip("tensorrt_lean_bindings", reason="TensorRT's lean runtime is not installed", exc_type=ImportError)
+    check_lean(trt, 11)
+
+
+def test_tensorrt_10_has_every_name_of_a_runtime() -> None:
+    if not (TRT10 / "tensorrt_lean_bindings").is_dir():
+        pytest.skip("the lean runtime of TensorRT 10 is not installed (make test does)")
+    # In a process of its own: both are modules of the same name.
+    code = f"import sys; sys.path[:0] = {[str(TRT10), *sys.path]}; import tensorrt_lean_bindings as trt; "
+    code += "from test_api_names import check_lean; check_lean(trt, 10)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_wheels_that_make_test_installs_can_be_imported() -> None:
     """Where `make test` has put them, a wheel that does not import is a failure and no reason to skip."""
-    if not (Path(sys.prefix) / ".plans").is_file() or (sys.platform, platform.machine()) != ("linux", "x86_64"):
+    if not (TRT10 / ".installed").is_file() or (sys.platform, platform.machine()) != ("linux", "x86_64"):
         pytest.skip("not an environment of `make test` on Linux x86-64")
     for module in ("tensorrt_rtx_bindings", "tensorrt_lean_bindings"):
         importlib.import_module(module)
+    assert (TRT10 / "tensorrt_lean_bindings").is_dir()
