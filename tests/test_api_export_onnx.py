@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -247,11 +248,14 @@ def test_a_dry_run_on_an_onnx_file_writes_nothing(here: Path, requests: list[Exp
     assert [path.name for path in here.iterdir()] == ["mine.onnx"]
 
 
+BARE = {"torch", "torchvision", "onnx", "onnxscript", "scipy", "pynvml", "PIL"}
+"""What the base package does without."""
+
 WITHOUT = """
 import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "scipy"}:
+        if name.partition(".")[0] in {%s}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return None
 sys.meta_path.insert(0, Blocker())
@@ -260,15 +264,20 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+def run_without(names: set[str], *words: str, here: Path) -> subprocess.CompletedProcess[str]:
+    """`accel` in a process of its own, in which none of the packages `names` can be imported."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", WITHOUT % ", ".join(map(repr, sorted(names))), *words]
+    return subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path})
+
+
 def test_a_real_plan_is_built_by_a_python_without_torch_onnx_and_onnxruntime(here: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed", exc_type=ImportError)
     if "tensorrt-rtx" not in RUNTIMES:
         pytest.skip("this accel has no runtime for TensorRT-RTX")
     onnx_samples.write(here / "mine.onnx", precision="fp16")
     flags = ["--to", "trt", "--flavor", "rtx", "--compute-capability", "8.6,8.9", "--fp16", "--format", "json"]
-    command = [sys.executable, "-c", WITHOUT, "export", "mine.onnx", *flags]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path})
+    done = run_without(BARE | {"onnxruntime"}, "export", "mine.onnx", *flags, here=here)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert (row["engine"], row["status"], row["precision_share"]) == ("tensorrt-rtx-fp16", "added", 1.0)
@@ -294,6 +303,23 @@ def test_such_a_bundle_is_verified_against_the_reference_that_is_there(
     given = ["--variant", "onnxruntime:fp32", "--data", f"npz:{here / 'data.npz'}", "--device", "cpu", "--format", "json"]
     (row,) = json.loads(accel_cli("verify", "mine", *given, "--max-drop", "50").out)
     assert (row["verdict"], row["top1"], row["top1_reference"], row["n_flips"]) == ("OK", 100.0, 75.0, 2)
+
+
+def test_such_a_bundle_is_verified_and_timed_by_a_python_without_torch_and_scipy(here: Path, requests: list[ExportRequest]) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx_samples.write(here / "mine.onnx")
+    (done,) = export("mine.onnx", "onnx", device="cpu")
+    golden = Bundle.open(done.bundle).golden()
+    np.savez(here / "data.npz", images=golden.inputs["x"], labels=golden.outputs["y"].argmax(axis=1).astype(np.int64))
+    given = ["--variant", "onnxruntime:fp32", "--data", "npz:data.npz", "--device", "cpu", "--format", "json"]
+    plan = ["--warmup", "1", "--iterations", "50", "--rounds", "2"]
+    made = run_without(BARE, "bench", "mine", *given, *plan, "--no-baseline", "--min-top1", "0", here=here)
+    assert made.returncode == 0, made.stderr
+    (row,) = json.loads(made.stdout)["lines"]
+    assert (row["verdict"], row["top1"], row["host_n"]) == ("OK", 100.0, 100)
+    (recorded,) = here.glob("results/local/*/results.csv")
+    with open(recorded, newline="", encoding="utf-8") as stream:
+        assert all(float(run["p50_lo_us"]) <= float(run["p50_us"]) <= float(run["p50_hi_us"]) for run in csv.DictReader(stream))
 
 
 def test_without_golden_outputs_and_data_a_bundle_is_unverified_and_says_what_is_lacking(

@@ -29,7 +29,6 @@ from accel.bench.verification import verify_variants
 from accel.engines import Bundle
 from accel.errors import CorruptArtifact, MissingError
 from accel.files import cache_dir
-from accel.optional import require
 from accel.progress import Progress, silent
 from accel.types import Variant
 
@@ -64,7 +63,6 @@ def run_set(
         AccelError: what concerns the whole set: a bundle that is damaged, a dataset that cannot be read, a full disk.
         KeyboardInterrupt: what was recorded stays; the same call continues.
     """
-    require("scipy.stats", extra="bench")  # every row's intervals need it: said now, and not after the first run
     settings = settings or BenchSettings()
     threads = threads_on(device, plan.threads)
     with locking.held(device_lock(device), f"a benchmark on {device}"):

@@ -94,11 +94,7 @@ def corrected(value_us: float | None, event_floor_us: float | None) -> float | N
 
 
 def summarise(samples_ns: Array) -> Statistics:
-    """Summarise the samples (nanoseconds, integers, at least one) of one pass of one run, in the order in which they were taken.
-
-    Raises:
-        MissingExtra: scipy is absent.
-    """
+    """Summarise the samples (nanoseconds, integers, at least one) of one pass of one run, in the order in which they were taken."""
     taken = samples_ns.astype(np.int64) / 1000.0
     found = percentiles(samples_ns)
     supported = tuple(percent for percent in (50, 95, 99) if len(taken) >= ENOUGH.get(percent, 1))

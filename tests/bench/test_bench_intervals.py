@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from accel.bench import intervals
-from accel.bench.intervals import BLOCKED, EXACT, Interval, blocked, exact, of_percentiles, ranks, rho1
+from accel.bench.intervals import BLOCKED, EXACT, TAIL, Interval, blocked, exact, of_percentiles, ranks, rho1
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,15 @@ from accel.bench.intervals import BLOCKED, EXACT, Interval, blocked, exact, of_p
 )
 def test_the_ranks_are_the_exact_binomial_ones(n, percent, expected):
     assert ranks(n, percent) == expected
+
+
+def test_the_binomial_distribution_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    for n in (*range(1, 300), 661, 662, 2000, 5000, 100_000, 10_000_000):
+        for percent in (1, 50, 95, 99):
+            below = stats.binom(n, percent / 100)
+            parts = (TAIL, 1 - TAIL)
+            assert intervals._binomial(n, percent / 100, parts) == [int(below.ppf(part)) for part in parts], (n, percent)
 
 
 @pytest.mark.parametrize(("n", "percent"), [(5, 50), (1, 50), (71, 95)])
