@@ -14,14 +14,15 @@ from engines.engine_samples import INPUT, OUTPUT, golden_of
 from exporters import onnx_samples
 
 from accel import exporters
-from accel.api import builds
+from accel.api import builds, export
 from accel.bench.launch import ARRAYS
-from accel.engines import Golden
+from accel.engines import Golden, Reference
 from accel.errors import ParityError
 from accel.exporters import FORMATS, BuildOptions, ExportRequest
 from accel.exporters.describing import describe
 from accel.runtimes import RUNTIMES, RuntimeInfo
 from accel.types import EngineEntry, TensorSpec
+from accel.verify.data import open_data
 
 PASSED = {"status": "passed", "reason": ""}
 FAILED = {"status": "failed", "reason": "output: too far"}
@@ -90,7 +91,7 @@ def test_a_wrong_build_is_recorded_and_neither_timed_nor_chosen(request_: Export
 
 
 def test_if_every_build_is_wrong_none_is_kept(request_: ExportRequest, tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match=r"none of 3 builds passed parity \(build 1: output: too far"):
+    with pytest.raises(ParityError, match=r"none of 3 builds is right \(build 1: output: too far"):
         builds.best_of("tensorrt", request_, lambda entry, folder: FAILED, bench_of(tmp_path, []))
     assert list(request_.folder.iterdir()) == []
 
@@ -110,14 +111,27 @@ def test_the_builds_of_a_fixed_batch_are_timed_at_it(request_: ExportRequest, tm
     assert seen == [4, 4, 4]
 
 
-def test_builds_are_timed_by_the_worker_of_a_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real worker on the CPU, which opens a bundle of each build; what it runs is an ONNX file in the place of a plan."""
+@dataclasses.dataclass
+class Real:
+    """Builds that real workers run on the CPU: ONNX files, of the seeds given, in the place of plans."""
+
+    bench: builds.Bench
+    request: ExportRequest
+    images: np.ndarray
+
+    def record(self) -> dict[str, Any]:
+        builds.best_of("onnx", self.request, lambda entry, folder: PASSED, self.bench)
+        return json.loads((self.request.folder / "builds.json").read_text())
+
+
+@pytest.fixture
+def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Real:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    files = iter(onnx_samples.write(tmp_path / f"{number}.onnx", seed=number) for number in (1, 2))
+    seeds = iter((1, 2))
 
     def build(format: str, request: ExportRequest) -> EngineEntry:
-        shutil.copyfile(next(files), request.folder / "model.onnx")
+        onnx_samples.write(request.folder / "model.onnx", seed=next(seeds))
         return describe(format, request, 0.0, toolchain={}, precision_proof={"share": 1.0})
 
     monkeypatch.setattr(exporters, "export", build)
@@ -129,10 +143,58 @@ def test_builds_are_timed_by_the_worker_of_a_bench(tmp_path: Path, monkeypatch: 
     folder.mkdir()
     scratch.mkdir()
     bench = builds.Bench(scratch, "cpu", "tiny", specs[:1], specs[1:], golden, {})
-    request = ExportRequest(None, specs[:1], specs[1:], "fp32", folder, options=BuildOptions(builds=2))
-    builds.best_of("onnx", request, lambda entry, folder: PASSED, bench)
-    record = json.loads((folder / "builds.json").read_text())
+    return Real(bench, ExportRequest(None, specs[:1], specs[1:], "fp32", folder, options=BuildOptions(builds=2)), images)
+
+
+def test_builds_are_timed_by_the_worker_of_a_bench(real: Real) -> None:
+    record = real.record()
     times = [row["p50_us"] for row in record["builds"]]
     assert all(0 < time < 1e6 for time in times)
     assert record["chosen"] == 1 + times.index(min(times))
-    assert (folder / "model.onnx").read_bytes() == (tmp_path / f"{record['chosen']}.onnx").read_bytes()
+    onnx_samples.write(real.request.folder / "again.onnx", seed=record["chosen"])
+    assert (real.request.folder / "model.onnx").read_bytes() == (real.request.folder / "again.onnx").read_bytes()
+    assert [row["accuracy"] for row in record["builds"]] == [{"reason": "not measured: the bundle names no test data"}] * 2
+
+
+def test_the_accuracy_of_each_build_is_on_record_and_one_that_fails_its_gate_is_not_chosen(real: Real, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(onnx_samples.write(tmp_path / "second.onnx", seed=2)), providers=["CPUExecutionProvider"])
+    logits = np.concatenate([session.run(None, {"x": image[None]})[0] for image in real.images])
+    data = tmp_path / "data.npz"
+    np.savez(data, images=real.images, labels=logits.argmax(axis=1).astype(np.int64))
+    reference = Reference(logits, "0" * 64, open_data(f"npz:{data}").sha256)
+    real.bench = dataclasses.replace(real.bench, data=f"npz:{data}", reference=lambda: reference)
+    record = real.record()
+    wrong, right = record["builds"]
+    # The first build is another network: its answers pass no gate, however fast it is.
+    assert (record["chosen"], wrong["p50_us"]) == (2, None)
+    assert wrong["accuracy"]["top1"] < 60
+    assert wrong["accuracy"]["reason"].startswith("top1 fell by ")
+    assert right["accuracy"] == {"top1": 100.0, "top1_reference": 100.0, "n_flips": 0, "n_test": 8, "reason": ""}
+    assert right["p50_us"] > 0
+
+
+def test_without_a_reference_an_accuracy_is_not_measured_and_says_so(real: Real, tmp_path: Path) -> None:
+    real.bench = dataclasses.replace(real.bench, data="npz:nowhere.npz")
+    rows = real.record()["builds"]
+    assert {row["accuracy"]["reason"] for row in rows} == {"not measured: no reference is stored: `accel verify` makes one"}
+    assert all(row["p50_us"] for row in rows)
+
+
+def test_an_export_makes_the_reference_of_its_bundle_where_there_is_none(
+    tiny: Path, tiny_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(FORMATS, "torchscript", dataclasses.replace(FORMATS["torchscript"], options=("builds",)))
+    model = tmp_path / "model"
+    shutil.copytree(tiny / "checkpoint", model)
+    described = json.loads((model / "checkpoint.json").read_text())
+    (model / "checkpoint.json").write_text(json.dumps({**described, "dataset": tiny_data}))
+    bundle = Path(export(model, "onnx", name="mine", device="cpu")[0].bundle)
+    with caplog.at_level("INFO", logger="accel"):
+        export(bundle, "torchscript", options=BuildOptions(builds=2), device="cpu")
+    record = json.loads((bundle / "torchscript-fp32" / "builds.json").read_text())
+    known = {(round(row["accuracy"]["top1"], 2), row["accuracy"]["n_flips"], row["accuracy"]["n_test"]) for row in record["builds"]}
+    assert known == {(91.67, 0, 60)}
+    assert (bundle / "reference.npz").is_file()
+    assert "build 2 of torchscript-fp32: passed (" in caplog.text
+    assert "µs from call to result, median), top-1 91.67 %" in caplog.text

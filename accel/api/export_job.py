@@ -13,7 +13,11 @@ from typing import Any
 from accel import engines, exporters, runtimes
 from accel.api import builds, onnx_models
 from accel.api.origins import Origin, mixed
-from accel.engines import Bundle, Golden, batch_of, trust
+from accel.bench.candidates import Job, threads_on
+from accel.bench.launch import spawn
+from accel.bench.settings import BenchSettings
+from accel.bench.verification import REFERENCE, verify_variants
+from accel.engines import Bundle, Golden, Reference, batch_of, trust
 from accel.engines.onnx_file import OnnxFile
 from accel.errors import BundleMissing, CorruptArtifact, IncompatibleArtifact, MissingError, ParityError, UsageError
 from accel.exporters import ExportRequest
@@ -202,7 +206,20 @@ class ExportJob:
     def _bench(self, stack: contextlib.ExitStack) -> builds.Bench:
         """Where builds are timed: a bundle of its own for each, beside this one, gone afterwards."""
         folder = stack.enter_context(scratch_folder(self.path.parent, f"{self.path.name}.builds"))
-        return builds.Bench(folder, self.device, self.origin.name, self.origin.inputs, self.origin.outputs, self.golden, self.python)
+        home = self.bundle
+        data = home.checkpoint.dataset if home is not None and home.has_checkpoint else ""
+        given = (self.origin.name, self.origin.inputs, self.origin.outputs, self.golden, self.python)
+        return builds.Bench(folder, self.device, *given, data=data or "", reference=functools.partial(self._reference, folder))
+
+    def _reference(self, folder: Path) -> Reference | None:
+        """What the bundle's FP32 model answers on its test data; made now if it is not there and can be made."""
+        if self.bundle is None:
+            return None
+        if self.bundle.reference() is None:
+            settings = BenchSettings(python=self.python)
+            job = Job(self.bundle, self.device, 1, threads_on(self.device, None), settings, folder / "reference", spawn)
+            verify_variants(job, [REFERENCE])
+        return self.bundle.reference()
 
     def _open(self) -> Bundle | None:
         """The bundle that will be added to; None if there is none yet, or one that `force` replaces."""
