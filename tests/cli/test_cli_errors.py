@@ -135,6 +135,59 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert done.stderr == ""
 
 
+def test_a_reader_that_goes_away_between_two_prints_is_no_error(tiny: Path) -> None:
+    # What was printed after the reader had gone ended in exit code 1, an internal error, without a word.
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-u", "-m", "accel", "inspect", str(tiny.absolute())]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel import cli, config
+
+    def broken(*given: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(config, "resolve", broken)
+    monkeypatch.setattr(cli, "_nobody_reads", lambda: False)
+    with pytest.raises(BrokenPipeError):
+        cli.main(["config"])
+
+
+@pytest.mark.parametrize("kind", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_the_rules_of_a_table_gets_the_table(kind: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "accel", "config"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": kind})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"bench.rounds" in done.stdout
+
+
+def test_a_folder_that_is_a_file_is_named(accel_cli: Cli, tiny_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    ran = accel_cli(*factory(tiny_weights, "--out", tmp_path / "taken" / "engines"))
+    refused(ran, 4, f"{tmp_path}/taken", "cannot be used: Not a directory", "--out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(accel_cli: Cli, tiny_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    ran = accel_cli(*factory(tiny_weights, "--out", tmp_path / "locked"))
+    refused(ran, 4, f"{tmp_path}/locked", "cannot be used: Permission denied", "--out")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_cache_that_may_not_be_written_is_named(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    from accel import config
+
+    def locked(*given: object) -> None:
+        raise OSError(code, os.strerror(code), "/cache/locks/bench-cpu.lock")
+
+    monkeypatch.setattr(config, "resolve", locked)
+    refused(accel_cli("config"), 4, f"/cache/locks/bench-cpu.lock cannot be used: {os.strerror(code)}", "ACCEL_CACHE_DIR")
+
+
 def test_a_mistake_in_the_settings_file(accel_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "accel.toml").write_text("[bench]\niteratons = 5\n")
