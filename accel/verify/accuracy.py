@@ -100,7 +100,7 @@ def judge(
         metric: replaces top-1; there are then no flips and no p, and the gates hold on its percent.
 
     Raises:
-        UsageError: the three do not belong together.
+        UsageError: the three do not belong together, or a label is no class of the model's.
     """
     if outputs.shape != reference.shape or len(labels) != len(outputs) or not len(outputs):
         raise UsageError(
@@ -110,6 +110,12 @@ def judge(
     if metric is None and outputs.ndim != 2:
         raise UsageError(f"top-1 needs N×C outputs and these are {outputs.shape}", remedy="name a metric: --metric package.module:function")
     n_test = len(outputs)
+    if metric is None and int(labels.max()) >= outputs.shape[1]:
+        # Such a sample can never be right: a score would say of the engine what is true of the labels.
+        raise UsageError(
+            f"the labels go up to {int(labels.max())}, and the model has {outputs.shape[1]} classes, numbered from 0",
+            remedy="number the labels as the model's outputs are, the first 0; or name the classes in the data",
+        )
     if not np.isfinite(outputs).all():
         # argmax of a NaN is an index like any other: such an engine must not get a score at all.
         reason = f"the outputs of {_bad_rows(outputs)} of {n_test} samples are not finite"

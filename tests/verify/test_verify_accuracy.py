@@ -110,3 +110,11 @@ def test_a_result_survives_json():
 def test_outputs_of_another_dataset_are_refused():
     with pytest.raises(UsageError, match="do not belong together"):
         judge(REFERENCE[:10], REFERENCE, LABELS, Gates())
+
+
+def test_labels_that_are_no_classes_of_the_model_are_refused():
+    # Counted from 1, or of another model: every sample of the last class would be wrong, and the engine would be blamed for it.
+    outputs = np.eye(3, dtype=np.float32)
+
+    with pytest.raises(UsageError, match="labels go up to 3, and the model has 3 classes, numbered from 0"):
+        judge(outputs, outputs, np.array([1, 2, 3]), Gates())
