@@ -56,7 +56,8 @@ def batches(samples: Samples, preprocess: Prepare | None, size: int, spec: Tenso
         UsageError: a sample of another dtype or shape than the model takes.
     """
     for start in range(0, len(samples), size):
-        rows = [_fitting(_prepared(samples, index, preprocess, spec.dtype), samples, spec) for index in range(start, min(start + size, len(samples)))]
+        indices = range(start, min(start + size, len(samples)))
+        rows = [_fitting(_prepared(samples, index, preprocess, spec.dtype), samples, spec) for index in indices]
         yield rows[0] if len(rows) == 1 else np.concatenate(rows)
 
 
