@@ -54,6 +54,11 @@ class AccelError(Exception):
         return f"{self.message}\n  to mend it: {self.remedy}" if self.remedy else self.message
 
 
+def of_users_code(what: str, error: Exception, remedy: str = "mend it; ACCEL_DEBUG=1 shows the line") -> UsageError:
+    """What the user's own code ended in, for `raise … from error`: a factory, a metric, an iterable."""
+    return UsageError(f"{what}: {type(error).__name__}: {error}", remedy=remedy)
+
+
 def _restored(kind: type[AccelError], message: str, state: dict[str, Any]) -> AccelError:
     error = kind.__new__(kind, message)
     error.__dict__.update(state)

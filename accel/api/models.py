@@ -14,7 +14,7 @@ from accel.engines import golden as golden_samples
 from accel.engines.manifest import MANIFEST_FILE
 from accel.engines.running import as_tensors
 from accel.engines.weights import read_weights
-from accel.errors import DatasetMissing, UsageError
+from accel.errors import AccelError, DatasetMissing, UsageError, of_users_code
 from accel.optional import require
 from accel.preprocess import Preprocess
 from accel.types import Array, Checkpoint, TensorSpec
@@ -147,6 +147,11 @@ def _answer(torch_module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
             answers = as_tensors(torch_module(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
     except RuntimeError as error:
         raise UsageError(f"the module does not take an input of {'x'.join(map(str, shape))}: {error}", remedy="mend --input") from error
+    except AccelError:
+        raise
+    except Exception as error:
+        what = f"the module does not take one float32 input of {'x'.join(map(str, shape))}"
+        raise of_users_code(what, error, "mend --input, or wrap the module: it is called with one tensor") from error
     if len(answers) != 1:
         raise UsageError(f"the module returns {len(answers)} tensors; a bundle has one output", remedy="wrap it so that it returns one")
     return tuple(answers[0].shape)

@@ -95,6 +95,19 @@ def test_a_metric_of_ones_own_replaces_top1():
     assert (result.metric, result.top1, result.n_flips, result.mcnemar_p, result.passed) == ("mine:fn", 42.0, None, None, True)
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (lambda outputs, labels: {}["f1"], "metric mine:fn failed: KeyError: 'f1'"),
+        (lambda outputs, labels: "high", "metric mine:fn failed: ValueError"),
+        (lambda outputs, labels: math.nan, "metric mine:fn answered nan"),
+    ],
+)
+def test_a_metric_that_fails_or_answers_no_number_is_named_and_passes_nothing(metric, said):
+    with pytest.raises(UsageError, match=said):
+        judge(REFERENCE, REFERENCE, LABELS, Gates(), metric=metric, metric_name="mine:fn")
+
+
 def test_a_model_that_is_no_classifier_has_parity_alone():
     result = from_parity({"status": "failed", "reason": "far off", "max_abs_err": 1.0, "max_rel_err": 0.5}, n_test=8)
 
