@@ -26,6 +26,8 @@ A foreign exception is chained (`raise … from error`), never swallowed.
 
 from __future__ import annotations
 
+import os
+import traceback
 from typing import Any
 
 
@@ -54,9 +56,11 @@ class AccelError(Exception):
         return f"{self.message}\n  to mend it: {self.remedy}" if self.remedy else self.message
 
 
-def of_users_code(what: str, error: Exception, remedy: str = "mend it; ACCEL_DEBUG=1 shows the line") -> UsageError:
-    """What the user's own code ended in, for `raise … from error`: a factory, a metric, an iterable."""
-    return UsageError(f"{what}: {type(error).__name__}: {error}", remedy=remedy)
+def of_users_code(what: str, error: Exception, remedy: str = "mend that code") -> UsageError:
+    """What the user's own code ended in, and in which line, for `raise … from error`: a factory, a metric, an iterable."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if frame.filename.startswith("<") else f" ({os.path.basename(frame.filename)}, line {frame.lineno})"
+    return UsageError(f"{what}: {type(error).__name__}: {error}{where}", remedy=remedy)
 
 
 def _restored(kind: type[AccelError], message: str, state: dict[str, Any]) -> AccelError:

@@ -133,7 +133,7 @@ def test_an_input_that_the_module_does_not_take_is_a_usage_error(tiny_weights: P
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("def build(): raise KeyError('depth')", r"broken:build failed: KeyError: 'depth'"),
+        ("def build(): raise KeyError('depth')", r"broken:build failed: KeyError: 'depth' \(broken\.py, line 1\)"),
         ("build = 1 / 0", "factory broken:build cannot be imported: ZeroDivisionError"),
         ("def build(: pass", "factory broken:build cannot be imported: SyntaxError"),
         (
