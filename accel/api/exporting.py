@@ -127,7 +127,7 @@ def export(
         requests = [
             job.complete(format, dataclasses.replace(request, opset=wanted)) for format, wanted in zip(formats, opsets, strict=True)
         ]
-        plans = [exporters.plan(format, item) for format, item in zip(formats, requests, strict=True)]
+        plans = [job.plan(format, item) for format, item in zip(formats, requests, strict=True)]
         if dry_run:
             return [Exported(job.path, plan, PLANNED) for plan in plans]
         done = []
