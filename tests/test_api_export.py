@@ -57,6 +57,12 @@ def test_an_edited_engine_is_exported_anew(tiny: Path, options: dict[str, Any]) 
     Bundle.open(tiny).file(Bundle.open(tiny).entry("onnx", "fp32"))
 
 
+def test_a_bundle_of_the_engines_folder_is_found_by_its_name(tiny: Path) -> None:
+    # As `accel verify tiny` and every other command finds it.
+    (done,) = export("tiny", "torchscript", batch=2, device="cpu")
+    assert (done.status, done.bundle.resolve(), done.plan.name) == ("added", tiny, "torchscript-fp32-b2")
+
+
 def test_a_dry_run_writes_nothing(options: dict[str, Any], tmp_path: Path) -> None:
     done = export("nets:build", ["onnx", "torchscript"], batch=4, dry_run=True, **options)
     assert [(item.status, item.plan.name) for item in done] == [("planned", "onnx-fp32-b4"), ("planned", "torchscript-fp32-b4")]

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from accel import engines
+from accel import engines, trainers
 from accel.api import models, onnx_models
 from accel.engines import Bundle, Golden, embedding, module, onnx_file
 from accel.engines.manifest import MANIFEST_FILE
@@ -101,7 +101,7 @@ def find(
         UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else.
         UsageError, UnknownName, BundleMissing, CorruptArtifact: as `models.resolve`; an ONNX file that cannot be a bundle's.
     """
-    path = Path(model).expanduser()
+    path = _named(model, engines_dir)
     if path.suffix == ONNX_SUFFIX and path.is_file():
         _refuse_factory_options(model, weights, shape)
         inside = path.resolve().parent.parent
@@ -123,6 +123,13 @@ def find(
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
     found = embedding.embed(found) if pixels else found
     return Origin(model, found.name, engines_dir / f"{found.name}.accel", (found.input,), (found.output,), found)
+
+
+def _named(model: str, engines_dir: Path) -> Path:
+    """The path that `model` is; that of the bundle which every other command knows by this name, where accel has no such model."""
+    path, bundle = Path(model).expanduser(), engines_dir / f"{model}.accel"
+    plain = path.name == model and model not in trainers.MODELS and not path.exists()
+    return bundle if plain and (bundle / MANIFEST_FILE).is_file() else path
 
 
 def mixed(path: Path, bundle: Bundle, wanted: str) -> UsageError:
