@@ -7,12 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import nets
 import pytest
 
 from accel import exporters
 from accel.api import export
 from accel.engines import Bundle, trust
-from accel.errors import CorruptArtifact, MissingExtra, ParityError, UnknownName, UsageError
+from accel.errors import CorruptArtifact, MissingExtra, ParityError, UnknownName, UntrustedArtifact, UsageError
 from accel.verify import parity
 
 pytest.importorskip("torch")
@@ -142,6 +143,22 @@ def test_adding_to_a_strangers_bundle_does_not_make_it_trusted(
     (done,) = export("nets:build", "onnx", batch=2, **options)
     assert done.status == "added"
     assert not trust.is_trusted(Bundle.open(tiny))
+
+
+@pytest.mark.parametrize("more", [{}, {"name": "mine"}])
+def test_the_factory_of_a_strangers_bundle_is_not_called(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: dict[str, str]
+) -> None:
+    # What docs/trust.md promises of every command: a bundle may name any callable of any package as its model's factory.
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
+    called: list[object] = []
+    monkeypatch.setattr(nets, "build", lambda real=nets.build: called.append(1) or real())
+    with pytest.raises(UntrustedArtifact, match="its model is built by calling nets:build") as caught:
+        export(str(tiny), "onnx", batch=2, device="cpu", **more)
+    assert "--trusted" in str(caught.value)
+    assert called == []
+    (done,) = export(str(tiny), "onnx", batch=2, device="cpu", trusted=True, **more)
+    assert (done.status, bool(called)) == ("added", True)
 
 
 def test_an_interrupted_export_leaves_nothing(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from accel import engines, trainers
 from accel.api import models, onnx_models
-from accel.engines import Bundle, Golden, embedding, module, onnx_file
+from accel.engines import Bundle, Golden, embedding, module, onnx_file, trust
 from accel.engines.manifest import MANIFEST_FILE
 from accel.engines.onnx_file import OnnxFile
 from accel.errors import UsageError
@@ -28,6 +28,8 @@ class Origin:
         path: of the bundle; it need not exist.
         checkpoint: None for an ONNX file, or a bundle that was made from one: there is no PyTorch model then.
         onnx: the ONNX file that was named, if it lies in no bundle.
+        bundle: what the checkpoint was read from, if that is a bundle.
+        trusted: the caller vouches for its code.
     """
 
     typed: str
@@ -37,19 +39,23 @@ class Origin:
     outputs: tuple[TensorSpec, ...]
     checkpoint: Checkpoint | None = None
     onnx: OnnxFile | None = None
+    bundle: Bundle | None = None
+    trusted: bool = False
 
     @functools.cached_property
     def module(self) -> Any:
         """The FP32 nn.Module.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none. UntrustedArtifact: nobody vouches for the factory of the bundle that it is from.
         """
         if self.checkpoint is None:
             raise UsageError(
                 f"{self.typed} has no PyTorch model, only an ONNX file",
                 remedy="--to trt builds from that; for other formats name the model",
             )
+        if self.bundle is not None:
+            trust.demand_module(self.bundle, self.trusted)
         return module.build_module(self.checkpoint)
 
     def golden(self) -> Golden:
@@ -87,6 +93,7 @@ def find(
     name: str | None,
     moved: bool,
     pixels: bool = False,
+    trusted: bool = False,
 ) -> Origin:
     """What MODEL names.
 
@@ -95,6 +102,7 @@ def find(
         engines_dir: where a new bundle goes.
         weights, shape, name: as `models.resolve` takes them.
         moved: `--out` or `--name` was typed: a bundle that was named may be exported into another one.
+        trusted: the caller vouches for the code of a bundle.
         pixels: the bundle takes uint8 pictures, its preprocessing a part of the model (`--embed-preprocess`).
 
     Raises:
@@ -112,17 +120,18 @@ def find(
             inputs, outputs = onnx_models.public_specs(source)
             return Origin(model, called, engines_dir / f"{called}.accel", inputs, outputs, onnx=source)
         path = inside
-    if (path / MANIFEST_FILE).is_file() and not (moved and not _same(path, engines_dir, name)):
+    bundle = Bundle.open(path) if (path / MANIFEST_FILE).is_file() else None
+    if bundle is not None and not (moved and not _same(path, engines_dir, name)):
         _refuse_factory_options(model, weights, shape)
-        bundle = Bundle.open(path)
         checkpoint = bundle.checkpoint if bundle.has_checkpoint else None
         if pixels and not bundle.inputs[0].is_pixels:
             _refuse_pixels(str(path), checkpoint is None)
             raise mixed(path, bundle, "uint8 NHWC")
-        return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint)
+        return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint, None, bundle, trusted)
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
     found = embedding.embed(found) if pixels else found
-    return Origin(model, found.name, engines_dir / f"{found.name}.accel", (found.input,), (found.output,), found)
+    target = engines_dir / f"{found.name}.accel"
+    return Origin(model, found.name, target, (found.input,), (found.output,), found, None, bundle, trusted)
 
 
 def _named(model: str, engines_dir: Path) -> Path:
