@@ -314,6 +314,15 @@ def test_such_a_bundle_is_verified_against_the_reference_that_is_there(
     assert (row["verdict"], row["top1"], row["top1_reference"], row["n_flips"]) == ("OK", 100.0, 75.0, 2)
 
 
+@pytest.mark.parametrize("command", [["verify"], ["bench", "--rounds", "1", "--iterations", "3", "--warmup", "0"]])
+def test_a_bundle_of_which_nothing_runs_here_is_no_success(accel_cli: Callable[..., Any], here: Path, command: list[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx_samples.write(here / "half.onnx", precision="fp16")
+    export("half.onnx", "onnx", precision="fp16", device="cpu")
+    ran = accel_cli(*command, "half", "--device", "cpu")
+    assert (ran.code, "onnxruntime:fp16 is REFUSED: no FP16 kernels on this CPU" in ran.err) == (4, True)
+
+
 def test_without_golden_outputs_and_data_a_bundle_is_unverified_and_says_what_is_lacking(
     accel_cli: Callable[..., Any], here: Path, requests: list[ExportRequest]
 ) -> None:
