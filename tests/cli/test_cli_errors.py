@@ -80,6 +80,11 @@ def test_a_bundle_that_was_never_exported(accel_cli: Cli, tmp_path: Path, monkey
     refused(accel_cli("inspect", "mine"), 4, "engines/mine.accel is no bundle", "accel export mine --to onnx")
 
 
+def test_a_folder_that_has_no_name_has_none_in_the_remedy(accel_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(accel_cli("inspect", "."), 4, ". is no bundle", "accel export MODEL --to onnx")
+
+
 @pytest.mark.parametrize("command", ["verify", "bench"])
 def test_truncated_engine(accel_cli: Cli, tiny: Path, command: str) -> None:
     file = tiny / "onnx-fp32" / "model.onnx"
