@@ -64,6 +64,14 @@ def test_a_bundle_of_the_engines_folder_is_found_by_its_name(tiny: Path) -> None
     assert (done.status, done.bundle.resolve(), done.plan.name) == ("added", tiny, "torchscript-fp32-b2")
 
 
+@pytest.mark.parametrize("name", ["a/b", "../a", "..", "a\nb", "a\\b"])
+def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_written(options: dict[str, Any], tmp_path: Path, name: str) -> None:
+    # `a\nb` was written, and could not be read back; `../a` left the engines folder.
+    with pytest.raises(UsageError, match="cannot be a bundle's name"):
+        export("nets:build", "onnx", **{**options, "name": name})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_dry_run_writes_nothing(options: dict[str, Any], tmp_path: Path) -> None:
     done = export("nets:build", ["onnx", "torchscript"], batch=4, dry_run=True, **options)
     assert [(item.status, item.plan.name) for item in done] == [("planned", "onnx-fp32-b4"), ("planned", "torchscript-fp32-b4")]

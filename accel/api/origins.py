@@ -106,7 +106,8 @@ def find(
         pixels: the bundle takes uint8 pictures, its preprocessing a part of the model (`--embed-preprocess`).
 
     Raises:
-        UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else.
+        UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else; a name that a
+            bundle cannot have.
         UsageError, UnknownName, BundleMissing, CorruptArtifact: as `models.resolve`; an ONNX file that cannot be a bundle's.
     """
     path = _named(model, engines_dir)
@@ -116,7 +117,7 @@ def find(
         if not (inside / MANIFEST_FILE).is_file():
             _refuse_pixels(model, pixels)
             source = onnx_file.read(path)
-            called = name or path.stem
+            called = _demand_name(name or path.stem)
             inputs, outputs = onnx_models.public_specs(source)
             return Origin(model, called, engines_dir / f"{called}.accel", inputs, outputs, onnx=source)
         path = inside
@@ -130,7 +131,7 @@ def find(
         return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint, None, bundle, trusted)
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
     found = embedding.embed(found) if pixels else found
-    target = engines_dir / f"{found.name}.accel"
+    target = engines_dir / f"{_demand_name(found.name)}.accel"
     return Origin(model, found.name, target, (found.input,), (found.output,), found, None, bundle, trusted)
 
 
@@ -139,6 +140,13 @@ def _named(model: str, engines_dir: Path) -> Path:
     path, bundle = Path(model).expanduser(), engines_dir / f"{model}.accel"
     plain = path.name == model and model not in trainers.MODELS and not path.exists()
     return bundle if plain and (bundle / MANIFEST_FILE).is_file() else path
+
+
+def _demand_name(name: str) -> str:
+    """`name`, if a folder of the engines folder can be called so and accel.json can hold it."""
+    if not name.strip(".") or not name.isprintable() or {"/", "\\"} & set(name):
+        raise UsageError(f"{name!r} cannot be a bundle's name", remedy="give --name one without slashes; --out chooses the folder")
+    return name
 
 
 def mixed(path: Path, bundle: Bundle, wanted: str) -> UsageError:
