@@ -216,6 +216,13 @@ def test_what_an_onnx_file_cannot_become_is_refused(here: Path, requests: list[E
     assert not (here / "engines").exists()
 
 
+def test_inspect_says_what_parity_of_an_onnx_file_was_held_against(accel_cli: Callable[..., Any], here: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx_samples.write(here / "mine.onnx")
+    export("mine.onnx", "onnx", device="cpu")
+    assert "golden      8 samples, answered by the ONNX file itself\n" in accel_cli("inspect", "mine").out
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 @pytest.mark.parametrize(
     ("given", "asked"), [({"opset": 13}, {}), ({"batch": "N"}, {}), ({"batch": 3}, {}), ({"batch": "N"}, {"batch": 4})]
