@@ -514,6 +514,9 @@ def test_rows_of_a_newer_schema_and_damaged_lines_are_refused(bench):
     path.write_text("{\n" + good)
     with pytest.raises(CorruptArtifact, match="line 1"):
         read_rows(path)
+    path.write_text(good.replace('"verdict": "OK"', '"verdict": "GREAT"'))
+    with pytest.raises(CorruptArtifact, match="line 1 has the verdict 'GREAT'"):
+        read_rows(path)
 
 
 def test_rows_of_the_first_schema_are_read_with_the_later_builds_called_warm(bench):
