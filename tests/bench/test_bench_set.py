@@ -493,7 +493,7 @@ def test_one_fallback_is_not_remembered_as_the_variants_accuracy(bench, script, 
 
 @pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("xz", lzma.compress)])
 def test_a_packed_record_reads_as_it_was(tmp_path, ending, compress):
-    rows = [result_row(model="m", variant="eager:fp32", latency_kind="host_us", p50_us=1.5)]
+    rows = [result_row(model="m", variant="eager:fp32", latency_kind="host_us", p50_us=1.5, verdict="OK")]
     packed = tmp_path / f"results.jsonl.{ending}"
     packed.write_bytes(compress(to_jsonl(rows).encode()))
 
