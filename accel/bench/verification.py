@@ -32,6 +32,8 @@ NO_GOLDEN = Failure(
     "the bundle has no golden outputs, and no labelled data was named",
     "name data with --data, or export the ONNX file again with --force where onnxruntime is installed",
 )
+MODEL_BELOW = "the FP32 model itself is below that: train it further, or give the floor that it must have as --min-top1"
+"""No other export mends it."""
 NO_VERIFY = Failure("UNVERIFIED", "verification was not asked for", "leave out --no-verify")
 
 
@@ -187,6 +189,9 @@ class _Session:
 
     def _verdict(self, candidate: Candidate, result: VerifyResult, *, cached: bool = False) -> Verification:
         failure = None if result.passed else Failure.refused([Refused("CORRECTNESS", result.reason)])
+        floor, own = self.gates.min_top1, result.top1_reference
+        if failure is not None and floor is not None and own is not None and own < floor:
+            failure = dataclasses.replace(failure, remedy=MODEL_BELOW)
         return Verification(candidate, result, failure, cached)
 
     def _reference(self, asked_by: Candidate) -> Array:
