@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from accel.verify.metric import resolve as resolve_metric
 
 if TYPE_CHECKING:
     from accel.verify.data import Samples
+
+logger = logging.getLogger(__name__)
 
 REFERENCE = Variant("eager", "fp32")
 NO_GOLDEN = Failure(
@@ -123,9 +126,12 @@ class _Session:
                 return None, None
             return None, Failure("UNVERIFIED", "the bundle names no dataset to verify on", "name one with --data")
         try:
-            return open_data(self.spec), None
+            samples = open_data(self.spec)
         except DatasetMissing as error:
             return None, Failure("UNVERIFIED", error.message, error.remedy)
+        if samples.labels is None:
+            logger.warning("%s has no labels: parity with the golden samples is all that is judged", self.spec)
+        return samples, None
 
     @property
     def parity_only(self) -> bool:

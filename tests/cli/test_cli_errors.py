@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 Cli = Callable[..., Any]
@@ -260,3 +261,14 @@ def wait_for_rows(results: Path, process: subprocess.Popen[str]) -> list[dict[st
                 return [json.loads(line) for line in text.splitlines()]
         os.sched_yield()
     raise AssertionError(f"the bench ended before it was interrupted: {process.communicate()[1]}")
+
+
+def test_data_without_labels_is_said_to_be_left_aside(accel_cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.bench import verification
+
+    said: list[str] = []
+    monkeypatch.setattr(verification.logger, "warning", lambda text, *given: said.append(text % given))
+    np.savez(tmp_path / "plain.npz", images=np.zeros((3, 3, 8, 8), np.float32))
+    ran = accel_cli("verify", "tiny", "--variant", "onnxruntime:fp32", "--data", f"npz:{tmp_path}/plain.npz", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert said == [f"npz:{tmp_path}/plain.npz has no labels: parity with the golden samples is all that is judged"]
