@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     An unexpected exception is left to Python: traceback, exit code 1.
     """
+    _open_what_is_closed()
     _log_to_stderr()
     _print_whatever_comes()
     try:
@@ -145,6 +146,13 @@ def _nobody_reads() -> bool:
         poll.register(sys.stdout.fileno(), 0)
         poll.register(sys.stderr.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _open_what_is_closed() -> None:
+    # A shell's `>&-` and some daemons leave these closed, and Python has None for them. The lowest free number is the closed one's own.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the process)
 
 
 def _print_whatever_comes() -> None:

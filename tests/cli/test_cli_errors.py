@@ -163,6 +163,14 @@ def test_a_pipe_that_breaks_elsewhere_is_no_success(monkeypatch: pytest.MonkeyPa
         cli.main(["config"])
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("config", 0), ("inspect no-such-bundle", 4)])
+def test_closed_streams_change_no_exit_code(closed: str, command: str, code: int) -> None:
+    done = subprocess.run(["/bin/sh", "-c", f"'{sys.executable}' -m accel {command} {closed}"], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("kind", ["ascii", "latin-1"])
 def test_a_terminal_that_lacks_the_rules_of_a_table_gets_the_table(kind: str) -> None:
     done = subprocess.run([sys.executable, "-m", "accel", "config"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": kind})
