@@ -130,10 +130,12 @@ def _of_disk(error: OSError) -> AccelError | None:
     """What a disk that is full, or a path that this user may not use, is for the user; None if it is neither."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(f"no space left on the disk ({error.filename or error.strerror})", remedy="free some space")
-    if error.errno not in UNUSABLE or not isinstance(error.filename, (str, bytes)):
+    if error.errno not in (*UNUSABLE, errno.ENOENT) or not isinstance(error.filename, (str, bytes)):
         return None
     path = Path(os.fsdecode(error.filename)).absolute()
     remedy = "name a folder that this user may write (--out, ACCEL_CACHE_DIR, or work in another one), or change its rights"
+    if error.errno == errno.ENOENT:
+        remedy = "it is gone, or cannot be made there: bring it back, or name another path; ACCEL_DEBUG=1 says what wanted it"
     told = MissingError(f"{path} cannot be used: {error.strerror}", remedy=remedy)
     told.__cause__ = error
     return told

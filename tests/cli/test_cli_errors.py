@@ -191,6 +191,14 @@ def test_a_folder_that_may_not_be_written_is_named(accel_cli: Cli, tiny_weights:
     refused(ran, 4, f"{tmp_path}/locked", "cannot be used: Permission denied", "--out")
 
 
+def test_a_file_that_is_taken_away_meanwhile_is_named(accel_cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.bench import model
+
+    monkeypatch.setattr(model, "columns", lambda *given: (tiny / "onnx-fp32" / "gone.onnx").stat())
+    ran = accel_cli("bench", "tiny", "--runtime", "ort:fp32", "--no-baseline", "--no-verify", "--rounds", "1", "--device", "cpu")
+    refused(ran, 4, "gone.onnx cannot be used: No such file or directory", "bring it back")
+
+
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
 def test_a_cache_that_may_not_be_written_is_named(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     from accel import config
