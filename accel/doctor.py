@@ -176,7 +176,7 @@ def disk() -> Iterator[Check]:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(there).free / 1e9
         found = f"{free:.1f} GB free at {folder}"
-        if not os.access(there, os.W_OK):
+        if not there.is_dir() or not os.access(there, os.W_OK):
             yield Check(name, FAIL, f"{there} cannot be written", "choose another folder: ACCEL_CACHE_DIR, or change to one")
         elif free < ENOUGH_GB:
             yield Check(name, FAIL if free < TOO_LITTLE_GB else WARN, found, "free some space, or set ACCEL_CACHE_DIR to another disk")

@@ -26,6 +26,8 @@ A foreign exception is chained (`raise … from error`), never swallowed.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Any
 
 
@@ -52,6 +54,13 @@ class AccelError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  to mend it: {self.remedy}" if self.remedy else self.message
+
+
+def of_users_code(what: str, error: Exception, remedy: str = "mend that code") -> UsageError:
+    """What the user's own code ended in, and in which line, for `raise … from error`: a factory, a metric, an iterable."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if frame.filename.startswith("<") else f" ({Path(frame.filename).name}, line {frame.lineno})"
+    return UsageError(f"{what}: {type(error).__name__}: {error}{where}", remedy=remedy)
 
 
 def _restored(kind: type[AccelError], message: str, state: dict[str, Any]) -> AccelError:

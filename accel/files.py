@@ -47,12 +47,19 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if _is_full(error):
             raise DiskFull(
                 f"no space left on the disk while writing {path}; nothing was changed",
                 remedy="free some space, or choose another folder with --out or ACCEL_CACHE_DIR",
             ) from error
         raise
+
+
+def _is_full(error: OSError) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    # shutil.copytree gathers what went wrong with each file, as text and without a number of its own.
+    gathered = str(error) if isinstance(error, shutil.Error) else ""
+    return error.errno in full or any(f"[Errno {number}]" in gathered for number in full)
 
 
 @contextlib.contextmanager

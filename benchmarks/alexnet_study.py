@@ -71,7 +71,7 @@ def measure(request: Request) -> dict[str, Any]:
     bundle = Bundle.open(request["bundle"])
     samples = open_data(request["data"] or bundle.checkpoint.dataset)
     size = request["batch"]
-    given = [np.ascontiguousarray(batch) for batch in batches(samples, preparation(bundle), size)]
+    given = [np.ascontiguousarray(batch) for batch in batches(samples, preparation(bundle), size, bundle.inputs[0])]
     variant = Variant.parse(request["variant"])
     with open_cached(bundle.path, variant, request["device"], request["threads"], batch=size) as engine:
         until, calls = time.perf_counter() + WARM_S, 0

@@ -7,12 +7,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import nets
 import pytest
 
 from accel import exporters
 from accel.api import export
 from accel.engines import Bundle, trust
-from accel.errors import CorruptArtifact, MissingExtra, ParityError, UnknownName, UsageError
+from accel.errors import CorruptArtifact, MissingExtra, ParityError, UnknownName, UntrustedArtifact, UsageError
 from accel.verify import parity
 
 pytest.importorskip("torch")
@@ -55,6 +56,20 @@ def test_an_edited_engine_is_exported_anew(tiny: Path, options: dict[str, Any]) 
     (done,) = export("nets:build", "onnx", **options)
     assert done.status == "added"
     Bundle.open(tiny).file(Bundle.open(tiny).entry("onnx", "fp32"))
+
+
+def test_a_bundle_of_the_engines_folder_is_found_by_its_name(tiny: Path) -> None:
+    # As `accel verify tiny` and every other command finds it.
+    (done,) = export("tiny", "torchscript", batch=2, device="cpu")
+    assert (done.status, done.bundle.resolve(), done.plan.name) == ("added", tiny, "torchscript-fp32-b2")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "..", "a\nb", "a\\b"])
+def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_written(options: dict[str, Any], tmp_path: Path, name: str) -> None:
+    # `a\nb` was written, and could not be read back; `../a` left the engines folder.
+    with pytest.raises(UsageError, match="cannot be a bundle's name"):
+        export("nets:build", "onnx", **{**options, "name": name})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_writes_nothing(options: dict[str, Any], tmp_path: Path) -> None:
@@ -136,6 +151,22 @@ def test_adding_to_a_strangers_bundle_does_not_make_it_trusted(
     (done,) = export("nets:build", "onnx", batch=2, **options)
     assert done.status == "added"
     assert not trust.is_trusted(Bundle.open(tiny))
+
+
+@pytest.mark.parametrize("more", [{}, {"name": "mine"}])
+def test_the_factory_of_a_strangers_bundle_is_not_called(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, more: dict[str, str]
+) -> None:
+    # What docs/trust.md promises of every command: a bundle may name any callable of any package as its model's factory.
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
+    called: list[object] = []
+    monkeypatch.setattr(nets, "build", lambda real=nets.build: called.append(1) or real())
+    with pytest.raises(UntrustedArtifact, match="its model is built by calling nets:build") as caught:
+        export(str(tiny), "onnx", batch=2, device="cpu", **more)
+    assert "--trusted" in str(caught.value)
+    assert called == []
+    (done,) = export(str(tiny), "onnx", batch=2, device="cpu", trusted=True, **more)
+    assert (done.status, bool(called)) == ("added", True)
 
 
 def test_an_interrupted_export_leaves_nothing(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

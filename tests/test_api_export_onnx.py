@@ -221,7 +221,7 @@ def test_another_file_of_the_same_name_is_another_model(here: Path, requests: li
 
 def test_what_an_onnx_file_cannot_become_is_refused(here: Path, requests: list[ExportRequest]) -> None:
     onnx_samples.write(here / "mine.onnx")
-    for to, said in (("torchscript", "has no PyTorch model"), ("onnx", r"fp16 was asked for, and mine\.onnx is fp32")):
+    for to, said in (("torchscript", "has no PyTorch model"), ("onnx", r"fp16 was asked for, and mine\.onnx has precision fp32")):
         with pytest.raises(UsageError, match=said):
             export("mine.onnx", to, precision="fp16", device="cpu")
     with pytest.raises(UsageError, match="has its own weights"):
@@ -231,6 +231,49 @@ def test_what_an_onnx_file_cannot_become_is_refused(here: Path, requests: list[E
     (here / "text.onnx").write_text("not protobuf")
     with pytest.raises(CorruptArtifact, match=r"text\.onnx is no ONNX model"):
         export("text.onnx", "tensorrt-rtx")
+    assert not (here / "engines").exists()
+
+
+def test_inspect_says_what_parity_of_an_onnx_file_was_held_against(accel_cli: Callable[..., Any], here: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx_samples.write(here / "mine.onnx")
+    export("mine.onnx", "onnx", device="cpu")
+    assert "golden      8 samples, answered by the ONNX file itself\n" in accel_cli("inspect", "mine").out
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("given", "asked"), [({"opset": 13}, {}), ({"batch": "N"}, {}), ({"batch": 3}, {}), ({"batch": "N"}, {"batch": 4})]
+)
+def test_a_file_that_is_given_is_said_to_be_what_it_is(
+    here: Path, requests: list[ExportRequest], given: dict[str, Any], asked: dict[str, Any], dry_run: bool
+) -> None:
+    onnx_samples.write(here / "mine.onnx", **given)
+    (done,) = export("mine.onnx", "onnx", device="cpu", dry_run=dry_run, **asked)
+    name = {"N": "onnx-fp32-dynamic", 3: "onnx-fp32-b3"}.get(given.get("batch", 1), "onnx-fp32")
+    row = done.to_row()
+    assert (row["engine"], row["opset"]) == (name, given.get("opset", 17))
+    assert row["file"] == f"engines/mine.accel/{name}/model.onnx"
+    assert Path(row["file"]).is_file() is not dry_run
+    if not dry_run:
+        (again,) = export("mine.onnx", "onnx", device="cpu", **asked)
+        assert (again.status, again.to_row()["file"]) == ("kept", row["file"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"opset": 11}, r"opset 11 was asked for, and mine\.onnx has opset 13.*\n.*--opset 13"),
+        ({"batch": 4}, r"batch 4 was asked for, and mine\.onnx has batch 1.*\n.*--batch 1"),
+        ({"batch": "dynamic"}, r"batch dynamic was asked for, and mine\.onnx has batch 1"),
+    ],
+)
+def test_a_file_that_is_not_what_was_asked_for_is_refused(
+    here: Path, requests: list[ExportRequest], asked: dict[str, Any], said: str
+) -> None:
+    onnx_samples.write(here / "mine.onnx", opset=13)
+    with pytest.raises(UsageError, match=said):
+        export("mine.onnx", "onnx", device="cpu", **asked)
     assert not (here / "engines").exists()
 
 
@@ -320,6 +363,15 @@ def test_such_a_bundle_is_verified_and_timed_by_a_python_without_torch_and_scipy
     (recorded,) = here.glob("results/local/*/results.csv")
     with open(recorded, newline="", encoding="utf-8") as stream:
         assert all(float(run["p50_lo_us"]) <= float(run["p50_us"]) <= float(run["p50_hi_us"]) for run in csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("command", [["verify"], ["bench", "--rounds", "1", "--iterations", "3", "--warmup", "0"]])
+def test_a_bundle_of_which_nothing_runs_here_is_no_success(accel_cli: Callable[..., Any], here: Path, command: list[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx_samples.write(here / "half.onnx", precision="fp16")
+    export("half.onnx", "onnx", precision="fp16", device="cpu")
+    ran = accel_cli(*command, "half", "--device", "cpu")
+    assert (ran.code, "onnxruntime:fp16 is REFUSED: no FP16 kernels on this CPU" in ran.err) == (4, True)
 
 
 def test_without_golden_outputs_and_data_a_bundle_is_unverified_and_says_what_is_lacking(

@@ -77,6 +77,14 @@ def test_an_engine_for_another_version_is_refused_or_passed_over(tiny: Path) -> 
         assert str(engine.variant) == "torchscript:fp32"
 
 
+def test_nothing_left_for_one_reason_is_refused_for_that_reason(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It was "nothing that torchscript can run", with the advice to export to ONNX.
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
+    with pytest.raises(UntrustedArtifact, match="was not exported by this user") as caught:
+        accel.load(tiny, "torchscript", device="cpu", strict=False)
+    assert (caught.value.exit_code, "--trusted" in str(caught.value.remedy)) == (5, True)
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_damaged_engine_is_never_passed_over(tiny: Path, strict: bool) -> None:
     file = tiny / "onnx-fp32" / "model.onnx"

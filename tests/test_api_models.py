@@ -126,8 +126,31 @@ def test_weights_of_another_network_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_an_input_that_the_module_does_not_take_is_a_usage_error(tiny_weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not take an input of 1x4x8x8"):
+    with pytest.raises(UsageError, match=r"does not take an input of 1x4x8x8(.|\n)*one float32 tensor; .* as an ONNX file"):
         models.resolve("nets:build", tmp_path, weights=tiny_weights, shape="1x4x8x8")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def build(): raise KeyError('depth')", r"broken:build failed: KeyError: 'depth' \(broken\.py, line 1\)"),
+        ("build = 1 / 0", "factory broken:build cannot be imported: ZeroDivisionError"),
+        ("def build(: pass", "factory broken:build cannot be imported: SyntaxError"),
+        (
+            "import nets\nimport torch\nclass Two(torch.nn.Sequential):\n    def forward(self, x, y): return x\n"
+            "def build(): return Two(*nets.build())",
+            r"does not take one float32 input of 1x3x8x8: TypeError: .*'y'(.|\n)*wrap the module",
+        ),
+    ],
+)
+def test_a_users_code_that_fails_is_one_sentence(
+    tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, said: str
+) -> None:
+    (tmp_path / "broken.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    with pytest.raises(UsageError, match=said):
+        models.resolve("broken:build", tmp_path, weights=tiny_weights, shape="1x3x8x8")
 
 
 def test_golden_samples_are_train_images_where_the_dataset_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

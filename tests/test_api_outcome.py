@@ -38,6 +38,13 @@ def test_what_all_lacks_is_said_in_its_row_and_what_was_typed_is_an_error(faults
     assert (error and error.exit_code) == code
 
 
+def test_all_of_nothing_is_no_success() -> None:
+    # `accel verify` on a machine without any runtime, or of FP16 engines alone on a CPU, checked nothing and ended with 0.
+    error = error_of([REFUSED, MISSING], ["all"], nothing_ran=True)
+    assert error is not None
+    assert (error.exit_code, error.remedy) == (4, "pip install 'accel-engines[ort]'")
+
+
 def test_the_error_names_every_such_variant_and_what_mends_it() -> None:
     error = error_of([REFUSED, UNVERIFIED], ["all"])
     assert error is not None

@@ -111,6 +111,7 @@ def test_a_table_of_ours_that_is_no_table_is_an_error(tmp_path: Path) -> None:
     [
         ("ACCEL_BENCH_ITERATIONS", "lots", "ACCEL_BENCH_ITERATIONS must be an integer or auto, not 'lots'"),
         ("ACCEL_OFFLINE", "maybe", "ACCEL_OFFLINE must be true or false, not 'maybe'"),
+        ("ACCEL_VERIFY_MAX_DROP", "nan", "ACCEL_VERIFY_MAX_DROP must be a number, not nan"),
         ("ACCEL_BENCH_ITERATION", "5", "did you mean ACCEL_BENCH_ITERATIONS?"),
     ],
 )

@@ -143,6 +143,13 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, free: float, status: str) -> None
     assert {line.status for line in doctor.disk()} == {status}
 
 
+def test_a_cache_below_a_file_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    line = next(iter(doctor.disk()))
+    assert (line.status, line.found) == (FAIL, f"{tmp_path / 'file'} cannot be written")
+
+
 def test_tensorrt_is_optional_and_a_broken_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     from accel import trt
     from accel.trt import library

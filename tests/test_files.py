@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ def test_a_full_disk_is_our_error_with_exit_code_4_and_leaves_the_old_file(tmp_p
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.exit_code == 4
     assert target.read_text() == "old"
+
+
+def test_a_disk_that_fills_up_while_a_folder_is_copied_is_our_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "model.onnx").write_text("x")
+
+    def full(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", source)
+
+    with pytest.raises(DiskFull, match="no space left"), scratch_folder(tmp_path, "package") as folder:
+        shutil.copytree(tmp_path / "bundle", folder / "copy", copy_function=full)
 
 
 def test_another_os_error_stays_what_it_is(tmp_path: Path) -> None:

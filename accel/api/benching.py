@@ -128,7 +128,8 @@ def bench(
         follower.finish(*tracking.of_set(results), [(results.folder / name, "") for name in (JSONL, CSV, TABLE)])
     faults = dict.fromkeys(_fault(row) for row in results.rows if row["verdict"] != OK)
     unexpected = [fault for fault in faults if verify or fault.verdict != "UNVERIFIED"]
-    problem = outcome.error_of(unexpected, names)
+    nothing_ran = all(row["verdict"] in ("MISSING", "REFUSED") for row in results.rows)
+    problem = outcome.error_of(unexpected, names, nothing_ran=nothing_ran)
     if not aa:
         return Benched(results, tuple(faults), problem)
     notes, mistrusted = against_itself.conclude(results)

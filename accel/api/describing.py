@@ -39,12 +39,19 @@ def describe(bundle: Path | str = "resnet18") -> dict[str, Any]:
         "labels": list(opened.labels),
         "checkpoint": _checkpoint(opened),
         "engines": [_engine(opened, entry) for entry in opened.entries],
-        "golden": _or_error(lambda: f"{len(opened.golden())} samples"),
+        "golden": _or_error(lambda: _golden(opened)),
         "reference": _or_error(lambda: "absent" if (found := opened.reference()) is None else f"{len(found.logits)} samples"),
         "verified": list(verified.read(opened.path).values()),
         "measured": list(measured.read(opened.path).values()),
         "tuned": list(tuned.read(opened.path).values()),
     }
+
+
+def _golden(bundle: Bundle) -> str:
+    samples = bundle.golden()
+    # Parity with what the file itself answered says that a runtime runs it, and nothing of the model that it was made from.
+    by = "" if bundle.has_checkpoint else ", answered by the ONNX file itself" if samples.outputs else ", without answers"
+    return f"{len(samples)} samples{by}"
 
 
 def _vouched_by(bundle: Bundle) -> str:

@@ -106,7 +106,7 @@ def evaluate(
     labels = matched_labels(samples, found.labels)
     prepare = Preprocess.from_dict(found.preprocess).for_images(found.input) if found.preprocess else None
     network = module.build_module(found).to(chosen)
-    matrix = confusion(network, batches(samples, prepare, BATCH, found.input.dtype), labels, found.num_classes, progress)
+    matrix = confusion(network, batches(samples, prepare, BATCH, found.input), labels, found.num_classes, progress)
     names = found.labels or tuple(str(number) for number in range(found.num_classes))
     evaluated = Evaluated(found, samples.name, samples.sha256, chosen, names, matrix)
     if figure is not None:

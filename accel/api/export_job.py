@@ -20,7 +20,7 @@ from accel.bench.verification import REFERENCE, verify_variants
 from accel.engines import Bundle, Golden, Reference, batch_of, trust
 from accel.engines.onnx_file import OnnxFile
 from accel.errors import BundleMissing, CorruptArtifact, IncompatibleArtifact, MissingError, ParityError, UsageError
-from accel.exporters import ExportRequest
+from accel.exporters import ExportPlan, ExportRequest
 from accel.files import scratch_folder
 from accel.optional import installed
 from accel.types import EngineEntry, EngineSource, Variant
@@ -68,6 +68,30 @@ class ExportJob:
             return request
         return dataclasses.replace(request, module=self.origin.module)
 
+    def plan(self, format: str, request: ExportRequest) -> ExportPlan:
+        """What `run` would write; of a file that was named, which is taken as it is, what that file is.
+
+        Raises:
+            UsageError: a format that cannot do it, or a file that is not what was asked for.
+        """
+        plan = exporters.plan(format, request)
+        given = self._given(format)
+        if given is None:
+            return plan
+        batch = onnx_models.batch_of(given)
+        for option, asked, found in (
+            ("precision", request.precision, given.precision),
+            ("opset", request.opset or given.opset, given.opset),
+        ):
+            if asked != found:
+                raise _not_as_asked(given, option, asked, found)
+        if batch not in (request.batch, "dynamic"):
+            raise _not_as_asked(given, "batch", request.batch, batch)
+        name = engines.entry_name(format, given.precision, batch)
+        files = (f"{name}/{plan.files[0].rpartition('/')[2]}",)
+        size = given.path.stat().st_size
+        return dataclasses.replace(plan, name=name, batch=batch, opset=given.opset, files=files, size_bytes=size)
+
     def run(self, format: str, request: ExportRequest, opset: int | None = None) -> tuple[EngineEntry, bool]:
         """The engine of `format` in the bundle, and whether it was added now.
 
@@ -76,9 +100,6 @@ class ExportJob:
         """
         given = self._given(format)
         if given is not None:
-            if given.precision != request.precision:
-                message = f"{request.precision} was asked for, and {given.path.name} is {given.precision}"
-                raise UsageError(message, remedy=f"--precision {given.precision}, or convert the file")
             return self._adopt(given)
         source = exporters.FORMATS[format].source
         if source is not None and request.module is None:
@@ -244,3 +265,8 @@ class ExportJob:
             f"{self.path} holds another model than {self.origin.name} with these weights",
             remedy="--force replaces it; --out or --name keeps both",
         )
+
+
+def _not_as_asked(given: OnnxFile, option: str, asked: object, found: object) -> UsageError:
+    message = f"{option} {asked} was asked for, and {given.path.name} has {option} {found}: a file that is given is taken as it is"
+    return UsageError(message, remedy=f"--{option} {found}, or convert the file")

@@ -64,6 +64,7 @@ def export(
     embed_preprocess: bool = False,
     dry_run: bool = False,
     force: bool = False,
+    trusted: bool = False,
     progress: Progress = silent,
 ) -> list[Exported]:
     """Export `model` into the bundle `OUT/NAME.accel`, one engine for each format of `to`.
@@ -86,12 +87,14 @@ def export(
             every engine of the bundle.
         dry_run: say what would be written, write nothing.
         force: export anew what is there, and replace a bundle of another model.
+        trusted: build the module of a bundle that somebody else exported, which calls the factory that it names.
 
     Returns:
         What became of each format, in the order asked for.
 
     Raises:
         UsageError: a request that cannot be carried out; UnknownName for a model, format or precision that does not exist.
+        UntrustedArtifact: the module of a bundle that nobody vouches for is needed.
         ParityError: an engine disagrees with the golden samples; it was not added.
         MissingExtra, DiskFull, ArtifactError: as their names say.
     """
@@ -108,6 +111,7 @@ def export(
             name=name,
             moved=name is not None or out is not None,
             pixels=embed_preprocess,
+            trusted=trusted,
         )
         job = ExportJob(origin, devices.parse(settings["device"]), force, settings.table("bench.python"))
         request = ExportRequest(
@@ -127,7 +131,7 @@ def export(
         requests = [
             job.complete(format, dataclasses.replace(request, opset=wanted)) for format, wanted in zip(formats, opsets, strict=True)
         ]
-        plans = [exporters.plan(format, item) for format, item in zip(formats, requests, strict=True)]
+        plans = [job.plan(format, item) for format, item in zip(formats, requests, strict=True)]
         if dry_run:
             return [Exported(job.path, plan, PLANNED) for plan in plans]
         done = []

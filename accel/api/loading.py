@@ -12,6 +12,7 @@ from accel.api.choosing import Choice
 from accel.engines import Bundle, archive, trust
 from accel.errors import (
     AccelError,
+    ArtifactError,
     BundleMissing,
     DeviceUnavailable,
     DiskFull,
@@ -81,6 +82,7 @@ def load(
     preprocess = Preprocess.from_dict(bundle.preprocess).for_pictures(bundle.inputs[0]) if bundle.preprocess else None
     name = RUNTIME_ALIASES.get(runtime, runtime)
     passed_over: list[str] = []
+    refused: list[AccelError] = []
     found = choosing.choices(bundle, name, place)
     for choice in found:
         how = functools.partial(
@@ -96,6 +98,7 @@ def load(
             if strict:
                 raise _refusal(error, choice, next(found, None)) from error
             passed_over.append(f"{choice.variant}: {error.message}")
+            refused.append(error)
             _warn(f"{bundle.path}: {choice.variant} was passed over: {error.message}")
             continue
         if strict:
@@ -103,8 +106,13 @@ def load(
         return engine
     have = ", ".join(entry.name for entry in bundle.entries) or "no engines"
     tried = "".join(f"\n  {reason}" for reason in passed_over) or f" it has {have}"
+    message = f"{bundle.path} has nothing that {runtime} can run on {place}:{tried}"
+    if refused and len({(type(error), error.remedy) for error in refused}) == 1:
+        # One reason for all of them: untrusted, say. That is what it is, and that is what mends it.
+        kind = type(refused[0]) if isinstance(refused[0], ArtifactError) else RuntimeUnavailable
+        raise kind(message, remedy=refused[0].remedy)
     remedy = f"accel export {bundle.name} --to onnx; accel doctor says what this machine lacks"
-    raise RuntimeUnavailable(f"{bundle.path} has nothing that {runtime} can run on {place}:{tried}", remedy=remedy)
+    raise RuntimeUnavailable(message, remedy=remedy)
 
 
 def _warn(message: str) -> None:

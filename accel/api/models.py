@@ -14,12 +14,13 @@ from accel.engines import golden as golden_samples
 from accel.engines.manifest import MANIFEST_FILE
 from accel.engines.running import as_tensors
 from accel.engines.weights import read_weights
-from accel.errors import DatasetMissing, UsageError
+from accel.errors import AccelError, DatasetMissing, UsageError, of_users_code
 from accel.optional import require
 from accel.preprocess import Preprocess
 from accel.types import Array, Checkpoint, TensorSpec
 
 CHECKPOINT_FILE = "checkpoint.json"
+CALLED_WITH = "it is called with one float32 tensor; a model of other inputs may be given as an ONNX file"
 
 
 def is_factory(model: str) -> bool:
@@ -146,7 +147,13 @@ def _answer(torch_module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         with torch.inference_mode():
             answers = as_tensors(torch_module(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
     except RuntimeError as error:
-        raise UsageError(f"the module does not take an input of {'x'.join(map(str, shape))}: {error}", remedy="mend --input") from error
+        what = f"the module does not take an input of {'x'.join(map(str, shape))}: {error}"
+        raise UsageError(what, remedy=f"mend --input, or wrap the module: {CALLED_WITH}") from error
+    except AccelError:
+        raise
+    except Exception as error:
+        what = f"the module does not take one float32 input of {'x'.join(map(str, shape))}"
+        raise of_users_code(what, error, f"mend --input, or wrap the module: {CALLED_WITH}") from error
     if len(answers) != 1:
         raise UsageError(f"the module returns {len(answers)} tensors; a bundle has one output", remedy="wrap it so that it returns one")
     return tuple(answers[0].shape)

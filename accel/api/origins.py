@@ -7,9 +7,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from accel import engines
+from accel import engines, trainers
 from accel.api import models, onnx_models
-from accel.engines import Bundle, Golden, embedding, module, onnx_file
+from accel.engines import Bundle, Golden, embedding, module, onnx_file, trust
 from accel.engines.manifest import MANIFEST_FILE
 from accel.engines.onnx_file import OnnxFile
 from accel.errors import UsageError
@@ -28,6 +28,8 @@ class Origin:
         path: of the bundle; it need not exist.
         checkpoint: None for an ONNX file, or a bundle that was made from one: there is no PyTorch model then.
         onnx: the ONNX file that was named, if it lies in no bundle.
+        bundle: what the checkpoint was read from, if that is a bundle.
+        trusted: the caller vouches for its code.
     """
 
     typed: str
@@ -37,19 +39,23 @@ class Origin:
     outputs: tuple[TensorSpec, ...]
     checkpoint: Checkpoint | None = None
     onnx: OnnxFile | None = None
+    bundle: Bundle | None = None
+    trusted: bool = False
 
     @functools.cached_property
     def module(self) -> Any:
         """The FP32 nn.Module.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is none. UntrustedArtifact: nobody vouches for the factory of the bundle that it is from.
         """
         if self.checkpoint is None:
             raise UsageError(
                 f"{self.typed} has no PyTorch model, only an ONNX file",
                 remedy="--to trt builds from that; for other formats name the model",
             )
+        if self.bundle is not None:
+            trust.demand_module(self.bundle, self.trusted)
         return module.build_module(self.checkpoint)
 
     def golden(self) -> Golden:
@@ -87,6 +93,7 @@ def find(
     name: str | None,
     moved: bool,
     pixels: bool = False,
+    trusted: bool = False,
 ) -> Origin:
     """What MODEL names.
 
@@ -95,34 +102,51 @@ def find(
         engines_dir: where a new bundle goes.
         weights, shape, name: as `models.resolve` takes them.
         moved: `--out` or `--name` was typed: a bundle that was named may be exported into another one.
+        trusted: the caller vouches for the code of a bundle.
         pixels: the bundle takes uint8 pictures, its preprocessing a part of the model (`--embed-preprocess`).
 
     Raises:
-        UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else.
+        UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else; a name that a
+            bundle cannot have.
         UsageError, UnknownName, BundleMissing, CorruptArtifact: as `models.resolve`; an ONNX file that cannot be a bundle's.
     """
-    path = Path(model).expanduser()
+    path = _named(model, engines_dir)
     if path.suffix == ONNX_SUFFIX and path.is_file():
         _refuse_factory_options(model, weights, shape)
         inside = path.resolve().parent.parent
         if not (inside / MANIFEST_FILE).is_file():
             _refuse_pixels(model, pixels)
             source = onnx_file.read(path)
-            called = name or path.stem
+            called = _demand_name(name or path.stem)
             inputs, outputs = onnx_models.public_specs(source)
             return Origin(model, called, engines_dir / f"{called}.accel", inputs, outputs, onnx=source)
         path = inside
-    if (path / MANIFEST_FILE).is_file() and not (moved and not _same(path, engines_dir, name)):
+    bundle = Bundle.open(path) if (path / MANIFEST_FILE).is_file() else None
+    if bundle is not None and not (moved and not _same(path, engines_dir, name)):
         _refuse_factory_options(model, weights, shape)
-        bundle = Bundle.open(path)
         checkpoint = bundle.checkpoint if bundle.has_checkpoint else None
         if pixels and not bundle.inputs[0].is_pixels:
             _refuse_pixels(str(path), checkpoint is None)
             raise mixed(path, bundle, "uint8 NHWC")
-        return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint)
+        return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint, None, bundle, trusted)
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
     found = embedding.embed(found) if pixels else found
-    return Origin(model, found.name, engines_dir / f"{found.name}.accel", (found.input,), (found.output,), found)
+    target = engines_dir / f"{_demand_name(found.name)}.accel"
+    return Origin(model, found.name, target, (found.input,), (found.output,), found, None, bundle, trusted)
+
+
+def _named(model: str, engines_dir: Path) -> Path:
+    """The path that `model` is; that of the bundle which every other command knows by this name, where accel has no such model."""
+    path, bundle = Path(model).expanduser(), engines_dir / f"{model}.accel"
+    plain = path.name == model and model not in trainers.MODELS and not path.exists()
+    return bundle if plain and (bundle / MANIFEST_FILE).is_file() else path
+
+
+def _demand_name(name: str) -> str:
+    """`name`, if a folder of the engines folder can be called so and accel.json can hold it."""
+    if not name.strip(".") or not name.isprintable() or {"/", "\\"} & set(name):
+        raise UsageError(f"{name!r} cannot be a bundle's name", remedy="give --name one without slashes; --out chooses the folder")
+    return name
 
 
 def mixed(path: Path, bundle: Bundle, wanted: str) -> UsageError:

@@ -26,13 +26,13 @@ _ENDS: dict[str, type[AccelError]] = {
     "ERROR": AccelError,
     "UNVERIFIED": DatasetMissing,
     "FALLBACK": RuntimeUnavailable,
-    "REFUSED": RuntimeUnavailable,
     "MISSING": RuntimeUnavailable,
+    "REFUSED": RuntimeUnavailable,
 }
 """Verdict → error, the gravest first."""
 
 
-def error_of(faults: Iterable[Fault], names: Sequence[str]) -> AccelError | None:
+def error_of(faults: Iterable[Fault], names: Sequence[str], *, nothing_ran: bool = False) -> AccelError | None:
     """The error to end with, or None if every fault is one that its row has said enough about.
 
     What `all` finds missing or refused fails nothing: the row names it. What was typed is a request, and a request not met is an error.
@@ -40,8 +40,9 @@ def error_of(faults: Iterable[Fault], names: Sequence[str]) -> AccelError | None
     Args:
         faults: of the variants that have no good row.
         names: what was typed: `all`, runtimes and variants.
+        nothing_ran: no variant has a result of any kind; `all` of none is a request not met too.
     """
-    grave = [fault for fault in faults if _was_asked(fault, names)]
+    grave = [fault for fault in faults if nothing_ran or _was_asked(fault, names)]
     for verdict, kind in _ENDS.items():
         of_kind = [fault for fault in grave if fault.verdict == verdict]
         if of_kind:

@@ -65,8 +65,8 @@ def _export(bundle: Path, entry: EngineEntry, device: str) -> EngineEntry:
     # For the GPU that is here, and once: several builds are for whoever chooses the best of them.
     options = dataclasses.replace(options, compute_capabilities=(), builds=1)
     what: dict[str, Any] = {"precision": entry.precision, "batch": batch_of(entry), "opset": entry.opset, "options": options}
-    # Forced: an engine of the same name is there, and is the one that does not fit.
-    (done,) = export(str(bundle), entry.format, **what, out=bundle.parent, device=device, force=True)
+    # Forced: an engine of the same name is there, and is the one that does not fit. Trusted: whoever was about to run it has asked.
+    (done,) = export(str(bundle), entry.format, **what, out=bundle.parent, device=device, force=True, trusted=True)
     if done.entry is None:
         raise CorruptArtifact(f"the export of {bundle} wrote no {entry.format} engine", remedy=again(entry, bundle))
     return done.entry

@@ -100,6 +100,7 @@ def tune(
     chosen = devices.parse(settings["device"])
     plan = MeasurementPlan.default(chosen, **{key: settings[f"bench.{key}"] for key in (*counts, "max_rounds")}, seed=settings["seed"])
     where: dict[str, Any] = {"out": engines_dir, "weights": weights, "input": input, "name": name, "device": chosen, "progress": progress}
+    where["trusted"] = trusted
     opened = _bundle(model, Path(settings["engines_dir"]), where)
     steps = STEPS[chosen.partition(":")[0]]
     # Of a bundle without a checkpoint there is no module whose code would need trust.

@@ -83,7 +83,7 @@ def verify(
         for item in found
         if item.failure is not None
     ]
-    return Verified(tuple(_row(item) for item in found), outcome.error_of(faults, names))
+    return Verified(tuple(_row(item) for item in found), outcome.error_of(faults, names, nothing_ran=len(faults) == len(found)))
 
 
 def _row(item: Verification) -> dict[str, Any]:

@@ -13,6 +13,8 @@ AUTO = "auto"
 """What is typed for `iterations` to have a set find its own number."""
 CHOICES = (500, 1000, 2000)
 """The numbers of samples that an adaptive set takes: the first in round 0, then the one that `accel.bench.sampling` finds enough."""
+MOST = {"iterations": 10_000_000, "threads": 1024}
+"""Beyond these a slip of the finger takes the machine's memory: 100,000 threads of ONNX Runtime held 16 GB and never began."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,9 @@ class MeasurementPlan:
         for field in ("threads", "e2e_iterations"):
             if (value := getattr(self, field)) is not None:
                 _at_least(field, value, 1)
+        for field, most in MOST.items():
+            if ((value := getattr(self, field)) or 0) > most:
+                raise UsageError(f"the plan asks for {field} = {value}", remedy=f"at most {most} {field} are possible")
         if self.l2 not in ("hot", "cold"):
             raise UsageError(f"l2 was {self.l2!r}", remedy="--l2 hot, or --l2 cold")
         if self.idle_ms is not None and not 0 < self.idle_ms <= 10_000:

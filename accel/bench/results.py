@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from accel.bench.columns import COLUMNS, SCHEMA_VERSION, upgraded
+from accel.bench.columns import COLUMNS, SCHEMA_VERSION, VERDICTS, upgraded
 from accel.errors import CorruptArtifact, UsageError
 from accel.files import disk_errors, replacing, write_text
 from accel.types import Array
@@ -148,7 +148,11 @@ def read_rows(path: Path) -> list[Row]:
                 f"{path}, line {number} has schema_version {version}; this accel reads up to {SCHEMA_VERSION}",
                 remedy="pip install --upgrade accel-engines",
             )
-        rows.append(upgraded(data))
+        row = upgraded(data)
+        if row["verdict"] not in VERDICTS:
+            what = f"{path}, line {number} has the verdict {row['verdict']!r}; there are {', '.join(VERDICTS)}"
+            raise CorruptArtifact(what, remedy="restore the file, or bench again")
+        rows.append(row)
     return rows
 
 

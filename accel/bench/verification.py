@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,16 @@ from accel.verify.metric import resolve as resolve_metric
 if TYPE_CHECKING:
     from accel.verify.data import Samples
 
+logger = logging.getLogger(__name__)
+
 REFERENCE = Variant("eager", "fp32")
 NO_GOLDEN = Failure(
     "UNVERIFIED",
     "the bundle has no golden outputs, and no labelled data was named",
     "name data with --data, or export the ONNX file again with --force where onnxruntime is installed",
 )
+MODEL_BELOW = "the FP32 model itself is below that: train it further, or give the floor that it must have as --min-top1"
+"""No other export mends it."""
 NO_VERIFY = Failure("UNVERIFIED", "verification was not asked for", "leave out --no-verify")
 
 
@@ -121,9 +126,12 @@ class _Session:
                 return None, None
             return None, Failure("UNVERIFIED", "the bundle names no dataset to verify on", "name one with --data")
         try:
-            return open_data(self.spec), None
+            samples = open_data(self.spec)
         except DatasetMissing as error:
             return None, Failure("UNVERIFIED", error.message, error.remedy)
+        if samples.labels is None:
+            logger.warning("%s has no labels: parity with the golden samples is all that is judged", self.spec)
+        return samples, None
 
     @property
     def parity_only(self) -> bool:
@@ -187,6 +195,9 @@ class _Session:
 
     def _verdict(self, candidate: Candidate, result: VerifyResult, *, cached: bool = False) -> Verification:
         failure = None if result.passed else Failure.refused([Refused("CORRECTNESS", result.reason)])
+        floor, own = self.gates.min_top1, result.top1_reference
+        if failure is not None and floor is not None and own is not None and own < floor:
+            failure = dataclasses.replace(failure, remedy=MODEL_BELOW)
         return Verification(candidate, result, failure, cached)
 
     def _reference(self, asked_by: Candidate) -> Array:

@@ -64,9 +64,10 @@ def identify(request: Request, progress: Progress, clock: Clock) -> Reply:
         return found, {}
     version = runtimes.version(variant.runtime)
     if version is None:
+        row = runtimes.info(variant.runtime)
+        package = variant.runtime if variant.runtime in row.distributions else row.distributions[0]
         raise RuntimeUnavailable(
-            f"{variant} needs {variant.runtime}, which is not installed for {sys.executable}",
-            remedy=f"pip install 'accel-engines[{runtimes.info(variant.runtime).extra}]'",
+            f"{variant} needs {package}, which is not installed for {sys.executable}", remedy=f"pip install 'accel-engines[{row.extra}]'"
         )
     bundle, source = _resolve(request)
     checkpoint = bundle.checkpoint if bundle.has_checkpoint else None

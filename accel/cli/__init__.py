@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
@@ -33,7 +37,7 @@ from accel.cli import (
     verify,
     version,
 )
-from accel.errors import AccelError, DiskFull
+from accel.errors import AccelError, DiskFull, MissingError
 
 app = typer.Typer(
     help="Export a trained model to engines, verify each on the real test set, time each at batch 1.",
@@ -68,6 +72,8 @@ for _name, _body in COMMANDS.items():
     app.command(_name)(_body)
 
 INTERRUPTED = 130
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+"""What a path may be refused with that is no mistake of ours."""
 UsageProblem: type[Exception] = typer.BadParameter.__mro__[2]
 """What typer raises for arguments that it cannot parse; it has `show()` and `exit_code`, and no name that every version exports."""
 
@@ -80,7 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     An unexpected exception is left to Python: traceback, exit code 1.
     """
+    _open_what_is_closed()
     _log_to_stderr()
+    _print_whatever_comes()
     try:
         code = typer.main.get_command(app).main(args=arguments, prog_name="accel", standalone_mode=False)
         sys.stdout.flush()
@@ -90,10 +98,18 @@ def main(arguments: list[str] | None = None) -> int:
         code = INTERRUPTED
     except BrokenPipeError:
         return _reader_gone()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except SystemExit as ended:
+        # typer makes exit code 1 of a broken pipe by itself, whichever pipe it was.
+        if not isinstance(ended.__context__, BrokenPipeError):
             raise
-        return _explain(DiskFull(f"no space left on the disk ({error.filename or error.strerror})", remedy="free some space"))
+        if not _nobody_reads():
+            raise ended.__context__ from None
+        return _reader_gone()
+    except OSError as error:
+        told = _of_disk(error)
+        if told is None:
+            raise
+        return _explain(told)
     except UsageProblem as error:
         error.show()  # type: ignore[attr-defined]
         return int(getattr(error, "exit_code", 2))
@@ -108,6 +124,44 @@ def _explain(error: AccelError) -> int:
     if not error.told:
         print(f"accel: {error}", file=sys.stderr)
     return error.exit_code
+
+
+def _of_disk(error: OSError) -> AccelError | None:
+    """What a disk that is full, or a path that this user may not use, is for the user; None if it is neither."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"no space left on the disk ({error.filename or error.strerror})", remedy="free some space")
+    if error.errno not in (*UNUSABLE, errno.ENOENT) or not isinstance(error.filename, (str, bytes)):
+        return None
+    path = Path(os.fsdecode(error.filename)).absolute()
+    remedy = "name a folder that this user may write (--out, ACCEL_CACHE_DIR, or work in another one), or change its rights"
+    if error.errno == errno.ENOENT:
+        remedy = "it is gone, or cannot be made there: bring it back, or name another path; ACCEL_DEBUG=1 says what wanted it"
+    told = MissingError(f"{path} cannot be used: {error.strerror}", remedy=remedy)
+    told.__cause__ = error
+    return told
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads our stdout or stderr has gone away; a pipe to somebody else may break too, and that is an error."""
+    poll = select.poll()
+    with contextlib.suppress(OSError, ValueError):
+        poll.register(sys.stdout.fileno(), 0)
+        poll.register(sys.stderr.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _open_what_is_closed() -> None:
+    # A shell's `>&-` and some daemons leave these closed, and Python has None for them. The lowest free number is the closed one's own.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for the process)
+
+
+def _print_whatever_comes() -> None:
+    # A terminal of Latin-1 has no rules and dashes, and a file's name need not be text: a table is better than a traceback.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        utf8 = sys.stdout.encoding.lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "replace")
 
 
 def _reader_gone() -> int:

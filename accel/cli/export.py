@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from accel.cli import tune
-from accel.cli.options import DEFAULT_MODEL, CsvOption, DeviceOption, Format, FormatOption, ModelArgument
+from accel.cli.options import DEFAULT_MODEL, CsvOption, DeviceOption, Format, FormatOption, ModelArgument, TrustedOption
 
 BEST = "best"
 """Of `--to`: not a format but whichever engine `accel tune` finds."""
@@ -55,6 +55,7 @@ def export(
     budget: tune.BudgetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Export anew what is there; replace a bundle of another model.")] = False,
+    trusted: TrustedOption = False,
     format: FormatOption = Format.table,
     export_csv: CsvOption = None,
 ) -> None:
@@ -87,7 +88,7 @@ def export(
         **({"tune_s": parse_budget(budget)} if tune_tiles and budget is not None else {}),
     )
     how: dict[str, Any] = {"flavor": flavor, "options": options, "dry_run": dry_run, "force": force}
-    where: dict[str, Any] = {"weights": weights, "input": input, "name": name, "device": device}
+    where: dict[str, Any] = {"weights": weights, "input": input, "name": name, "device": device, "trusted": trusted}
     if BEST in (to or ()):
         demand_alone(to or [], {**what, **how, "options": options.given()})
         tune.run(model, format, export_csv, budget=budget, engines_dir=out, **where)

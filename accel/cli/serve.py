@@ -22,7 +22,7 @@ def serve(
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Of one request, which then gets 504.")] = 30.0,
     runtime: Annotated[str, typer.Option("--runtime", metavar="V", help="auto, a runtime or a variant (onnxruntime:fp16).")] = "auto",
     device: DeviceOption = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Intra-op threads of a request on a CPU.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, max=1024, help="Intra-op threads of a request on a CPU.")] = None,
     trusted: TrustedOption = False,
 ) -> None:
     """Serve a bundle over HTTP: Open Inference Protocol V2, /predict for pictures, /metrics. SIGTERM drains."""

@@ -29,7 +29,7 @@ def sweep(
     dataset: Annotated[str | None, typer.Option(metavar="NAME", help="cifar10, cifar100 or imagefolder:DIR.")] = None,
     image_size: Annotated[int | None, typer.Option(metavar="SIDE", help="Fit the images of an imagefolder into SIDE pixels.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only; 0 for all.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the sampler and of every training.")] = None,
     device: DeviceOption = None,
     plot: Annotated[Path | None, typer.Option(metavar="F", help="Draw accuracy over latency: .svg, .png or .pdf.")] = None,

@@ -42,7 +42,7 @@ def train(
     channels_last: Annotated[bool | None, typer.Option("--channels-last/--no-channels-last", help="NHWC in memory.")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="The same bits in every run on the same machine.")] = False,
     recipe: Annotated[Path | None, typer.Option(metavar="FILE", help="A recipe.toml to repeat or change.")] = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Use the first N train images only; 0 for all.")] = None,
     cutout: Annotated[int | None, typer.Option(help="Side in pixels of the square that is hidden; 0 for none.")] = None,
     mixup: Annotated[float | None, typer.Option(metavar="ALPHA", help="Mix images; 0 for none.")] = None,
     cutmix: Annotated[float | None, typer.Option(metavar="ALPHA", help="Paste boxes of other images; 0 for none.")] = None,

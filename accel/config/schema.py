@@ -40,7 +40,8 @@ class Setting:
             return value
         # bool is an int in Python, but `iterations = true` is a mistake.
         right = isinstance(value, KINDS[self.kind]) and (self.kind == "bool" or not isinstance(value, bool))
-        if not right:
+        # A gate of NaN would pass whatever comes: no comparison with it is true.
+        if not right or value != value:
             raise ConfigError(f"{where} must be {self.expected}, not {value!r}", remedy=self.help)
         if self.minimum is not None and value < self.minimum:
             raise ConfigError(f"{where} must be at least {self.minimum:g}, not {value!r}", remedy=self.help)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from accel.datasets.arrays import read_npz
-from accel.errors import CorruptArtifact, DatasetMissing, UsageError
+from accel.errors import AccelError, CorruptArtifact, DatasetMissing, UsageError, of_users_code
 
 Labels = npt.NDArray[np.int64]
 
@@ -63,7 +63,7 @@ def open_iterable(module: str, attribute: str) -> ArraySamples:
     """Import `module` and read `attribute` to its end.
 
     Raises:
-        UsageError: it cannot be imported, is no iterable of (input, label), or is empty.
+        UsageError: it cannot be imported, is no iterable of (input, label), fails, or is empty.
     """
     name = f"{module}:{attribute}"
     try:
@@ -75,12 +75,23 @@ def open_iterable(module: str, attribute: str) -> ArraySamples:
             f"{name!r} names no test data: {error}",
             remedy="check the spelling and PYTHONPATH; other forms are cifar10, cifar100, imagefolder:DIR and npz:FILE",
         ) from error
+    except Exception as error:
+        raise of_users_code(f"{name} cannot be imported", error) from error
+    try:
+        inputs, labels = _read(found, name)
+    except AccelError:
+        raise
+    except Exception as error:
+        raise of_users_code(f"{name} failed", error) from error
+    return ArraySamples(name, inputs, labels, (), _digest(inputs, labels))
+
+
+def _read(found: Any, name: str) -> tuple[list[npt.NDArray[Any]], Labels | None]:
     if callable(found) and not isinstance(found, Iterable):
         found = _call(found, name)
     if not isinstance(found, Iterable):
         raise UsageError(f"{name} is a {type(found).__name__}", remedy="name an iterable of (input, label), or a callable that returns one")
-    inputs, labels = _read_pairs(found, name)
-    return ArraySamples(name, inputs, labels, (), _digest(inputs, labels))
+    return _read_pairs(found, name)
 
 
 def _call(function: Callable[..., Any], name: str) -> Any:

@@ -63,7 +63,7 @@ class Bundle:
             if (path / GOLDEN_FILE).is_file():
                 raise CorruptArtifact(f"{file} is missing; {GOLDEN_FILE} of a bundle is there", remedy=_WHOLE_COPY)
             found = "a folder without accel.json" if path.is_dir() else "a file" if path.exists() else "nothing"
-            raise BundleMissing(f"{path} is no bundle: found {found}", remedy=f"accel export {path.stem} --to onnx")
+            raise BundleMissing(f"{path} is no bundle: found {found}", remedy=f"accel export {path.stem or 'MODEL'} --to onnx")
         paths.demand_inside(file, path, REMEDY)
         text = read_bytes(file, REMEDY)
         return cls(path, parse_manifest(text, str(file)), sha256_bytes(text))

@@ -147,7 +147,9 @@ def _read(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except _UNREADABLE as error:
-        raise CorruptArtifact(f"{path} cannot be read: {error}", remedy=REMEDY) from error
+        # What is no array at all numpy takes for a pickle, and tells how to load it all the same.
+        why = "it is no .npz file" if "pickled (object)" in str(error) else error
+        raise CorruptArtifact(f"{path} cannot be read: {why}", remedy=REMEDY) from error
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
         raise CorruptArtifact(f"{path} holds something that is no array", remedy=REMEDY)
     return arrays

@@ -13,7 +13,7 @@ from typing import Any
 from accel.checkpoint import read_checkpoint
 from accel.engines import embedding
 from accel.engines.weights import read_weights
-from accel.errors import IncompatibleArtifact, MissingError, UsageError
+from accel.errors import AccelError, IncompatibleArtifact, MissingError, UsageError, of_users_code
 from accel.files import sha256_bytes
 from accel.optional import require
 from accel.preprocess import Preprocess
@@ -31,7 +31,7 @@ def build_module(checkpoint: Checkpoint | Path) -> Any:
 
     Raises:
         MissingExtra: torch is absent. MissingError: the factory's package is.
-        UsageError: the factory is misspelled or builds no nn.Module.
+        UsageError: the factory is misspelled, fails or builds no nn.Module.
         IncompatibleArtifact: the weights do not fit what the factory builds.
         CorruptArtifact: the checkpoint cannot be read.
     """
@@ -43,7 +43,12 @@ def build_module(checkpoint: Checkpoint | Path) -> Any:
         inspect.signature(factory).bind(**checkpoint.factory_args)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{checkpoint.factory} cannot be called with {dict(checkpoint.factory_args)}: {error}") from error
-    module = factory(**checkpoint.factory_args)
+    try:
+        module = factory(**checkpoint.factory_args)
+    except AccelError:
+        raise
+    except Exception as error:
+        raise of_users_code(f"{checkpoint.factory} failed", error) from error
     if not isinstance(module, torch.nn.Module):
         raise UsageError(f"{checkpoint.factory} built a {type(module).__name__}, not a torch.nn.Module")
     state = {name: torch.from_numpy(array) for name, array in read_weights(checkpoint.weights).items()}
@@ -64,13 +69,15 @@ def find_factory(factory: str) -> Callable[..., Any]:
     """Import `package.module:callable`.
 
     Raises:
-        UsageError: misspelled. MissingError: no such module or callable on this machine.
+        UsageError: misspelled, or its module fails. MissingError: no such module or callable on this machine.
     """
     module_name, attribute = _split(factory)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise _absent(factory, str(error)) from error
+    except Exception as error:
+        raise of_users_code(f"the model's factory {factory} cannot be imported", error) from error
     found = getattr(module, attribute, None)
     if not callable(found):
         raise _absent(factory, f"{module_name} has no callable {attribute}")

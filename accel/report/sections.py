@@ -102,7 +102,9 @@ def _section(folder: Path, rows: list[Row], alone: bool) -> Section:
     try:
         samples = ResultSet(own, {}, rows).samples()
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
-        what = f"{own / SAMPLES} is damaged ({error})"
+        # What is no array at all numpy takes for a pickle, and tells how to load it all the same.
+        why = "it is no .npz file" if "pickled (object)" in str(error) else error
+        what = f"{own / SAMPLES} is damaged ({why})"
         raise CorruptArtifact(what, remedy="restore the file, or remove it to report without raw samples") from error
     name = own.name if alone or own != folder else set_id
     return Section(name, tuple(rows), tuple(lines(rows, samples)), samples, _description(own / SET, set_id))

@@ -28,6 +28,7 @@ BATCHES = ("loop", "refuse")
 """What becomes of a call whose rows are not the engine's batch."""
 
 
+MOST_THREADS = 1024
 _KNOWN = 8
 """Kinds of arrays that a handle remembers: its own dtype and the public one are two."""
 
@@ -287,13 +288,16 @@ def open_cached(
 
     Raises:
         BundleMissing, CorruptArtifact, IncompatibleArtifact, RuntimeUnavailable, MissingExtra, DeviceUnavailable: see each.
-        UsageError: no contexts, or another word for `batches`.
+        UsageError: no contexts, no threads or more than MOST_THREADS, or another word for `batches`.
     """
     if batches not in BATCHES:
         raise UnknownName("way with other batches", batches, BATCHES)
     limit = default_limit(device) if contexts is None else contexts
     if limit < 1:
         raise UsageError(f"{limit} contexts run nothing", remedy="contexts=1 or more")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        # A runtime would take 0 or -1 for a wish of its own, and 100,000 for the machine's memory.
+        raise UsageError(f"{threads} threads were asked for", remedy=f"threads=1 to {MOST_THREADS}, or None for the runtime's default")
     path = Path(bundle_path)
     key = (*cache.bundle_key(path), str(variant), device, threads, batch, limit)
 

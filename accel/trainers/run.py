@@ -129,6 +129,8 @@ def _run(
     state_file = out / snapshot.STATE_FILE
     if resumed is None and state_file.is_file():
         logger.warning("%s, the state of an unfinished run, will be replaced; --resume would have gone on with it", state_file)
+    elif resumed is None and (out / "checkpoint.json").is_file():
+        logger.warning("the checkpoint in %s will be replaced when this run ends; --out names another folder", out)
     torch.manual_seed(recipe.seed)
     module = build(factory, classes).to(target)
     initialise(factory, module, lambda: torch.from_numpy(data.train.read(learned[:FIRST_IMAGES])).to(target), data.colours)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from accel.errors import UsageError
+from accel.errors import UsageError, of_users_code
 from accel.types import Array
 
 Metric = Callable[[Array, Array], float]
@@ -100,7 +101,7 @@ def judge(
         metric: replaces top-1; there are then no flips and no p, and the gates hold on its percent.
 
     Raises:
-        UsageError: the three do not belong together.
+        UsageError: the three do not belong together, the metric fails or answers no number, or a label is no class of the model's.
     """
     if outputs.shape != reference.shape or len(labels) != len(outputs) or not len(outputs):
         raise UsageError(
@@ -110,13 +111,20 @@ def judge(
     if metric is None and outputs.ndim != 2:
         raise UsageError(f"top-1 needs N×C outputs and these are {outputs.shape}", remedy="name a metric: --metric package.module:function")
     n_test = len(outputs)
+    if metric is None and int(labels.max()) >= outputs.shape[1]:
+        # Such a sample can never be right: a score would say of the engine what is true of the labels.
+        raise UsageError(
+            f"the labels go up to {int(labels.max())}, and the model has {outputs.shape[1]} classes, numbered from 0",
+            remedy="number the labels as the model's outputs are, the first 0; or name the classes in the data",
+        )
     if not np.isfinite(outputs).all():
         # argmax of a NaN is an index like any other: such an engine must not get a score at all.
         reason = f"the outputs of {_bad_rows(outputs)} of {n_test} samples are not finite"
         return VerifyResult(None, None, n_test, None, None, None, None, passed=False, reason=reason, metric=metric_name)
     errors = _errors(outputs, reference)
     if metric is not None:
-        result = VerifyResult(float(metric(outputs, labels)), float(metric(reference, labels)), n_test, None, None, *errors, True)
+        score, wanted_score = (_score(metric, metric_name, answers, labels) for answers in (outputs, reference))
+        result = VerifyResult(score, wanted_score, n_test, None, None, *errors, True)
     else:
         predicted, wanted = outputs.argmax(axis=1), reference.argmax(axis=1)
         right, right_reference = predicted == labels, wanted == labels
@@ -131,6 +139,17 @@ def judge(
             passed=True,
         )
     return gate(dataclasses.replace(result, metric=metric_name), gates)
+
+
+def _score(metric: Metric, name: str, answers: Array, labels: Array) -> float:
+    try:
+        score = float(metric(answers, labels))
+    except Exception as error:
+        raise of_users_code(f"the metric {name} failed", error) from error
+    if not math.isfinite(score):
+        # No gate holds a NaN: it would pass.
+        raise UsageError(f"the metric {name} answered {score}", remedy="let it return a percentage")
+    return score
 
 
 def gate(result: VerifyResult, gates: Gates) -> VerifyResult:

@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from accel.errors import UsageError
+from accel.errors import UsageError, of_users_code
 from accel.verify.accuracy import Metric
 
 
@@ -30,6 +30,8 @@ def resolve(name: str) -> Metric | None:
         function = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise UsageError(f"the metric {name!r} cannot be imported: {error}", remedy=remedy) from error
+    except Exception as error:
+        raise of_users_code(f"the metric {name!r} cannot be imported", error) from error
     if not callable(function):
         raise UsageError(f"the metric {name!r} is a {type(function).__name__}, not a function", remedy=remedy)
     checked: Metric = function

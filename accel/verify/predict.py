@@ -9,7 +9,7 @@ import numpy as np
 
 from accel.errors import UsageError
 from accel.progress import Progress, silent
-from accel.types import Array, EngineSource
+from accel.types import Array, EngineSource, TensorSpec
 from accel.verify.data import Prepare
 from accel.verify.opened import OpenEngine, open_engine
 
@@ -42,18 +42,32 @@ def engine_logits(engine: OpenEngine, samples: Samples, preprocess: Prepare | No
         raise UsageError(f"{samples.name} holds no samples", remedy="name another dataset with --data")
     parts: list[Array] = []
     done = 0
-    for batch in batches(samples, preprocess, engine.batch, spec.dtype):
+    for batch in batches(samples, preprocess, engine.batch, spec):
         parts.append(next(iter(engine.infer({spec.name: batch}).values())))
         done += len(batch)
         progress("verify", done, total)
     return np.concatenate(parts)
 
 
-def batches(samples: Samples, preprocess: Prepare | None, size: int, dtype: str = "float32") -> Iterator[Array]:
-    """Batches of `size` in the model's `dtype`; the last may be shorter. Images are prepared one by one: their sizes may differ."""
+def batches(samples: Samples, preprocess: Prepare | None, size: int, spec: TensorSpec) -> Iterator[Array]:
+    """Batches of `size` for the input `spec`; the last may be shorter. Images are prepared one by one: their sizes may differ.
+
+    Raises:
+        UsageError: a sample of another dtype or shape than the model takes.
+    """
     for start in range(0, len(samples), size):
-        rows = [_prepared(samples, index, preprocess, dtype) for index in range(start, min(start + size, len(samples)))]
+        indices = range(start, min(start + size, len(samples)))
+        rows = [_fitting(_prepared(samples, index, preprocess, spec.dtype), samples, spec) for index in indices]
         yield rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _fitting(row: Array, samples: Samples, spec: TensorSpec) -> Array:
+    if spec.accepts(row.shape):
+        return row
+    wanted, found = ("×".join(map(str, shape[1:])) for shape in (spec.shape, row.shape))
+    raise UsageError(
+        f"{samples.name} holds samples of {found}, and the model's {spec.name} takes {wanted}", remedy="give samples of the model's size"
+    )
 
 
 def _prepared(samples: Samples, index: int, preprocess: Prepare | None, dtype: str) -> Array:

@@ -64,3 +64,10 @@ def test_a_plan_survives_json():
 def test_a_plan_that_measures_nothing_is_refused(change):
     with pytest.raises(UsageError, match=next(iter(change))):
         MeasurementPlan(**change)
+
+
+@pytest.mark.parametrize(("field", "most"), [("iterations", 10_000_000), ("threads", 1024)])
+def test_a_plan_that_no_machine_has_the_memory_for_is_refused(field, most):
+    MeasurementPlan(**{field: most})
+    with pytest.raises(UsageError, match=f"{field} = {most + 1}\n.*at most {most}"):
+        MeasurementPlan(**{field: most + 1})

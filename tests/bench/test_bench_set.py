@@ -464,6 +464,10 @@ def test_gates_hold_for_results_that_were_looked_up(bench, script, settings):
 
     assert script.count("verify") == 1
     assert stricter.failed_gates
+    # The reference has no more than 100 % either: no other export mends that.
+    assert {row["remedy"].partition(";")[0] for row in stricter.rows} == {
+        "the FP32 model itself is below that: train it further, or give the floor that it must have as --min-top1"
+    }
 
 
 def test_the_interpreter_of_a_runtime_runs_its_workers(bench, script, monkeypatch, settings):
@@ -495,7 +499,7 @@ def test_one_fallback_is_not_remembered_as_the_variants_accuracy(bench, script, 
 
 @pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("xz", lzma.compress)])
 def test_a_packed_record_reads_as_it_was(tmp_path, ending, compress):
-    rows = [result_row(model="m", variant="eager:fp32", latency_kind="host_us", p50_us=1.5)]
+    rows = [result_row(model="m", variant="eager:fp32", latency_kind="host_us", p50_us=1.5, verdict="OK")]
     packed = tmp_path / f"results.jsonl.{ending}"
     packed.write_bytes(compress(to_jsonl(rows).encode()))
 
@@ -515,6 +519,9 @@ def test_rows_of_a_newer_schema_and_damaged_lines_are_refused(bench):
         read_rows(path)
     path.write_text("{\n" + good)
     with pytest.raises(CorruptArtifact, match="line 1"):
+        read_rows(path)
+    path.write_text(good.replace('"verdict": "OK"', '"verdict": "GREAT"'))
+    with pytest.raises(CorruptArtifact, match="line 1 has the verdict 'GREAT'"):
         read_rows(path)
 
 

@@ -84,7 +84,7 @@ def test_what_is_faster_is_kept_and_everything_after_has_to_beat_it(tune, script
     kept, missing, confirmed = done.rows[1], done.rows[4], done.rows[-1]
     assert (kept["p50_us"], kept["against_p50_us"], kept["ratio"], kept["rounds"]) == (50, 100, pytest.approx(0.5), 2)
     assert (kept["top1"], kept["n_flips"], kept["why"]) == (100, 0, "FASTER than eager:fp32")
-    assert missing["why"].startswith("MISSING: absent:fp32 needs absent, which is not installed")
+    assert missing["why"].startswith("MISSING: absent:fp32 needs no-such-package, which is not installed")
     assert missing["remedy"] == "pip install 'accel-engines[trt]'"
     assert (confirmed["step"], confirmed["ratio"]) == ("confirmation", pytest.approx(0.25))
     # No ratio is taken across sets: each row names the one that held the two together.

@@ -107,7 +107,7 @@ def test_verify_and_bench_on_the_cpu(accel_cli: Cli, tiny: Path, tiny_data: str,
 
 EVERY_OPTION = {
     "export": "m --to onnx --precision fp16 --opset 17 --batch 4 --out o --weights w --input 1x3 --name n --device cpu --dry-run --force "
-    "--embed-preprocess --flavor rtx --compute-capability 8.6 --workspace 1G --optimization-level 2 --timing-cache off "
+    "--trusted --embed-preprocess --flavor rtx --compute-capability 8.6 --workspace 1G --optimization-level 2 --timing-cache off "
     "--version-compatible --hardware-compatible --tactic-sources jit-convolutions --builds 2 --allow-mixed "
     "--min-batch 1 --opt-batch 2 --max-batch 4 --tune --budget 90s",
     "verify": "b --variant v --data d --metric m --max-drop 1 --min-top1 2 --batch 4 --device cpu --trusted --force",

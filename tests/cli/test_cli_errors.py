@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 Cli = Callable[..., Any]
@@ -80,6 +81,11 @@ def test_a_bundle_that_was_never_exported(accel_cli: Cli, tmp_path: Path, monkey
     refused(accel_cli("inspect", "mine"), 4, "engines/mine.accel is no bundle", "accel export mine --to onnx")
 
 
+def test_a_folder_that_has_no_name_has_none_in_the_remedy(accel_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(accel_cli("inspect", "."), 4, ". is no bundle", "accel export MODEL --to onnx")
+
+
 # One name learned is enough: verify and bench take the other's as well.
 @pytest.mark.parametrize("option", ["--runtime", "--variant"])
 @pytest.mark.parametrize("command", ["verify", "bench"])
@@ -135,6 +141,75 @@ def test_no_space_left_for_what_is_printed() -> None:
 def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["/bin/sh", "-c", f"'{sys.executable}' -m accel config --format json | true"], capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_a_reader_that_goes_away_between_two_prints_is_no_error(tiny: Path) -> None:
+    # What was printed after the reader had gone ended in exit code 1, an internal error, without a word.
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-u", "-m", "accel", "inspect", str(tiny.absolute())]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel import cli, config
+
+    def broken(*given: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(config, "resolve", broken)
+    monkeypatch.setattr(cli, "_nobody_reads", lambda: False)
+    with pytest.raises(BrokenPipeError):
+        cli.main(["config"])
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("command", "code"), [("config", 0), ("inspect no-such-bundle", 4)])
+def test_closed_streams_change_no_exit_code(closed: str, command: str, code: int) -> None:
+    done = subprocess.run(["/bin/sh", "-c", f"'{sys.executable}' -m accel {command} {closed}"], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["ascii", "latin-1"])
+def test_a_terminal_that_lacks_the_rules_of_a_table_gets_the_table(kind: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "accel", "config"], capture_output=True, env={**os.environ, "PYTHONIOENCODING": kind})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"bench.rounds" in done.stdout
+
+
+def test_a_folder_that_is_a_file_is_named(accel_cli: Cli, tiny_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    ran = accel_cli(*factory(tiny_weights, "--out", tmp_path / "taken" / "engines"))
+    refused(ran, 4, f"{tmp_path}/taken", "cannot be used: Not a directory", "--out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_named(accel_cli: Cli, tiny_weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    ran = accel_cli(*factory(tiny_weights, "--out", tmp_path / "locked"))
+    refused(ran, 4, f"{tmp_path}/locked", "cannot be used: Permission denied", "--out")
+
+
+def test_a_file_that_is_taken_away_meanwhile_is_named(accel_cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.bench import model
+
+    monkeypatch.setattr(model, "columns", lambda *given: (tiny / "onnx-fp32" / "gone.onnx").stat())
+    ran = accel_cli("bench", "tiny", "--runtime", "ort:fp32", "--no-baseline", "--no-verify", "--rounds", "1", "--device", "cpu")
+    refused(ran, 4, "gone.onnx cannot be used: No such file or directory", "bring it back")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_a_cache_that_may_not_be_written_is_named(accel_cli: Cli, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    from accel import config
+
+    def locked(*given: object) -> None:
+        raise OSError(code, os.strerror(code), "/cache/locks/bench-cpu.lock")
+
+    monkeypatch.setattr(config, "resolve", locked)
+    refused(accel_cli("config"), 4, f"/cache/locks/bench-cpu.lock cannot be used: {os.strerror(code)}", "ACCEL_CACHE_DIR")
 
 
 def test_a_mistake_in_the_settings_file(accel_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,3 +279,14 @@ def wait_for_rows(results: Path, process: subprocess.Popen[str]) -> list[dict[st
                 return [json.loads(line) for line in text.splitlines()]
         os.sched_yield()
     raise AssertionError(f"the bench ended before it was interrupted: {process.communicate()[1]}")
+
+
+def test_data_without_labels_is_said_to_be_left_aside(accel_cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from accel.bench import verification
+
+    said: list[str] = []
+    monkeypatch.setattr(verification.logger, "warning", lambda text, *given: said.append(text % given))
+    np.savez(tmp_path / "plain.npz", images=np.zeros((3, 3, 8, 8), np.float32))
+    ran = accel_cli("verify", "tiny", "--variant", "onnxruntime:fp32", "--data", f"npz:{tmp_path}/plain.npz", "--device", "cpu")
+    assert ran.code == 0, ran.err
+    assert said == [f"npz:{tmp_path}/plain.npz has no labels: parity with the golden samples is all that is judged"]

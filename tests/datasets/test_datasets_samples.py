@@ -198,6 +198,9 @@ def test_labels_that_are_all_none_are_no_labels(tmp_path, monkeypatch):
         ("[(np.zeros((2, 2, 3), np.uint8), 'cat')]", "labels of"),
         ("[(np.zeros((2, 2, 3), np.uint8), None), (np.zeros((2, 2, 3), np.uint8), 1)]", "one whole number"),
         ("lambda argument: []", "without arguments"),
+        ("lambda: {}['key']", "odd_data:x failed: KeyError"),
+        ("((np.zeros((2, 2, 3), np.uint8), 1 // n) for n in (1, 0))", "odd_data:x failed: ZeroDivisionError"),
+        ("1 / 0", "odd_data:x cannot be imported: ZeroDivisionError"),
     ],
 )
 def test_an_iterable_of_something_else_is_told_what_it_gave(tmp_path, monkeypatch, value, complaint):

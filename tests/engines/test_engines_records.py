@@ -16,6 +16,13 @@ from accel.errors import CorruptArtifact, IncompatibleArtifact, MissingExtra, Us
 from accel.types import EngineSource, Variant
 
 
+def test_a_file_of_text_in_the_place_of_golden_samples_gets_no_advice_to_unpickle_it(tmp_path: Path) -> None:
+    (tmp_path / "golden.npz").write_text("no archive")
+    with pytest.raises(CorruptArtifact, match=r"golden\.npz cannot be read: it is no \.npz file") as caught:
+        Golden.read(tmp_path / "golden.npz")
+    assert "allow_pickle" not in str(caught.value)
+
+
 def test_golden_samples_survive_the_file(tmp_path: Path) -> None:
     golden = golden_of()
     golden.write(tmp_path / "golden.npz")

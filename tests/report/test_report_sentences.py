@@ -244,3 +244,6 @@ def test_damaged_samples_are_named(tmp_path: Path) -> None:
     (folder / "samples.npz").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(CorruptArtifact, match=r"samples\.npz is damaged"):
         open_sections([folder])
+    (folder / "samples.npz").write_text("no archive")
+    with pytest.raises(CorruptArtifact, match=r"samples\.npz is damaged \(it is no \.npz file\)"):
+        open_sections([folder])

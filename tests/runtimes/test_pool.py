@@ -291,6 +291,9 @@ def test_the_default_is_a_context_a_core_and_few_on_a_gpu(monkeypatch: pytest.Mo
 def test_no_contexts_are_refused(tmp_path: Any) -> None:
     with pytest.raises(UsageError, match="0 contexts run nothing"):
         loaded.open_cached(tmp_path, Variant("fake", "fp32"), "cpu", contexts=0)
+    for threads in (0, -1, 1025):
+        with pytest.raises(UsageError, match=f"{threads} threads were asked for"):
+            loaded.open_cached(tmp_path, Variant("fake", "fp32"), "cpu", threads=threads)
 
 
 class Elsewhere:

@@ -109,6 +109,13 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_old_checkp
     assert len(rows(tmp_path / "log.csv")) == 2
 
 
+def test_a_run_over_a_finished_one_says_so_before_it_trains(tiny, tmp_path, caplog):
+    train("tiny", recipe=tiny, out=tmp_path, device="cpu")
+    assert "will be replaced" not in caplog.text
+    train("tiny", recipe=tiny, overrides={"seed": 5}, out=tmp_path, device="cpu")
+    assert f"the checkpoint in {tmp_path} will be replaced when this run ends; --out names another folder" in caplog.text
+
+
 def test_memory_that_runs_out_names_the_batch_size(tiny, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -95,6 +95,19 @@ def test_a_metric_of_ones_own_replaces_top1():
     assert (result.metric, result.top1, result.n_flips, result.mcnemar_p, result.passed) == ("mine:fn", 42.0, None, None, True)
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (lambda outputs, labels: {}["f1"], "metric mine:fn failed: KeyError: 'f1'"),
+        (lambda outputs, labels: "high", "metric mine:fn failed: ValueError"),
+        (lambda outputs, labels: math.nan, "metric mine:fn answered nan"),
+    ],
+)
+def test_a_metric_that_fails_or_answers_no_number_is_named_and_passes_nothing(metric, said):
+    with pytest.raises(UsageError, match=said):
+        judge(REFERENCE, REFERENCE, LABELS, Gates(), metric=metric, metric_name="mine:fn")
+
+
 def test_a_model_that_is_no_classifier_has_parity_alone():
     result = from_parity({"status": "failed", "reason": "far off", "max_abs_err": 1.0, "max_rel_err": 0.5}, n_test=8)
 
@@ -110,3 +123,11 @@ def test_a_result_survives_json():
 def test_outputs_of_another_dataset_are_refused():
     with pytest.raises(UsageError, match="do not belong together"):
         judge(REFERENCE[:10], REFERENCE, LABELS, Gates())
+
+
+def test_labels_that_are_no_classes_of_the_model_are_refused():
+    # Counted from 1, or of another model: every sample of the last class would be wrong, and the engine would be blamed for it.
+    outputs = np.eye(3, dtype=np.float32)
+
+    with pytest.raises(UsageError, match="labels go up to 3, and the model has 3 classes, numbered from 0"):
+        judge(outputs, outputs, np.array([1, 2, 3]), Gates())

@@ -48,6 +48,14 @@ def source(monkeypatch):
     return EngineSource(Variant("fake", "fp32"), "cpu", (IMAGE,), (LOGITS,), batch=4)
 
 
+@pytest.mark.parametrize("shapes", [[(3, 2, 1)], [(3, 2, 2), (3, 4, 4)], [(1, 2, 2)]])
+def test_samples_of_another_shape_are_refused_by_both_shapes(source, shapes):
+    samples = Listed([np.zeros(shape, np.float32) for shape in shapes])
+
+    with pytest.raises(UsageError, match=f"listed holds samples of {'×'.join(map(str, shapes[-1]))}, and the model's input takes 3×2×2"):
+        predict.logits(source, samples, None)
+
+
 def test_the_last_partial_batch_is_included(source):
     samples = Listed([np.full((3, 2, 2), index, np.float32) for index in range(10)])
     told = []
