@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import nets
 import pytest
 
 from accel import exporters
-from accel.api import export
+from accel.api import evaluate, export, origins, verify
+from accel.api.export_job import ExportJob
 from accel.engines import Bundle, trust
 from accel.errors import CorruptArtifact, MissingExtra, ParityError, UnknownName, UntrustedArtifact, UsageError
 from accel.verify import parity
@@ -167,6 +170,46 @@ def test_the_factory_of_a_strangers_bundle_is_not_called(
     assert called == []
     (done,) = export(str(tiny), "onnx", batch=2, device="cpu", trusted=True, **more)
     assert (done.status, bool(called)) == ("added", True)
+
+
+@pytest.fixture
+def sly(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, list[object]]]:
+    """A stranger's bundle that names a callable as its test data, and the list of its calls."""
+    called: list[object] = []
+    monkeypatch.setattr(nets, "samples", lambda: called.append(1) or [], raising=False)
+    model = tmp_path / "model"
+    shutil.copytree(tiny / "checkpoint", model)
+    described = json.loads((model / "checkpoint.json").read_text())
+    (model / "checkpoint.json").write_text(json.dumps({**described, "dataset": "nets:samples"}))
+    bundle = Path(export(model, "onnx", name="sly", device="cpu")[0].bundle)
+    monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
+    yield bundle, called
+    assert called == []
+
+
+def test_test_data_of_a_strangers_bundle_is_not_imported_to_verify(sly: tuple[Path, list[object]]) -> None:
+    (row,) = verify(sly[0], ["onnxruntime:fp32"], device="cpu").rows
+    assert (row["verdict"], row.get("top1")) == ("UNVERIFIED", None)
+    assert "its test data is code (nets:samples)" in row["reason"]
+
+
+def test_test_data_of_a_strangers_bundle_is_not_imported_to_evaluate(
+    sly: tuple[Path, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "demand_module", lambda bundle, trusted=False: None)  # as if its factory were one of ours
+    with pytest.raises(UntrustedArtifact, match=r"its test data is code \(nets:samples\)"):
+        evaluate(str(sly[0]), device="cpu")
+
+
+def test_builds_of_a_strangers_bundle_are_not_verified_by_its_code(
+    sly: tuple[Path, list[object]], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(nets, "build", lambda: sly[1].append(2))
+    for bundle, said in ((sly[0], "its test data is code (nets:samples)"), (tiny, "its model is built by calling nets:build")):
+        origin = origins.find(str(bundle), tmp_path, tmp_path, weights=None, shape=None, name=None, moved=False)
+        assert ExportJob(origin, "cpu", False, {})._reference(tmp_path) is None
+        assert f"the builds are not verified: {bundle} was not exported by this user" in caplog.text
+        assert said in caplog.text
 
 
 def test_an_interrupted_export_leaves_nothing(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -96,7 +96,10 @@ def evaluate(
     settings = resolve({"device": device})
     path = Path(checkpoint).expanduser()
     if (path / MANIFEST_FILE).is_file():
-        trust.demand_module(Bundle.open(path))
+        bundle = Bundle.open(path)
+        trust.demand_module(bundle)
+        if data is None:
+            trust.demand_test_data(bundle)
     found = find(str(checkpoint))
     spec = data or found.dataset
     if not spec:

@@ -19,7 +19,7 @@ from accel.bench.settings import BenchSettings
 from accel.bench.verification import REFERENCE, verify_variants
 from accel.engines import Bundle, Golden, Reference, batch_of, trust
 from accel.engines.onnx_file import OnnxFile
-from accel.errors import BundleMissing, CorruptArtifact, IncompatibleArtifact, MissingError, ParityError, UsageError
+from accel.errors import BundleMissing, CorruptArtifact, IncompatibleArtifact, MissingError, ParityError, UntrustedArtifact, UsageError
 from accel.exporters import ExportPlan, ExportRequest
 from accel.files import scratch_folder
 from accel.optional import installed
@@ -233,13 +233,20 @@ class ExportJob:
         return builds.Bench(folder, self.device, *given, data=data or "", reference=functools.partial(self._reference, folder))
 
     def _reference(self, folder: Path) -> Reference | None:
-        """What the bundle's FP32 model answers on its test data; made now if it is not there and can be made."""
+        """What the bundle's FP32 model answers on its test data; made now if it is not there and can be made, by code that is trusted."""
         if self.bundle is None:
             return None
-        if self.bundle.reference() is None:
-            settings = BenchSettings(python=self.python)
-            job = Job(self.bundle, self.device, 1, threads_on(self.device, None), settings, folder / "reference", spawn)
-            verify_variants(job, [REFERENCE])
+        try:
+            if not self.origin.trusted:
+                trust.demand_test_data(self.bundle)
+            if self.bundle.reference() is None:
+                trust.demand_module(self.bundle, self.origin.trusted)
+                settings = BenchSettings(python=self.python)
+                job = Job(self.bundle, self.device, 1, threads_on(self.device, None), settings, folder / "reference", spawn)
+                verify_variants(job, [REFERENCE])
+        except UntrustedArtifact as error:
+            logger.warning("the builds are not verified: %s", error.message)
+            return None
         return self.bundle.reference()
 
     def _open(self) -> Bundle | None:

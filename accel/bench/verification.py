@@ -15,8 +15,8 @@ from accel.bench.clock import utc_now
 from accel.bench.fetching import Outputs, fetch_together, outputs_of, together
 from accel.bench.flags import Refused
 from accel.bench.launch import interpreter
-from accel.engines import Reference, verified, write_reference
-from accel.errors import AccelError, DatasetMissing, MissingError, UsageError
+from accel.engines import Reference, trust, verified, write_reference
+from accel.errors import AccelError, DatasetMissing, MissingError, UntrustedArtifact, UsageError
 from accel.progress import Progress, silent
 from accel.types import Array, Variant
 from accel.verify import accuracy
@@ -126,8 +126,10 @@ class _Session:
                 return None, None
             return None, Failure("UNVERIFIED", "the bundle names no dataset to verify on", "name one with --data")
         try:
+            if not self.job.settings.data:
+                trust.demand_test_data(self.job.bundle)
             samples = open_data(self.spec)
-        except DatasetMissing as error:
+        except (DatasetMissing, UntrustedArtifact) as error:
             return None, Failure("UNVERIFIED", error.message, error.remedy)
         if samples.labels is None:
             logger.warning("%s has no labels: parity with the golden samples is all that is judged", self.spec)

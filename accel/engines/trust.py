@@ -22,6 +22,8 @@ DATA_FORMATS: Mapping[str, Callable[[Path, EngineEntry], None]] = {"onnx": onnx_
 """Formats that a runtime interprets without executing code of the file's author → what holds a file to that; every other needs trust."""
 
 _OUR_FACTORY = re.compile(r"accel\.trainers\.models(\.\w+)*:build\w*")
+_PLAIN_DATA = re.compile(r"(imagefolder|npz):.*|[^:]*", re.DOTALL)
+"""Test data that is read; every other spelling is imported and called (`accel.datasets.samples.open_samples`)."""
 _KEPT = 10_000
 
 
@@ -77,6 +79,22 @@ def demand_module(bundle: Bundle, trusted: bool = False) -> None:
     factory = bundle.checkpoint.factory
     if not _OUR_FACTORY.fullmatch(factory):
         _demand(bundle, f"its model is built by calling {factory}", trusted)
+
+
+def demand_test_data(bundle: Bundle) -> None:
+    """Refuse to import what an unknown bundle names as its test data.
+
+    Raises:
+        UntrustedArtifact: it is `package.module:iterable`, and neither this user's record nor a trusted signature vouches for it.
+        CorruptArtifact, ConfigError, MissingExtra: as `vouched_by`.
+    """
+    if not bundle.has_checkpoint or _PLAIN_DATA.fullmatch(bundle.checkpoint.dataset) or vouched_by(bundle) is not None:
+        return
+    spec = bundle.checkpoint.dataset
+    raise UntrustedArtifact(
+        f"{bundle.path} was not exported by this user, {signing.standing(bundle.path)}, and its test data is code ({spec})",
+        remedy=f"name the data: --data {spec} if you trust it, or another",
+    )
 
 
 def checked_file(bundle: Bundle, entry: EngineEntry) -> Path:

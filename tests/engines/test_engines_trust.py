@@ -5,6 +5,7 @@ import pytest
 from engine_samples import checkpoint_of, entry_of, golden_of
 
 from accel import engines
+from accel.datasets import catalog, samples
 from accel.engines import Bundle, trust
 from accel.errors import CorruptArtifact, UntrustedArtifact
 
@@ -35,6 +36,25 @@ def test_only_builders_of_our_models_need_no_trust(tmp_path: Path, monkeypatch: 
     else:
         with pytest.raises(UntrustedArtifact):
             trust.demand_module(bundle)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "code"), [("cifar10", False), ("", False), ("npz:a.npz", False), ("imagefolder:b", False), ("os:abort", True)]
+)
+def test_test_data_of_an_unknown_bundle_is_read_and_not_imported(tmp_path: Path, dataset: str, code: bool) -> None:
+    bundle = engines.create(tmp_path / "x.accel", checkpoint_of(tmp_path / "x", dataset=dataset), golden_of())
+    if dataset == "os:abort":
+        with pytest.raises(UntrustedArtifact, match=r"its test data is code \(os:abort\)\n.*--data os:abort if you trust it"):
+            trust.demand_test_data(bundle)
+        trust.record(bundle)
+    trust.demand_test_data(bundle)
+
+
+def test_every_kind_of_data_that_is_read_is_known_to_be() -> None:
+    for kind in samples._OPENERS:
+        assert trust._PLAIN_DATA.fullmatch(f"{kind}:x")
+    for name in catalog.DATASETS:
+        assert trust._PLAIN_DATA.fullmatch(name)
 
 
 def test_trust_ends_with_any_change_and_is_renewed_by_the_next_export(bundle: Bundle, tmp_path: Path) -> None:
