@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from accel.engines import Golden, Reference
 from accel.errors import ParityError
 from accel.exporters import FORMATS, BuildOptions, ExportRequest
 from accel.exporters.describing import describe
+from accel.preprocess import Preprocess
 from accel.runtimes import RUNTIMES, RuntimeInfo
 from accel.types import EngineEntry, TensorSpec
 from accel.verify.data import open_data
@@ -198,3 +200,34 @@ def test_an_export_makes_the_reference_of_its_bundle_where_there_is_none(
     assert (bundle / "reference.npz").is_file()
     assert "build 2 of torchscript-fp32: passed (" in caplog.text
     assert "µs from call to result, median), top-1 91.67 %" in caplog.text
+
+
+def test_builds_are_verified_on_images_by_the_preprocessing_of_their_bundle(real: Real, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(onnx_samples.write(tmp_path / "second.onnx", seed=2)), providers=["CPUExecutionProvider"])
+    preprocess = Preprocess(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), height=8, width=8)
+    images = np.random.default_rng(1).integers(0, 256, (8, 8, 8, 3), dtype=np.uint8)
+    logits = np.concatenate([session.run(None, {"x": preprocess(image[None])})[0] for image in images])
+    data = tmp_path / "images.npz"
+    np.savez(data, images=images, labels=logits.argmax(axis=1).astype(np.int64))
+    reference = Reference(logits, "0" * 64, open_data(f"npz:{data}").sha256)
+    real.bench = dataclasses.replace(real.bench, preprocess=preprocess.to_dict(), data=f"npz:{data}", reference=lambda: reference)
+    assert real.record()["builds"][1]["accuracy"] == {"top1": 100.0, "top1_reference": 100.0, "n_flips": 0, "n_test": 8, "reason": ""}
+
+
+def test_an_export_hands_its_bundles_preprocessing_to_its_builds(
+    tiny: Path, rewritten: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "torchscript", dataclasses.replace(FORMATS["torchscript"], options=("builds",)))
+    preprocess = Preprocess(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), height=8, width=8).to_dict()
+    rewritten(tiny, preprocess=preprocess)
+    seen: list[builds.Bench] = []
+
+    def best_of(format: str, request: ExportRequest, parity: builds.Parity, bench: builds.Bench) -> EngineEntry:
+        seen.append(bench)
+        raise ParityError("none is right")
+
+    monkeypatch.setattr(builds, "best_of", best_of)
+    with pytest.raises(ParityError):
+        export(tiny, "torchscript", options=BuildOptions(builds=2), device="cpu", force=True, trusted=True)
+    assert seen[0].preprocess == preprocess

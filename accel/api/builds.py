@@ -59,6 +59,7 @@ class Bench:
         folder: for the bundles that the workers open.
         python: runtime → interpreter.
         launch: how a worker is started; tests pass one that stays in the process.
+        preprocess: the bundle's own, without which its test images could not be given to a build; empty where it has none.
         data: the test samples, as `--data` takes them; empty where the bundle names none.
         reference: the FP32 model's answers on them, asked for once a build is to be verified; None where there are none.
     """
@@ -71,13 +72,14 @@ class Bench:
     golden: Golden
     python: Mapping[str, str]
     launch: Launcher = spawn
+    preprocess: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     data: str = ""
     reference: Callable[[], Reference | None] = _no_reference
 
     def measured(self, entry: EngineEntry, files: Path, number: int) -> Measured:
         """The build's accuracy, and if nothing speaks against it its latency."""
         path = self.folder / f"{self.name}-{number}.accel"
-        engines.create_bare(path, self.name, self.inputs, self.outputs, self.golden)
+        engines.create_bare(path, self.name, self.inputs, self.outputs, self.golden, preprocess=self.preprocess)
         bundle = engines.add(path, entry, files)
         size, folder = engines.batch_of(entry), self.folder / f"work-{number}"
         settings = BenchSettings(python=self.python, data=self.data or None)
@@ -133,7 +135,10 @@ def best_of(format: str, request: ExportRequest, parity: Parity, bench: Bench) -
     right = [row for row in rows if row["p50_us"] is not None]
     if not right:
         reasons = "; ".join(f"build {row['build']}: {row['parity'].get('reason') or row['accuracy'].get('reason', '')}" for row in rows)
-        raise ParityError(f"none of {len(rows)} builds is right ({reasons})", remedy="build once (--builds 1), or in fp32")
+        raise ParityError(
+            f"none of {len(rows)} builds is right ({reasons})",
+            remedy="build once (--builds 1) and look at it with `accel verify`, or build in fp32",
+        )
     chosen = int(min(right, key=lambda row: float(row["p50_us"]))["build"])
     entry, folder = found[chosen - 1]
     shutil.copytree(folder, request.folder, dirs_exist_ok=True)

@@ -230,7 +230,9 @@ class ExportJob:
         home = self.bundle
         data = home.checkpoint.dataset if home is not None and home.has_checkpoint else ""
         given = (self.origin.name, self.origin.inputs, self.origin.outputs, self.golden, self.python)
-        return builds.Bench(folder, self.device, *given, data=data or "", reference=functools.partial(self._reference, folder))
+        preprocess = home.preprocess if home is not None else {}
+        reference = functools.partial(self._reference, folder)
+        return builds.Bench(folder, self.device, *given, preprocess=preprocess, data=data or "", reference=reference)
 
     def _reference(self, folder: Path) -> Reference | None:
         """What the bundle's FP32 model answers on its test data; made now if it is not there and can be made, by code that is trusted."""

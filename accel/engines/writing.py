@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from accel.checkpoint import write_checkpoint
 from accel.engines import commit
@@ -60,20 +61,28 @@ def create(path: Path, checkpoint: Checkpoint, golden: Golden, *, replace: bool 
 
 
 def create_bare(
-    path: Path, name: str, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], golden: Golden, *, replace: bool = False
+    path: Path,
+    name: str,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    golden: Golden,
+    *,
+    preprocess: Mapping[str, Any] | None = None,
+    replace: bool = False,
 ) -> Bundle:
     """Make the bundle `path` of a model that has no checkpoint, only engine files; one that is there is opened as it is.
 
     Args:
         inputs, outputs: public specs, batch first and dynamic.
         golden: its outputs may be empty, where nothing could answer.
+        preprocess: what makes the input of uint8 images, as `accel.preprocess.Preprocess.to_dict` wrote it; None if nothing does.
         replace: whether a bundle of another model may be replaced, engines, results and all.
 
     Raises:
         UsageError: `path` holds something that is no bundle. DiskFull: the disk filled up; what was at `path` is as it was.
     """
     path = Path(path)
-    manifest = Manifest(name, None, inputs, outputs, preprocess={}, labels=(), golden_sha256=golden.sha256)
+    manifest = Manifest(name, None, inputs, outputs, preprocess=dict(preprocess or {}), labels=(), golden_sha256=golden.sha256)
     with commit.locked(path):
         known = _open_known(path, replace) if path.exists() else None
         if known is not None and not replace:
