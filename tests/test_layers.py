@@ -10,7 +10,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "accel"
 
-CORE = {"errors", "types", "optional", "config", "locking", "files", "progress", "checkpoint", "packed", "pictures", "tracking"}
+CORE = {
+    "errors",
+    "types",
+    "optional",
+    "config",
+    "locking",
+    "files",
+    "progress",
+    "checkpoint",
+    "packed",
+    "pictures",
+    "tracking",
+    "interrupts",
+}
 ROOMS = {
     "preprocess",
     "datasets",

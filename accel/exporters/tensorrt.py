@@ -58,7 +58,8 @@ def _export(format: str, request: ExportRequest) -> EngineEntry:
     check_source(library, source, request.precision, request.batch, request.model)
     target = _target(library, request)
     parsed = parse(library, source)
-    configured = configure(parsed, request)
+    with library.listening():
+        configured = configure(parsed, request)
     blob = _build(parsed, configured, request, f"build {planned.name}")
     path = request.folder / FORMATS[format].file
     with disk_errors(path):
@@ -134,7 +135,8 @@ def _build(parsed: Network, configured: Config, request: ExportRequest, step: st
         aim(library, config, capabilities(library, request))
         return build(parsed, config, request.progress, step)
     path = timing.path_of(library, request)
-    kept = None if path is None else timing.attach(config, path)
+    with library.listening():
+        kept = None if path is None else timing.attach(config, path)
     blob = build(parsed, config, request.progress, step, request.device)
     if path is not None:
         timing.store(kept, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
@@ -11,6 +12,8 @@ from accel.errors import UnsupportedOperator
 from accel.exporters.tensorrt_network import Network
 from accel.progress import Progress
 from accel.trt import Library
+
+logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 
@@ -48,7 +51,7 @@ def build(parsed: Network, config: Any, progress: Progress, step: str, device: s
         finally:
             over.set()
 
-    with parsed.library.listening() as heard:
+    with parsed.library.listening(waits=True) as heard:
         thread = threading.Thread(target=work, name="TensorRT build", daemon=True)
         began = time.monotonic()
         try:
@@ -58,7 +61,7 @@ def build(parsed: Network, config: Any, progress: Progress, step: str, device: s
             cancelled.set()
             if thread.ident is not None:  # else it has not begun, and never will
                 if monitor is None:
-                    progress(f"{step}: this TensorRT cannot be stopped, waiting for its end (Ctrl-C again does not wait)", 0.0, None)
+                    logger.warning("%s cannot be stopped: its build is waited for (Ctrl-C again does not wait)", parsed.library.title)
                 over.wait()
                 thread.join()
             raise

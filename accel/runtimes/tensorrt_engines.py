@@ -87,11 +87,11 @@ def _is_version_compatible(source: EngineSource) -> bool:
 
 def _deserialise(library: Library, source: EngineSource, file: Path) -> tuple[Any, Any]:
     header = check_header(library, source, file)
-    runtime = library.trt.Runtime(library.log)
-    if _is_version_compatible(source):
-        # Such a plan brings its own runtime along, as code; whoever loads a plan has vouched for code already.
-        runtime.engine_host_code_allowed = True
     with library.listening() as heard:
+        runtime = library.trt.Runtime(library.log)
+        if _is_version_compatible(source):
+            # Such a plan brings its own runtime along, as code; whoever loads a plan has vouched for code already.
+            runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(file.read_bytes())
     if engine is None:
         kind = CorruptArtifact if header is None else IncompatibleArtifact

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from accel import interrupts
 from accel.errors import MissingExtra, UnknownName, UsageError
 
 logger = logging.getLogger(__name__)
@@ -110,12 +111,16 @@ class Library:
         return DTYPES[name]
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[list[str]]:
+    def listening(self, *, waits: bool = False) -> Iterator[list[str]]:
         """Errors and warnings that TensorRT logs inside the block, in a list that fills as they come.
 
         The builder logs from threads of its own, so what another thread does meanwhile is in the list too.
+
+        Args:
+            waits: the block only waits for another thread's call, and hears Ctrl-C at once. Else Ctrl-C is raised at the block's end:
+                TensorRT drops what its logger raises.
         """
-        with self.log.listening() as heard:
+        with contextlib.nullcontext() if waits else interrupts.deferred(), self.log.listening() as heard:
             yield heard
 
 

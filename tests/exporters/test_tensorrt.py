@@ -355,7 +355,7 @@ def test_without_a_monitor_the_seconds_are_told(build: Any, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("version", ["8.6.0", "10.13.0"])
-def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, version: str) -> None:
+def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, version: str, caplog: pytest.LogCaptureFixture) -> None:
     with pressed() as press:
         world = world_of(version, during=press.hold)
         with pytest.raises(KeyboardInterrupt):
@@ -363,6 +363,7 @@ def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, vers
         # 8.6 cannot be told to stop; it is waited for all the same, so that nothing runs on behind the caller's back.
         assert bool(world.called("cancelled")) == (version != "8.6.0")
         assert bool(world.called("built")) == (version == "8.6.0")
+        assert ("8.6.0 cannot be stopped: its build is waited for" in caplog.text) == (version == "8.6.0")
         assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import threading
 import types
 from pathlib import Path
@@ -165,6 +167,31 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
     title = trt.load("tensorrt-rtx").title
     with pytest.raises(UnsupportedOperator, match=rf"{title} cannot parse model\.onnx: node /relu/Relu \(NoSuchOperator\): ."):
         exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx, "fp32"))
+
+
+def test_ctrl_c_while_the_library_logs_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python handles a signal in the next line that the main thread runs: here the logger's, and TensorRT drops what that raises."""
+    sent: list[str] = []
+
+    def emit(record: logging.LogRecord) -> None:
+        if threading.current_thread() is threading.main_thread():
+            sent.append(record.getMessage())
+            signal.raise_signal(signal.SIGINT)
+
+    handler, log = logging.Handler(logging.DEBUG), logging.getLogger("accel.trt.library")
+    monkeypatch.setattr(handler, "emit", emit)
+    caplog.set_level(logging.DEBUG, logger=log.name)
+    monkeypatch.setattr(log, "handlers", [handler])
+    monkeypatch.setattr(tensorrt, "build", lambda *arguments: pytest.fail("the interrupt was lost"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            exporters.export("tensorrt-rtx", request_of(tmp_path / "out", onnx_samples.write(tmp_path / "model.onnx"), "fp32"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sent
 
 
 def test_ctrl_c_ends_a_real_build_and_nothing_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Ctrl-C and foreign code that calls back: what a callback raises is that code's to drop, and an interrupt must not be dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """An interrupt that comes inside the block is handled at its end, by whatever handles it outside: a KeyboardInterrupt, mostly.
+
+    For calls into a library that calls Python back: Python handles a signal in the next line that the main thread runs, which is then
+    one of the callback's. On another thread than the main one nothing changes: no signal is handled there.
+    """
+    outside = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(outside):
+        yield
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, outside)
+        if came:
+            outside(*came[0])

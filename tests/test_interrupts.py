@@ -1,0 +1,79 @@
+"""Ctrl-C while foreign code calls back: never lost, never raised inside."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from accel import interrupts
+
+
+@pytest.fixture(autouse=True)
+def at_a_prompt() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def foreign(callback: Callable[[], None]) -> str:
+    """What bindings do with a callback that raises: they say so and go on."""
+    try:
+        callback()
+    except BaseException:
+        return "dropped"
+    return "called"
+
+
+def test_an_interrupt_inside_a_callback_is_raised_at_the_blocks_end() -> None:
+    found: list[str] = []
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+        found.append(foreign(lambda: signal.raise_signal(signal.SIGINT)))
+        found.append("after")
+    assert found == ["called", "after"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_one_nothing_is_raised_and_the_handler_is_as_it_was() -> None:
+    with interrupts.deferred():
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_of_the_block_is_the_interrupts_context() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, interrupts.deferred():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("of the block")
+    assert isinstance(caught.value.__context__, ValueError)
+
+
+def test_a_programs_own_handler_hears_it() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    with interrupts.deferred():
+        signal.raise_signal(signal.SIGINT)
+        assert heard == []
+    assert heard == [signal.SIGINT]
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_a_handler_of_the_system_stays(handler: Any) -> None:
+    signal.signal(signal.SIGINT, handler)
+    with interrupts.deferred():
+        assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_another_thread_changes_no_handler() -> None:
+    seen: list[Any] = []
+
+    def work() -> None:
+        with interrupts.deferred():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
