@@ -67,6 +67,13 @@ def test_a_bundle_of_the_engines_folder_is_found_by_its_name(tiny: Path) -> None
     assert (done.status, done.bundle.resolve(), done.plan.name) == ("added", tiny, "torchscript-fp32-b2")
 
 
+def test_so_is_one_of_a_model_that_accel_can_train_and_does_not_ship(tiny: Path) -> None:
+    trained = tiny.with_name("alexnet.accel")
+    tiny.rename(trained)
+    (done,) = export("alexnet", "torchscript", batch=2, device="cpu")
+    assert (done.status, done.bundle.resolve()) == ("added", trained)
+
+
 @pytest.mark.parametrize("name", ["a/b", "../a", "..", "a\nb", "a\\b"])
 def test_a_name_that_no_bundle_can_have_is_refused_before_anything_is_written(options: dict[str, Any], tmp_path: Path, name: str) -> None:
     # `a\nb` was written, and could not be read back; `../a` left the engines folder.

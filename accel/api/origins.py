@@ -136,9 +136,9 @@ def find(
 
 
 def _named(model: str, engines_dir: Path) -> Path:
-    """The path that `model` is; that of the bundle which every other command knows by this name, where accel has no such model."""
+    """The path that `model` is; that of the bundle which every other command knows by this name, where accel ships no such model."""
     path, bundle = Path(model).expanduser(), engines_dir / f"{model}.accel"
-    plain = path.name == model and model not in trainers.MODELS and not path.exists()
+    plain = path.name == model and not trainers.is_shipped(model) and not path.exists()
     return bundle if plain and (bundle / MANIFEST_FILE).is_file() else path
 
 

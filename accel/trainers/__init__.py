@@ -27,6 +27,7 @@ __all__ = [
     "Recipe",
     "default_recipe",
     "golden_images",
+    "is_shipped",
     "read_recipe",
     "shipped",
     "train",
@@ -55,6 +56,11 @@ MODELS = {
 WEIGHTS = Path(__file__).parent / "weights"
 
 
+def is_shipped(name: str) -> bool:
+    """Whether trained weights of `name` are installed, packed or not."""
+    return name in MODELS and (WEIGHTS / name / "checkpoint.json").is_file()
+
+
 def shipped(name: str) -> Path:
     """The checkpoint folder of a model that accel ships: weights.safetensors, checkpoint.json, recipe.toml, log.csv, run.json.
 
@@ -67,7 +73,7 @@ def shipped(name: str) -> Path:
     if name not in MODELS:
         raise UnknownName("model", name, list(MODELS))
     folder = WEIGHTS / name
-    if not (folder / "checkpoint.json").is_file():
+    if not is_shipped(name):
         raise BundleMissing(f"no trained weights of {name} are installed ({folder} is missing)", remedy=f"accel train {name}")
     return unpacked(folder)
 
@@ -78,7 +84,7 @@ def with_weights() -> list[str]:
     Raises:
         BundleMissing: there are none.
     """
-    found = [name for name in sorted(MODELS) if (WEIGHTS / name / "checkpoint.json").is_file()]
+    found = [name for name in sorted(MODELS) if is_shipped(name)]
     if not found:
         raise BundleMissing(f"no trained weights are installed ({WEIGHTS} has none)", remedy="install accel-engines again")
     return found
