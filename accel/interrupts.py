@@ -1,4 +1,4 @@
-"""Ctrl-C and foreign code that calls back: what a callback raises is that code's to drop, and an interrupt must not be dropped."""
+"""Ctrl-C and foreign code: what calls back may drop an interrupt, and what cannot be stopped must not see the interpreter end under it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,18 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+_abandoned: list[threading.Thread] = []
+
+
+def abandon(thread: threading.Thread) -> None:
+    """Note that nobody waits any more for `thread`, which is inside foreign code that cannot be stopped."""
+    _abandoned.append(thread)
+
+
+def abandoned() -> bool:
+    """Whether such a thread still runs: a process that ends as Python ends it, taking apart what the thread uses, is likely to crash."""
+    return any(thread.is_alive() for thread in _abandoned)
 
 
 @contextlib.contextmanager

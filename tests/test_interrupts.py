@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -77,3 +79,39 @@ def test_another_thread_changes_no_handler() -> None:
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+def test_a_thread_that_nobody_waits_for_is_known_until_it_ends() -> None:
+    assert not interrupts.abandoned()
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    interrupts.abandon(thread)
+    assert interrupts.abandoned()
+    over.set()
+    thread.join()
+    assert not interrupts.abandoned()
+
+
+TWICE = """
+import atexit, sys, threading, time
+from accel import cli, interrupts
+
+def wait():
+    # A builder that cannot be stopped runs on, and calls Python when the interpreter is half gone: seen to end by SIGSEGV and SIGABRT.
+    thread = threading.Thread(target=time.sleep, args=(60,), daemon=True)
+    thread.start()
+    interrupts.abandon(thread)
+    raise KeyboardInterrupt
+
+atexit.register(print, "taken apart")
+cli.app.command("wait")(wait)
+print("begun")
+sys.exit(cli.main(["wait"]))
+"""
+
+
+def test_a_command_that_leaves_one_ends_at_once_without_taking_the_interpreter_apart() -> None:
+    ended = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=50, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "begun\n")
+    assert ended.stderr == "accel: interrupted; what was recorded is kept\n"

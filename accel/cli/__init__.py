@@ -15,6 +15,7 @@ from pathlib import Path
 
 import typer
 
+from accel import interrupts
 from accel.cli import (
     bench,
     bundle,
@@ -115,6 +116,10 @@ def main(arguments: list[str] | None = None) -> int:
         return int(getattr(error, "exit_code", 2))
     if code == INTERRUPTED:
         print("accel: interrupted; what was recorded is kept", file=sys.stderr)
+        if interrupts.abandoned():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     return code if isinstance(code, int) else 0
 
 

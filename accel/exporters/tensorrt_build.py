@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+from accel import interrupts
 from accel.device import driver
 from accel.errors import UnsupportedOperator
 from accel.exporters.tensorrt_network import Network
@@ -29,7 +30,7 @@ def build(parsed: Network, config: Any, progress: Progress, step: str, device: s
     Raises:
         UnsupportedOperator: the builder gave no plan; the message has what it logged.
         KeyboardInterrupt: Ctrl-C; the builder was told to stop, and waited for. One that cannot be told (8.6) is waited for too; a second
-        Ctrl-C does not wait.
+        Ctrl-C does not wait: the build's thread goes on until the process ends (see `accel.interrupts.abandoned`).
     """
     builder, network = parsed.builder, parsed.network
     cancelled, over = threading.Event(), threading.Event()
@@ -62,8 +63,12 @@ def build(parsed: Network, config: Any, progress: Progress, step: str, device: s
             if thread.ident is not None:  # else it has not begun, and never will
                 if monitor is None:
                     logger.warning("%s cannot be stopped: its build is waited for (Ctrl-C again does not wait)", parsed.library.title)
-                over.wait()
-                thread.join()
+                try:
+                    over.wait()
+                    thread.join()
+                except BaseException:
+                    interrupts.abandon(thread)
+                    raise
             raise
         thread.join()
     if monitor is not None:

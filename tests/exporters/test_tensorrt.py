@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from trt.ctrl_c import pressed
 from trt.fake_trt import DATA_TYPE, Layer, Tensor, World
 
-from accel import exporters
+from accel import exporters, interrupts
 from accel.device.select import Gpu
 from accel.errors import DeviceUnavailable, PrecisionError, UnknownName, UnsupportedOperator, UsageError
 from accel.exporters import BuildOptions, ExportRequest, tensorrt, tensorrt_build, tensorrt_cache
@@ -365,6 +366,31 @@ def test_ctrl_c_stops_the_build_and_is_raised_when_it_has_ended(build: Any, vers
         assert bool(world.called("built")) == (version == "8.6.0")
         assert ("8.6.0 cannot be stopped: its build is waited for" in caplog.text) == (version == "8.6.0")
         assert not [thread for thread in threading.enumerate() if thread.name == "TensorRT build"]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_build_that_cannot_be_stopped(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, over = threading.main_thread().ident or 0, threading.Event()
+    left: list[threading.Thread] = []
+
+    def during(step: int) -> None:
+        if not over.is_set():
+            signal.pthread_kill(main, signal.SIGINT)
+            over.wait(20)
+
+    def press_again(*told: object) -> None:
+        threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+    monkeypatch.setattr(interrupts, "abandon", left.append)
+    monkeypatch.setattr(tensorrt_build.logger, "warning", press_again)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build(world_of("8.6.0", during=during))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [(thread.name, thread.is_alive()) for thread in left] == [("TensorRT build", True)]
+    over.set()
+    left[0].join(20)
 
 
 def test_an_engine_is_current_for_the_same_file_options_and_machine(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
