@@ -33,7 +33,11 @@ def deferred() -> Iterator[None]:
         yield
         return
     came: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    except ValueError:  # a subinterpreter, which handles no signals either
+        yield
+        return
     try:
         yield
     finally:

@@ -81,6 +81,18 @@ def test_another_thread_changes_no_handler() -> None:
     assert seen == [signal.default_int_handler]
 
 
+def test_where_no_handler_can_be_set_the_block_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(number: int, handler: Any) -> None:
+        raise ValueError("signal only works in main thread of the main interpreter")
+
+    ran = []
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", refused)
+        with interrupts.deferred():
+            ran.append("block")
+    assert ran == ["block"]
+
+
 def test_a_thread_that_nobody_waits_for_is_known_until_it_ends() -> None:
     assert not interrupts.abandoned()
     over = threading.Event()
