@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 _abandoned: list[threading.Thread] = []
@@ -28,19 +28,22 @@ def deferred() -> Iterator[None]:
     For calls into a library that calls Python back: Python handles a signal in the next line that the main thread runs, which is then
     one of the callback's. On another thread than the main one nothing changes: no signal is handled there.
     """
-    outside = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(outside):
+    outside, came = signal.getsignal(signal.SIGINT), list[tuple[int, FrameType | None]]()
+    if callable(outside) and threading.current_thread() is threading.main_thread() and _set(lambda *told: came.append(told)):
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, outside)
+            if came:
+                outside(*came[0])
+    else:
         yield
-        return
-    came: list[tuple[int, FrameType | None]] = []
+
+
+def _set(handler: Callable[[int, FrameType | None], None]) -> bool:
+    """Whether it could be set: a subinterpreter may set none, and handles no signals either."""
     try:
-        signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
-    except ValueError:  # a subinterpreter, which handles no signals either
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, outside)
-        if came:
-            outside(*came[0])
+        signal.signal(signal.SIGINT, handler)
+    except ValueError:
+        return False
+    return True
