@@ -6,18 +6,20 @@ An engine is held against its parent inside one set only, round by round, by `ac
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from accel.bench import decision as rule
 from accel.bench import pairing
 from accel.bench.comparison import Judged, estimate, judge
 from accel.bench.decision import BASE, DROP, KEEP, REFINE, RULE
+from accel.bench.stability import NOISY, UNSTABLE
 from accel.bench.summary import Line
 from accel.report.ranking import BASELINE, rank
 from accel.report.sections import HOST, Section
 from accel.report.trained import Training
 
-__all__ = ["BASE", "DROP", "KEEP", "REFINE", "RULE", "Role", "Row", "rows"]
+__all__ = ["BASE", "DROP", "KEEP", "REFINE", "RULE", "SHOWN", "Role", "Row", "rows"]
 
 NOT_RUN = ("MISSING", "REFUSED", "ERROR")
 
@@ -81,7 +83,7 @@ class Row:
 
 
 def rows(sections: Sequence[Section], trainings: Sequence[Training]) -> list[Row]:
-    """A row for every role and set that has its variant; one without numbers where none has it."""
+    """A row for every role, from one of the sets that have its variant (SHOWN); one without numbers where none has it."""
     others = [section.model for section in sections if section.model not in MODELS]
     best = [Role("best", "fastest engine", model, None, EAGER) for model in dict.fromkeys([*MODELS, *others])]
     judged = {id(section): _judged(section) for section in sections}
@@ -89,8 +91,38 @@ def rows(sections: Sequence[Section], trainings: Sequence[Training]) -> list[Row
     for role in (*ROLES, *best):
         own = [section for section in sections if section.model == role.model]
         made = [_row(role, section, judged[id(section)], trainings) for section in own if _on_record(role, section)]
-        found += made or [_unmeasured(role, own, trainings)]
+        found.append(_shown(role, made) if made else _unmeasured(role, own, trainings))
     return found
+
+
+SHOWN = (
+    "Where several sets have a row's engine, one is shown: the one that has most of the model's rows from B1 to D1, then with most rounds, "
+    "then without doubts (NOISY, UNSTABLE), then the newest. The fastest engine is that of the smallest mean among those that are kept, or "
+    "among all if none is."
+)
+
+
+def _shown(role: Role, made: Sequence[Row]) -> Row:
+    """Of the rows of several sets the one that SHOWN says.
+
+    The engine is chosen by its mean and the set is not: the smallest of an engine's means over several sessions would be too small.
+    """
+    if role.variant is None:
+        fastest = min(made, key=lambda row: (row.decision != KEEP, _mean(row) or math.inf))
+        alike = [row for row in made if (row.variant, row.decision) == (fastest.variant, fastest.decision)]
+        return max(alike, key=_evidence)
+    family = [other for other in ROLES if other.model == role.model]
+
+    def has(row: Row) -> int:
+        return sum(_on_record(other, row.section) for other in family) if row.section else 0
+
+    return max(made, key=lambda row: (has(row), _evidence(row)))
+
+
+def _evidence(row: Row) -> tuple[int, bool, str]:
+    if row.line is None or row.section is None:
+        return 0, False, ""
+    return row.line.rounds, not {NOISY, UNSTABLE} & set(row.line.flags), max(str(item["timestamp_utc"]) for item in row.section.rows)
 
 
 def _on_record(role: Role, section: Section) -> bool:
@@ -160,10 +192,7 @@ def _unmeasured(role: Role, own: Iterable[Section], trainings: Sequence[Training
 
 
 def candidates(rows: Sequence[Row]) -> list[Row]:
-    """Of the rows that are kept, those that no other one matches in top-1 at a smaller mean; the fastest first.
-
-    One engine in several rows, or in several sets, is there once: where it was fastest.
-    """
+    """Of the rows that are kept, those that no other one matches in top-1 at a smaller mean; the fastest first."""
     kept = [(mean, row) for row in rows if row.decision == KEEP and (mean := _mean(row)) is not None]
     found: list[Row] = []
     for _, row in sorted(kept, key=lambda pair: pair[0]):

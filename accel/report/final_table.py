@@ -24,6 +24,9 @@ HONEST = (
     "Seeds of several kinds of GPU are one line unless two kinds trained the same seed."
 )
 FRACTIONS = (0.1, 0.25, 0.5, 1.0)
+TRAIN_IMAGES = 50_000
+"""Of CIFAR-10 and CIFAR-100; a split's are no part of these tables."""
+
 FRACTION_MODELS = ("resnet18", "mobilenetv2", "efficientnet_b0", "naivenet")
 FACTS = ("machine", "plan", "commit", "measured")
 """What is said of each set, of `about.environment`."""
@@ -44,8 +47,12 @@ def body(sections: Sequence[Section], trainings: Sequence[Training]) -> str:
         UsageError: two trainings that differ claim one cell. MissingExtra: scipy is absent.
     """
     rows = final.rows(sections, trainings)
-    out = [_summary(rows), "", _chosen(rows), "", *_engines(rows, sections), "", f"* {escaped(final.RULE)}", *_reasons(rows, sections), ""]
-    out += [f"* [{number}] {_set(section)}" for number, section in enumerate(sections, 1)]
+    shown = [section for section in sections if any(row.section is section for row in rows)]
+    out = [_summary(rows), "", _chosen(rows), "", *_engines(rows, shown), "", f"* {escaped(final.RULE)}", *_reasons(rows, shown), ""]
+    out += [f"* [{number}] {_set(section)}" for number, section in enumerate(shown, 1)]
+    numbered = set(map(id, shown))
+    if further := [code(section.name) for section in sections if id(section) not in numbered]:
+        out.append(f"* no row is from: {', '.join(further)}. {final.SHOWN}")
     out += ["", *_models(trainings), "", *_fractions(trainings)]
     return "\n".join(out) + "\n"
 
@@ -188,6 +195,7 @@ def _models(trainings: Sequence[Training]) -> list[str]:
 
 
 def _fractions(trainings: Sequence[Training]) -> list[str]:
+    """A line for every recipe and GPU that learned from a part; models that are wanted here have one without, too."""
     tested = [item for item in trainings if item.tested and item.seed == 0]
     parts = {item.model for item in tested if item.fraction < 1}
     shares = sorted({*FRACTIONS, *(item.fraction for item in tested)})
@@ -195,18 +203,25 @@ def _fractions(trainings: Sequence[Training]) -> list[str]:
     lines = []
     for model in shown:
         groups = _grouped([item for item in tested if item.model == model])
-        for group in groups:
+        # The whole set alone, of another GPU, is in the table of the trainings.
+        for group in [group for group in groups if any(item.fraction < 1 for item in group)] or groups:
             cells = _unique(group, lambda item: item.fraction)
             lines.append([code(model), escaped(group[0].device), str(group[0].epochs), *(_part(cells.get(share)) for share in shares)])
         if not groups:
             lines.append([code(model), ABSENT, ABSENT, *[ABSENT] * len(shares)])
     headings = ["share of the train set", "GPU", "epochs", *(f"{100 * share:g} %" for share in shares)]
-    note = "Top-1 on the test set, and the seconds that the epochs took, with seed 0 and one recipe for all shares of a line."
+    note = (
+        "Top-1 on the test set, million images learned from (images of the share × epochs), and the seconds that the epochs took, with "
+        "seed 0 and one recipe for all shares of a line. Seconds of trainings that shared their GPU with others say little of each other."
+    )
     return [*_table(headings, lines, left=1), "", note]
 
 
 def _part(training: Training | None) -> str:
-    return ABSENT if training is None else f"{training.top1:.2f} %, {training.train_s:.0f} s"
+    if training is None:
+        return ABSENT
+    images = TRAIN_IMAGES * training.fraction * training.epochs / 1e6
+    return f"{training.top1:.2f} %, {images:.2g} M, {training.train_s:.0f} s"
 
 
 def _mean(values: Sequence[float]) -> str:

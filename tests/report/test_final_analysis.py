@@ -14,7 +14,6 @@ from accel.report.trained import find
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "results" / "h200" / "table.md"
 CLOSE = "<!-- /accel:results -->"
-SET = re.compile(r"^\* \[\d+\] `([^`]+-(\w+))`;", re.MULTILINE)
 RESTS_ON = re.compile(r"^\| `([\w]+)` \| `([^`]+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| `(\w+)` \|$", re.MULTILINE)
 
 
@@ -29,9 +28,10 @@ def analysis() -> str:
 
 
 @pytest.fixture(scope="module")
-def sets(table: str) -> dict[str, Section]:
-    """When it was begun → set, of all in the table."""
-    return {begun: open_sections([TABLE.parent / name])[0] for name, begun in SET.findall(table)}
+def sets() -> dict[str, Section]:
+    """When it was begun → set, of all that the table is made of."""
+    folders = [path.parent for path in TABLE.parent.glob("*/results.jsonl*")]
+    return {path.name.rpartition("-")[2]: open_sections([path])[0] for path in folders}
 
 
 def digits(value: float) -> str:

@@ -13,6 +13,7 @@ from report_sets import section, write_set
 from accel.errors import CorruptArtifact, UsageError
 from accel.report import final, final_table, trained
 from accel.report.final import BASE, DROP, KEEP, REFINE, Row
+from accel.report.sections import Section
 
 Cli = Callable[..., Any]
 
@@ -103,15 +104,64 @@ def test_one_round_decides_nothing(tmp_path: Path) -> None:
     assert (row.decision, row.why) == (REFINE, "AMBIGUOUS against eager:fp16")
 
 
-def test_sets_stay_apart_each_with_rows_of_its_own(tmp_path: Path) -> None:
-    whole = section(tmp_path / "light-h200", of("mobilenetv3_small", LIGHT))
-    # Another machine: it has a parent nowhere but in the first set.
+def test_a_rows_parent_is_of_its_own_set(tmp_path: Path) -> None:
+    whole = section(tmp_path / "light-h200", of("mobilenetv3_small", {"eager:fp32": {"host_us": 1000}}))
+    # Another machine: its engine has a parent nowhere but in the first set.
     alone = section(tmp_path / "light-h100", of("mobilenetv3_small", {"eager:fp16": {"host_us": 10}}, gpu_name="NVIDIA H100"))
-    rows = [row for row in final.rows([whole, alone], []) if row.role.label == "O1"]
-    assert [(row.section.name if row.section else None, row.decision, row.why) for row in rows] == [
-        ("light-h200", KEEP, "FASTER than eager:fp32"),
-        ("light-h100", REFINE, "not compared: this set has no eager:fp32"),
-    ]
+    row = by_label(final.rows([whole, alone], []))["O1", "mobilenetv3_small"]
+    assert (row.section, row.decision, row.why) == (alone, REFINE, "not compared: this set has no eager:fp32")
+
+
+class TestOfSeveralSets:
+    """Which one a row is from; the numbers say which set: 1, 2, …"""
+
+    def sets(self, tmp_path: Path, *given: dict[str, Any], model: str = "mobilenetv3_small") -> list[Section]:
+        found = []
+        for number, changes in enumerate(given, 1):
+            rounds, variants = changes.pop("rounds", 3), changes.pop("variants", LIGHT)
+            named = of(model, variants, timestamp_utc=f"2026-11-0{number}T00:00:00Z", **changes)
+            found.append(section(tmp_path / str(number), named, rounds=rounds))
+        return found
+
+    def shown(self, sections: list[Section], label: str) -> tuple[str, str | None]:
+        """Name of the set and variant of the one row that `label` has."""
+        (row,) = [row for row in final.rows(sections, []) if row.role.label == label and row.role.model == sections[0].model]
+        assert row.section is not None
+        return row.section.name, row.variant
+
+    def test_the_newest_of_equals(self, tmp_path: Path) -> None:
+        assert self.shown(self.sets(tmp_path, {}, {}), "O1") == ("2", "eager:fp16")
+
+    def test_one_without_doubts_before_a_newer_one(self, tmp_path: Path) -> None:
+        assert self.shown(self.sets(tmp_path, {}, {"flags": ["UNSTABLE"]}), "O1")[0] == "1"
+        assert self.shown(self.sets(tmp_path / "noisy", {}, {"flags": ["NOISY"]}), "best")[0] == "1"
+
+    def test_more_rounds_before_one_without_doubts(self, tmp_path: Path) -> None:
+        assert self.shown(self.sets(tmp_path, {"flags": ["UNSTABLE"]}, {"rounds": 2}), "O1")[0] == "1"
+
+    def test_one_that_has_all_of_the_models_rows_before_one_with_more_rounds(self, tmp_path: Path) -> None:
+        few = {name: LIGHT[name] for name in ("eager:fp32", "eager:fp16")}
+        sections = self.sets(tmp_path, {"rounds": 2}, {"variants": few})
+        assert {self.shown(sections, label)[0] for label in ("B1", "O1", "O2", "O3")} == {"1"}
+
+    def test_the_fastest_engine_is_one_that_is_kept_and_its_set_is_not_the_one_with_the_smallest_mean(self, tmp_path: Path) -> None:
+        def timed(fp16: float, variant: str = "compile:fp16", **more: Any) -> dict[str, Any]:
+            return {"variants": {"eager:fp32": {"host_us": 1000}, variant: {"host_us": fp16}}, **more}
+
+        # Set 3's engine is the fastest, and one round keeps nothing; of the other engine's sets the older has the smaller mean.
+        given = [timed(190), timed(200), timed(100, "tensorrt:fp16", rounds=1), timed(300, "onnxruntime:fp16")]
+        sections = self.sets(tmp_path, *given, model="alexnet")
+        assert self.shown(sections, "best") == ("2", "compile:fp16")
+        # Where none is kept, it is the smallest mean of all.
+        assert self.shown([sections[2]], "best") == ("3", "tensorrt:fp16")
+
+    def test_the_table_numbers_what_it_shows_and_names_the_others(self, tmp_path: Path) -> None:
+        sections = self.sets(tmp_path, {}, {}, {"rounds": 1})
+        lines = final_table.body(sections, []).splitlines()
+        assert [line.partition(";")[0] for line in lines if line.startswith("* [")] == ["* [1] `2`"]
+        (further,) = [line for line in lines if line.startswith("* no row is from")]
+        assert further.startswith("* no row is from: `1`, `3`. Where several sets have a row's engine, one is shown:")
+        assert "no row is from" not in final_table.body(sections[:1], [])
 
 
 def test_the_chosen_are_kept_and_no_other_is_both_faster_and_as_right(tmp_path: Path) -> None:
@@ -121,7 +171,6 @@ def test_the_chosen_are_kept_and_no_other_is_both_faster_and_as_right(tmp_path: 
 
     sections = [
         timed("slow-and-right", "resnet18", 300, 95.7),
-        timed("again", "resnet18", 310, 95.7),
         timed("between", "mobilenetv2", 200, 94.0),
         timed("beaten", "alexnet", 250, 93.9),
         timed("fast", "student_a", 100, 92.0),
@@ -140,7 +189,7 @@ def test_the_chosen_are_kept_and_no_other_is_both_faster_and_as_right(tmp_path: 
     )
     assert said.endswith("no ratio is taken.")
     assert final_table.body([], []).splitlines()[2] == "chosen: none, because none is kept."
-    assert final_table.body(sections[4:5], []).splitlines()[2].endswith("top-1 92.00 %.")
+    assert final_table.body(sections[3:4], []).splitlines()[2].endswith("top-1 92.00 %.")
 
 
 def test_a_model_that_was_not_timed_and_has_two_trainings_says_that_there_are_several(tmp_path: Path) -> None:
@@ -201,8 +250,8 @@ def test_the_tables_say_what_was_measured(tmp_path: Path) -> None:
     )
     assert "* drop, the SAME as eager:fp32: O3 (`mobilenetv3_small` `eager:fp32+channels_last`) [1]" in lines
     assert "| `mobilenetv3_small` | 200 | 93.00 | 93.10 ± 0.10 (3) | 92.50 | 100, 101, 102 | 5,120 | NVIDIA H200 | – |" in lines
-    assert "| `resnet18` | NVIDIA H200 | 80 | 61.50 %, 10 s | not measured | not measured | 95.70 %, 66 s |" in lines
-    assert "| `resnet18` | NVIDIA H100 | 80 | not measured | not measured | 91.00 %, 40 s | not measured |" in lines
+    assert "| `resnet18` | NVIDIA H200 | 80 | 61.50 %, 0.4 M, 10 s | not measured | not measured | 95.70 %, 4 M, 66 s |" in lines
+    assert "| `resnet18` | NVIDIA H100 | 80 | not measured | not measured | 91.00 %, 2 M, 40 s | not measured |" in lines
     assert "| `naivenet` |" + " not measured |" * 6 in lines
     (set_line,) = [line for line in lines if line.startswith("* [1] ")]
     assert set_line.startswith("* [1] `light-h200`; machine NVIDIA H200, driver 580.1")
