@@ -191,7 +191,7 @@ def test_an_export_makes_the_reference_of_its_bundle_where_there_is_none(
     shutil.copytree(tiny / "checkpoint", model)
     described = json.loads((model / "checkpoint.json").read_text())
     (model / "checkpoint.json").write_text(json.dumps({**described, "dataset": tiny_data}))
-    bundle = Path(export(model, "onnx", name="mine", device="cpu")[0].bundle)
+    bundle = Path(export(model, "onnx", name="mine", device="cpu", trusted=True)[0].bundle)
     with caplog.at_level("INFO", logger="accel"):
         export(bundle, "torchscript", options=BuildOptions(builds=2), device="cpu")
     record = json.loads((bundle / "torchscript-fp32" / "builds.json").read_text())

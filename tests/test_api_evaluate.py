@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from accel.checkpoint import write_checkpoint  # noqa: E402
+from accel.engines import trust  # noqa: E402
 from accel.trainers.evaluate import confusion  # noqa: E402
 from accel.types import Checkpoint, TensorSpec  # noqa: E402
 
@@ -29,6 +31,8 @@ def brightest(num_classes: int = 3) -> Any:
 @pytest.fixture
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    # As if it were one of accel's own, which need nobody's word.
+    monkeypatch.setattr(trust, "_OUR_FACTORY", re.compile("test_api_evaluate:brightest"))
     described = Checkpoint(
         path=tmp_path / "runs" / "brightest",
         sha256="",
@@ -108,6 +112,30 @@ def test_what_cannot_be_evaluated_ends_with_the_code_of_its_kind(
     ran = accel_cli("evaluate", *arguments)
     assert ran.code == code
     assert message in ran.err
+
+
+def test_code_that_a_checkpoint_names_is_run_only_for_who_says_so(
+    accel_cli: Cli, checkpoint: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = checkpoint / "checkpoint.json"
+    named = json.loads(file.read_text())
+    called: list[object] = []
+    monkeypatch.setattr("test_api_evaluate.seven", lambda: called.append(1) or [], raising=False)
+    # Its test data alone is code: whoever types other data needs none of it.
+    file.write_text(json.dumps({**named, "dataset": "test_api_evaluate:seven"}))
+    ran = accel_cli("evaluate", checkpoint, "--device", "cpu")
+    assert (ran.code, called) == (5, [])
+    assert "its test data is code, test_api_evaluate:seven" in ran.err
+    assert accel_cli("evaluate", checkpoint, "--device", "cpu", "--data", data).code == 0
+    # Its factory is code.
+    monkeypatch.setattr(trust, "_OUR_FACTORY", re.compile("accel.*"))
+    monkeypatch.setattr("test_api_evaluate.brightest", lambda real=brightest, **args: called.append(2) or real(**args))
+    ran = accel_cli("evaluate", checkpoint, "--device", "cpu", "--data", data)
+    assert (ran.code, called) == (5, [])
+    assert "its model is built by calling test_api_evaluate:brightest" in ran.err
+    assert "--trusted" in ran.err
+    ran = accel_cli("evaluate", checkpoint, "--device", "cpu", "--data", data, "--trusted")
+    assert (ran.code, called) == (0, [2]), ran.err
 
 
 def test_an_edited_checkpoint_is_corrupt(accel_cli: Cli, checkpoint: Path, data: str) -> None:

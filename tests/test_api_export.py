@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -179,6 +180,32 @@ def test_the_factory_of_a_strangers_bundle_is_not_called(
     assert (done.status, bool(called)) == ("added", True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({}, "its model is built by calling nets:build"), ({"dataset": "nets:samples"}, "its test data is code, nets:samples")],
+)
+def test_the_code_that_a_checkpoint_names_is_not_called(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: str
+) -> None:
+    # A folder that somebody sent; exported, it would be a bundle of this user's, whose code runs from then on.
+    called: list[object] = []
+    monkeypatch.setattr(nets, "build", lambda real=nets.build: called.append(1) or real())
+    if changes:
+        monkeypatch.setattr(trust, "_OUR_FACTORY", re.compile("nets:build"))
+    model = tmp_path / "sent"
+    shutil.copytree(tiny / "checkpoint", model)
+    described = json.loads((model / "checkpoint.json").read_text())
+    (model / "checkpoint.json").write_text(json.dumps({**described, **changes}))
+    for spelled in (model, model / "weights.safetensors"):
+        with pytest.raises(UntrustedArtifact, match=named) as caught:
+            export(spelled, "onnx", name="mine", device="cpu")
+        assert "--trusted" in str(caught.value)
+    assert called == []
+    assert not (tiny.parent / "mine.accel").exists()
+    (done,) = export(model, "onnx", name="mine", device="cpu", trusted=True)
+    assert (done.status, bool(called)) == ("added", True)
+
+
 @pytest.fixture
 def sly(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, list[object]]]:
     """A stranger's bundle that names a callable as its test data, and the list of its calls."""
@@ -188,7 +215,9 @@ def sly(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     shutil.copytree(tiny / "checkpoint", model)
     described = json.loads((model / "checkpoint.json").read_text())
     (model / "checkpoint.json").write_text(json.dumps({**described, "dataset": "nets:samples"}))
-    bundle = Path(export(model, "onnx", name="sly", device="cpu")[0].bundle)
+    with monkeypatch.context() as patched:
+        patched.setattr(trust, "demand_checkpoint", lambda *_: None)
+        bundle = Path(export(model, "onnx", name="sly", device="cpu")[0].bundle)
     monkeypatch.setenv("ACCEL_CACHE_DIR", str(tmp_path / "another user"))
     yield bundle, called
     assert called == []

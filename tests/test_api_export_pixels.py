@@ -51,7 +51,7 @@ def exported(checkpoint: Path) -> tuple[Path, Path]:
     made = []
     for name, embed in (("plain", False), ("pixels", True)):
         for precision in ("fp32", "fp16"):
-            how = {"name": name, "out": checkpoint.parent, "device": "cpu", "embed_preprocess": embed}
+            how = {"name": name, "out": checkpoint.parent, "device": "cpu", "embed_preprocess": embed, "trusted": True}
             (*_, done) = export(str(checkpoint), ["onnx", "torchscript"], precision=precision, **how)
         made.append(done.bundle)
     return made[0], made[1]
@@ -177,7 +177,7 @@ def test_one_bundle_takes_one_kind_of_input(exported: tuple[Path, Path], checkpo
     before = (there / "accel.json").read_bytes()
     how = {"name": there.stem, "out": there.parent, "device": "cpu"}
     with pytest.raises(UsageError, match="all engines of a bundle take the same") as caught:
-        export(str(checkpoint), "onnx", embed_preprocess=embed, **how)
+        export(str(checkpoint), "onnx", embed_preprocess=embed, trusted=True, **how)
     assert "--name" in str(caught.value.remedy)
     assert (there / "accel.json").read_bytes() == before
 
@@ -212,10 +212,10 @@ def test_what_is_embedded_is_a_part_of_the_identity_and_leaves_the_others_as_the
 
 def test_the_command_line_has_it(accel_cli: Cli, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    ran = accel_cli("export", checkpoint, "--to", "onnx", "--embed-preprocess", "--device", "cpu")
+    ran = accel_cli("export", checkpoint, "--trusted", "--to", "onnx", "--embed-preprocess", "--device", "cpu")
     assert ran.code == 0, ran.err
     assert "input uint8 batchx8x8x3 NHWC" in accel_cli("inspect", "small").out
-    ran = accel_cli("export", checkpoint, "--to", "onnx", "--device", "cpu")
+    ran = accel_cli("export", checkpoint, "--trusted", "--to", "onnx", "--device", "cpu")
     assert ran.code == 2
     assert "takes uint8 NHWC, and an engine that takes float32 NCHW was asked for" in ran.err
 
@@ -239,7 +239,7 @@ def test_a_plan_takes_pixels_too(checkpoint: Path, tmp_path: Path, precision: st
     available, reason = device.gpu_available()
     if not available:
         pytest.skip(reason)
-    how = {"precision": precision, "out": tmp_path, "device": "cuda", "embed_preprocess": True}
+    how = {"precision": precision, "out": tmp_path, "device": "cuda", "embed_preprocess": True, "trusted": True}
     (done,) = export(str(checkpoint), "tensorrt", **how)
     assert done.entry is not None
     assert (done.entry.parity["status"], done.entry.inputs[0].dtype) == ("passed", "uint8")

@@ -78,14 +78,16 @@ def evaluate(
     *,
     data: str | None = None,
     device: str | None = None,
+    trusted: bool = False,
     plot: Path | str | None = None,
     progress: Progress = silent,
 ) -> Evaluated:
     """Run a checkpoint in FP32 (IEEE, no test-time augmentation) over labelled images.
 
     Args:
-        checkpoint: a shipped name, a checkpoint folder or a bundle of this user's.
+        checkpoint: a shipped name, a checkpoint folder or a bundle.
         data: `cifar10`, `imagefolder:DIR`, `npz:FILE` or `pkg.mod:iterable`; None is the test set of what the model was trained on.
+        trusted: run code of a bundle that somebody else exported, or that a checkpoint names.
         plot: an .svg, .png or .pdf file for the confusion matrix and, where the checkpoint has its log, the curves of its training.
 
     Raises:
@@ -97,10 +99,14 @@ def evaluate(
     path = Path(checkpoint).expanduser()
     if (path / MANIFEST_FILE).is_file():
         bundle = Bundle.open(path)
-        trust.demand_module(bundle)
-        if data is None:
+        trust.demand_module(bundle, trusted)
+        if data is None and not trusted:
             trust.demand_test_data(bundle)
-    found = find(str(checkpoint))
+        found = bundle.checkpoint
+    else:
+        found = find(str(checkpoint))
+        if path.exists():
+            trust.demand_checkpoint(found if data is None else dataclasses.replace(found, dataset=""), trusted)
     spec = data or found.dataset
     if not spec:
         raise UsageError(f"{found.name} names no dataset of its own", remedy="name labelled images with --data")

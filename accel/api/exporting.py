@@ -87,14 +87,14 @@ def export(
             every engine of the bundle.
         dry_run: say what would be written, write nothing.
         force: export anew what is there, and replace a bundle of another model.
-        trusted: build the module of a bundle that somebody else exported, which calls the factory that it names.
+        trusted: build the module of a bundle that somebody else exported, or of a checkpoint, which calls the factory that it names.
 
     Returns:
         What became of each format, in the order asked for.
 
     Raises:
         UsageError: a request that cannot be carried out; UnknownName for a model, format or precision that does not exist.
-        UntrustedArtifact: the module of a bundle that nobody vouches for is needed.
+        UntrustedArtifact: the module of a bundle that nobody vouches for is needed; a checkpoint names code that is not accel's.
         ParityError: an engine disagrees with the golden samples; it was not added.
         MissingExtra, DiskFull, ArtifactError: as their names say.
     """

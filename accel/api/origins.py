@@ -102,13 +102,14 @@ def find(
         engines_dir: where a new bundle goes.
         weights, shape, name: as `models.resolve` takes them.
         moved: `--out` or `--name` was typed: a bundle that was named may be exported into another one.
-        trusted: the caller vouches for the code of a bundle.
+        trusted: the caller vouches for the code of a bundle or a checkpoint.
         pixels: the bundle takes uint8 pictures, its preprocessing a part of the model (`--embed-preprocess`).
 
     Raises:
         UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else; a name that a
             bundle cannot have.
         UsageError, UnknownName, BundleMissing, CorruptArtifact: as `models.resolve`; an ONNX file that cannot be a bundle's.
+        UntrustedArtifact: a checkpoint folder that names code of its own.
     """
     path = _named(model, engines_dir)
     if path.suffix == ONNX_SUFFIX and path.is_file():
@@ -130,6 +131,8 @@ def find(
             raise mixed(path, bundle, "uint8 NHWC")
         return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint, None, bundle, trusted)
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
+    if bundle is None and path.exists():
+        trust.demand_checkpoint(found, trusted)
     found = embedding.embed(found) if pixels else found
     target = engines_dir / f"{_demand_name(found.name)}.accel"
     return Origin(model, found.name, target, (found.input,), (found.output,), found, None, bundle, trusted)

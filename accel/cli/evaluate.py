@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from accel.cli.options import DEFAULT_MODEL, CsvOption, DataOption, DeviceOption, Format, FormatOption
+from accel.cli.options import DEFAULT_MODEL, CsvOption, DataOption, DeviceOption, Format, FormatOption, TrustedOption
 
 COLUMNS = ("class", "images", "right", "top1", "mistaken_for")
 
@@ -17,6 +17,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A shipped name or a checkpoint folder.")] = DEFAULT_MODEL,
     data: DataOption = None,
     device: DeviceOption = None,
+    trusted: TrustedOption = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw curves and confusion matrix: .svg, .png or .pdf.")] = None,
     format: FormatOption = Format.table,
     export_csv: CsvOption = None,
@@ -28,7 +29,7 @@ def evaluate(
     from accel.files import write_text
 
     with drawn() as progress:
-        found = api.evaluate(checkpoint, data=data, device=device, plot=plot, progress=progress)
+        found = api.evaluate(checkpoint, data=data, device=device, trusted=trusted, plot=plot, progress=progress)
     if export_csv is not None:
         write_text(export_csv, as_csv(found.rows(), COLUMNS))
     if format is Format.json:

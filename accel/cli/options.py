@@ -26,7 +26,7 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A shipped name, a checkpoint, a bundle, an ONNX file, or package.module:factory.")
 ]
 BundleArgument = Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder NAME.accel, or the name of a model in the engines folder.")]
-TrustedOption = Annotated[bool, typer.Option("--trusted", help="Run code-bearing engines of a bundle that somebody else exported.")]
+TrustedOption = Annotated[bool, typer.Option("--trusted", help="Run code of a bundle or a checkpoint that somebody else made.")]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="SPEC", help="cifar10, imagefolder:DIR, npz:FILE or pkg.mod:iterable.")]
 MetricOption = Annotated[str, typer.Option("--metric", metavar="NAME", help="top1 or pkg.mod:function.")]
 MaxDropOption = Annotated[float | None, typer.Option("--max-drop", metavar="POINTS", help="Largest fall below the reference; 0.5.")]

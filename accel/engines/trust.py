@@ -16,7 +16,7 @@ from accel.engines.bundle import Bundle
 from accel.errors import CorruptArtifact, UntrustedArtifact
 from accel.files import cache_dir, write_text
 from accel.locking import held
-from accel.types import EngineEntry
+from accel.types import Checkpoint, EngineEntry
 
 DATA_FORMATS: Mapping[str, Callable[[Path, EngineEntry], None]] = {"onnx": onnx_data.check}
 """Formats that a runtime interprets without executing code of the file's author → what holds a file to that; every other needs trust."""
@@ -79,6 +79,25 @@ def demand_module(bundle: Bundle, trusted: bool = False) -> None:
     factory = bundle.checkpoint.factory
     if not _OUR_FACTORY.fullmatch(factory):
         _demand(bundle, f"its model is built by calling {factory}", trusted)
+
+
+def demand_checkpoint(checkpoint: Checkpoint, trusted: bool = False) -> None:
+    """Refuse a checkpoint folder whose code is not accel's: a factory of its own to call, or test data to import.
+
+    `accel train` writes none of these. Nobody signs a checkpoint, and which are this user's is not on record: the caller alone vouches.
+
+    Raises:
+        UntrustedArtifact: there is such code, and the caller does not vouch for it.
+    """
+    named = {"its model is built by calling": checkpoint.factory, "its test data is code,": checkpoint.dataset}
+    plain = {checkpoint.factory: _OUR_FACTORY, checkpoint.dataset: _PLAIN_DATA}
+    said = [f"{what} {spec}" for what, spec in named.items() if not plain[spec].fullmatch(spec)]
+    if said and not trusted:
+        raise UntrustedArtifact(
+            f"the checkpoint {checkpoint.path} names code that is not accel's: {', and '.join(said)}",
+            remedy="if you trust where it came from, pass trusted=True (--trusted), or type the code: "
+            "accel export package.module:factory --weights FILE --input SHAPE",
+        )
 
 
 def demand_test_data(bundle: Bundle) -> None:
