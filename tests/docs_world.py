@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from accel.datasets import arrays, catalog, store
-from accel.engines import trust
 
 TRAIN, TEST = 1000, 100
 FIRST_LABELS = (3, 8, 8, 0)
@@ -93,8 +92,6 @@ def build(patch: pytest.MonkeyPatch, root: Path) -> None:
         patch.setitem(trainers.MODELS, name, "docs_world:network")
     for name in SHIPPED:
         _ship(name, root / "weights" / name)
-    # That network stands in for accel's own.
-    patch.setattr(trust, "demand_checkpoint", lambda *_: None)
     for module in (selfchecking, tuning, verifying):
         patch.setattr(module, "spawn", in_this_process)
     patch.setattr(benching, "run_set", functools.partial(benching.run_set, launch=in_this_process))

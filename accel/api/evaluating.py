@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accel import device as devices
+from accel import trainers
 from accel.api import plots
 from accel.api.models import find
 from accel.api.settings import resolve
@@ -106,7 +107,7 @@ def evaluate(
     else:
         found = find(str(checkpoint))
         if path.exists():
-            trust.demand_checkpoint(found if data is None else dataclasses.replace(found, dataset=""), trusted)
+            trust.demand_checkpoint(found if data is None else dataclasses.replace(found, dataset=""), trusted, trainers.MODELS.values())
     spec = data or found.dataset
     if not spec:
         raise UsageError(f"{found.name} names no dataset of its own", remedy="name labelled images with --data")

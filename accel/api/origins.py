@@ -132,7 +132,7 @@ def find(
         return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint, None, bundle, trusted)
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
     if bundle is None and path.exists():
-        trust.demand_checkpoint(found, trusted)
+        trust.demand_checkpoint(found, trusted, trainers.MODELS.values())
     found = embedding.embed(found) if pixels else found
     target = engines_dir / f"{_demand_name(found.name)}.accel"
     return Origin(model, found.name, target, (found.input,), (found.output,), found, None, bundle, trusted)

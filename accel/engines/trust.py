@@ -8,7 +8,7 @@ accel.json, which covers the hash of every engine. A bundle that is changed or c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from accel.engines import onnx_data, signing, strict
@@ -81,20 +81,25 @@ def demand_module(bundle: Bundle, trusted: bool = False) -> None:
         _demand(bundle, f"its model is built by calling {factory}", trusted)
 
 
-def demand_checkpoint(checkpoint: Checkpoint, trusted: bool = False) -> None:
+def demand_checkpoint(checkpoint: Checkpoint, trusted: bool, registered: Collection[str] = ()) -> None:
     """Refuse a checkpoint folder whose code is not accel's: a factory of its own to call, or test data to import.
 
     `accel train` writes none of these. Nobody signs a checkpoint, and which are this user's is not on record: the caller alone vouches.
 
+    Args:
+        registered: further factories that count as accel's: those of the models that can be trained here.
+
     Raises:
         UntrustedArtifact: there is such code, and the caller does not vouch for it.
     """
-    named = {"its model is built by calling": checkpoint.factory, "its test data is code,": checkpoint.dataset}
-    plain = {checkpoint.factory: _OUR_FACTORY, checkpoint.dataset: _PLAIN_DATA}
-    said = [f"{what} {spec}" for what, spec in named.items() if not plain[spec].fullmatch(spec)]
+    said = []
+    if not _OUR_FACTORY.fullmatch(checkpoint.factory) and checkpoint.factory not in registered:
+        said.append(f"its model is built by calling {checkpoint.factory}")
+    if not _PLAIN_DATA.fullmatch(checkpoint.dataset):
+        said.append(f"its test data is code, {checkpoint.dataset}")
     if said and not trusted:
         raise UntrustedArtifact(
-            f"the checkpoint {checkpoint.path} names code that is not accel's: {', and '.join(said)}",
+            f"the checkpoint {checkpoint.path} names code that is not accel's: {'; '.join(said)}",
             remedy="if you trust where it came from, pass trusted=True (--trusted), or type the code: "
             "accel export package.module:factory --weights FILE --input SHAPE",
         )
