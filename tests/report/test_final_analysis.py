@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
+from accel import trainers
 from accel.report import final
+from accel.report.final_table import FRACTION_MODELS
 from accel.report.sections import HOST, Section, open_sections
 from accel.report.trained import find
 
@@ -86,3 +90,35 @@ def test_the_chosen_engine_is_the_tables(table: str, analysis: str, sets: dict[s
     assert ("O3", "mobilenetv3_small") not in decisions
     smallest = min((row for row in rows if row.line), key=lambda row: row.line.latency[HOST].p50_us or 0 if row.line else 0)
     assert (smallest.role.model, smallest.variant, smallest.decision) == ("student_a", "fused:fp16+grid", final.REFINE)
+
+
+def test_what_it_says_of_the_trainings_holds(analysis: str) -> None:
+    pytest.importorskip("torch")
+    said = next(paragraph for paragraph in analysis.split("\n\n") if paragraph.startswith("**Trained.**"))
+    found = find([ROOT / "accel" / "trainers" / "weights", TABLE.parent / "training", ROOT / "results" / "h100" / "training"])
+    whole = [item for item in found if item.tested and item.fraction == 1]
+    pooled = {"student_c": "NVIDIA H200", "resnet18": "NVIDIA H200", "student_a": "", "student_b": ""}
+    for model, (wanted, millions) in {
+        "student_c": ("95.50 %", 4.4),
+        "resnet18": ("95.62 %", 11.2),
+        "student_b": ("94.84 %", 2.1),
+        "student_a": ("92.92 %", 0.99),
+    }.items():
+        own = [item for item in whole if item.model == model and item.device.startswith(pooled[model])]
+        assert sorted(item.seed for item in own) == [0, 1, 2]
+        assert f"{statistics.fmean(item.top1 or 0 for item in own):.2f} %" == wanted
+        location, _, _ = trainers.MODELS[model].partition(":")
+        module = importlib.import_module(location)
+        weights = sum(weight.numel() for weight in getattr(module, "build_deployed", module.build)().parameters())
+        assert weights / 1e6 == pytest.approx(millions, rel=0.03)
+        assert f"{wanted} with {millions:g} M" in said
+    assert not [item for item in found if item.model.startswith("student") and not item.teachers]
+    here = [item for item in found if item.tested and item.seed == 0 and item.device == "NVIDIA H200"]
+    shares = {(item.model, item.fraction): item.top1 or 0 for item in here}
+    models = sorted({model for model, fraction in shares if fraction < 1})
+    assert models == sorted(FRACTION_MODELS)
+    for fraction, missing in ((0.5, "2.13 to 3.25 points"), (0.25, "6.19 to 9.96")):
+        lost = [shares[model, 1.0] - shares[model, fraction] for model in models]
+        assert f"{min(lost):.2f} to {max(lost):.2f}" in missing
+        assert missing in said
+    assert 65 < max(shares[model, 0.1] for model in models) < 68
