@@ -1,24 +1,25 @@
-"""Time the engines of a bundle: each verified first, each in processes of its own, all on one record."""
+"""Time the engines of a bundle, or of several side by side: each verified first, each in processes of its own, all on one record."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from accel import device as devices
 from accel.api import against_itself, bundles, outcome, tracking
 from accel.api.settings import resolve
 from accel.bench import report
-from accel.bench.coordinate import run_set
+from accel.bench.coordinate import run_set, run_sets
 from accel.bench.plan import MeasurementPlan
 from accel.bench.results import CSV, JSONL, ResultSet, Row
 from accel.bench.settings import BenchSettings
 from accel.bench.summary import HEADLINE, lines
 from accel.config import Settings
 from accel.engines import Bundle, measured
-from accel.errors import AccelError
+from accel.errors import AccelError, UsageError
 from accel.files import write_text
 from accel.progress import Progress, silent
 from accel.tracking import followed
@@ -31,23 +32,29 @@ TABLE = "table.md"
 
 @dataclasses.dataclass(frozen=True)
 class Benched:
-    """A set that ran to its end.
+    """Sets that ran to their end.
 
     Attributes:
-        results: rows and samples, and the folder where they lie: results.jsonl, results.csv, samples.npz, table.md, settings.json.
+        sets: one a bundle: rows and samples, and the folder where they lie: results.jsonl, results.csv, samples.npz, table.md,
+            settings.json.
         faults: the variants that have no good row.
         notes: of an A/A set, the floor of each variant and of the machine.
         problem: what the command ends with: a failed gate, or something asked for that is missing; None if all is well.
     """
 
-    results: ResultSet
+    sets: tuple[ResultSet, ...]
     faults: tuple[outcome.Fault, ...]
     problem: AccelError | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def results(self) -> ResultSet:
+        """The set, of the first bundle if there were several."""
+        return self.sets[0]
+
 
 def bench(
-    bundle: Path | str = "resnet18",
+    bundle: Path | str | Sequence[Path | str] = "resnet18",
     runtime: str | Sequence[str] | None = None,
     *,
     warmup: int | None = None,
@@ -76,7 +83,8 @@ def bench(
     """Verify and time variants of `bundle`; a set that was interrupted is continued by the same call.
 
     Args:
-        bundle: a folder `NAME.accel`, or a model's name in the engines folder; a shipped model is exported first if need be.
+        bundle: a folder `NAME.accel`, or a model's name in the engines folder; a shipped model is exported first if need be. Several are
+            timed side by side: each gets a set of its own, and a round runs the variants of all before the next begins.
         runtime: `all` (None), runtimes (`onnxruntime`: every precision that the bundle has) or variants (`onnxruntime:fp16`).
         warmup, iterations, rounds, max_rounds, threads: None takes the setting, and that the plan of the device; `iterations` may be
             `auto`.
@@ -94,8 +102,12 @@ def bench(
         command: what was typed, for the record.
 
     Raises:
-        UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run. MissingError: the tracking store cannot be reached.
+        UsageError, BundleMissing, ArtifactError, DeviceUnavailable: nothing was run. MissingError: the tracking store cannot be reached;
+            several sets are logged when they are finished, and are there all the same.
     """
+    asked = [bundle] if isinstance(bundle, str | Path) else list(bundle)
+    if aa and len(asked) > 1:
+        raise UsageError(f"--aa runs the variants of one bundle, and {len(asked)} were named", remedy="name one")
     if aa:
         rounds = max_rounds = against_itself.count_rounds(runtime, rounds, max_rounds)
     names = [runtime] if isinstance(runtime, str) else ["all"] if runtime is None else list(runtime)
@@ -114,26 +126,59 @@ def bench(
         seed=settings["seed"],
         name=against_itself.PLAN_NAME if aa else None,
     )
-    opened = bundles.open_or_export(bundle, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress)
-    variants = bundles.choose(opened, names, chosen, baseline=baseline and not aa, trusted=trusted)
+    opened = [bundles.open_or_export(item, names, engines_dir=settings["engines_dir"], device=chosen, progress=progress) for item in asked]
+    if again := [item.path for place, item in enumerate(opened) if item.path in [other.path for other in opened[:place]]]:
+        raise UsageError(f"{again[0]} is named twice", remedy="name it once; --aa runs a bundle against itself")
+    variants = [bundles.choose(item, names, chosen, baseline=baseline and not aa, trusted=trusted) for item in opened]
     record = bench_settings(settings, metric=metric, command=command)
-    follower = tracking.tracker(settings, "bench", tags={"accel.model": opened.name, "accel.command": command})
-    with followed(follower):
-        follower.start(f"{opened.name} {chosen}", tracking.parameters(opened.name, chosen, plan))
-        results = run_set(opened, variants, plan, chosen, Path(settings["results_dir"]), record, verify=verify, progress=progress)
-        if not aa:
-            _remember(opened, results)
-        settings.save(results.folder)
-        write_text(results.folder / TABLE, report.render([results], "markdown"))
-        follower.finish(*tracking.of_set(results), [(results.folder / name, "") for name in (JSONL, CSV, TABLE)])
-    faults = dict.fromkeys(_fault(row) for row in results.rows if row["verdict"] != OK)
-    unexpected = [fault for fault in faults if verify or fault.verdict != "UNVERIFIED"]
-    nothing_ran = all(row["verdict"] in ("MISSING", "REFUSED") for row in results.rows)
-    problem = outcome.error_of(unexpected, names, nothing_ran=nothing_ran)
+    folder = Path(settings["results_dir"])
+    if len(opened) == 1:
+        with _tracked(opened[0], settings, plan, chosen, command) as finish:
+            sets = [run_set(opened[0], variants[0], plan, chosen, folder, record, verify=verify, progress=progress)]
+            _keep(opened[0], sets[0], settings, remember=not aa)
+            finish(sets[0])
+    else:
+        pairs = list(zip(opened, variants, strict=True))
+        sets = run_sets(pairs, plan, chosen, folder, record, verify=verify, progress=progress)
+        for item, results in zip(opened, sets, strict=True):
+            _keep(item, results, settings)
+        for item, results in zip(opened, sets, strict=True):
+            with _tracked(item, settings, plan, chosen, command) as finish:
+                finish(results)
+    faults: list[outcome.Fault] = []
+    problem = None
+    for item, results in zip(opened, sets, strict=True):
+        name = item.name if len(sets) > 1 else ""
+        own = dict.fromkeys(_fault(row) for row in results.rows if row["verdict"] != OK)
+        unexpected = [fault for fault in own if verify or fault.verdict != "UNVERIFIED"]
+        nothing_ran = all(row["verdict"] in ("MISSING", "REFUSED") for row in results.rows)
+        problem = problem or outcome.error_of(unexpected, names, nothing_ran=nothing_ran, model=name)
+        faults += own
     if not aa:
-        return Benched(results, tuple(faults), problem)
-    notes, mistrusted = against_itself.conclude(results)
-    return Benched(results, tuple(faults), mistrusted or problem, notes)
+        return Benched(tuple(sets), tuple(faults), problem)
+    notes, mistrusted = against_itself.conclude(sets[0])
+    return Benched(tuple(sets), tuple(faults), mistrusted or problem, notes)
+
+
+@contextlib.contextmanager
+def _tracked(bundle: Bundle, settings: Settings, plan: MeasurementPlan, device: str, command: str) -> Iterator[Callable[[ResultSet], None]]:
+    """A run of the tracking store, if there is one, and what it is told of the finished set."""
+    follower = tracking.tracker(settings, "bench", tags={"accel.model": bundle.name, "accel.command": command})
+    with followed(follower):
+        follower.start(f"{bundle.name} {device}", tracking.parameters(bundle.name, device, plan))
+
+        def finish(results: ResultSet) -> None:
+            follower.finish(*tracking.of_set(results), [(results.folder / name, "") for name in (JSONL, CSV, TABLE)])
+
+        yield finish
+
+
+def _keep(bundle: Bundle, results: ResultSet, settings: Settings, *, remember: bool = True) -> None:
+    """What lies beside the record of a finished set, and what its bundle knows of it."""
+    if remember:
+        _remember(bundle, results)
+    settings.save(results.folder)
+    write_text(results.folder / TABLE, report.render([results], "markdown"))
 
 
 def bench_settings(settings: Settings, *, metric: str, command: str) -> BenchSettings:

@@ -32,7 +32,7 @@ _ENDS: dict[str, type[AccelError]] = {
 """Verdict → error, the gravest first."""
 
 
-def error_of(faults: Iterable[Fault], names: Sequence[str], *, nothing_ran: bool = False) -> AccelError | None:
+def error_of(faults: Iterable[Fault], names: Sequence[str], *, nothing_ran: bool = False, model: str = "") -> AccelError | None:
     """The error to end with, or None if every fault is one that its row has said enough about.
 
     What `all` finds missing or refused fails nothing: the row names it. What was typed is a request, and a request not met is an error.
@@ -41,14 +41,15 @@ def error_of(faults: Iterable[Fault], names: Sequence[str], *, nothing_ran: bool
         faults: of the variants that have no good row.
         names: what was typed: `all`, runtimes and variants.
         nothing_ran: no variant has a result of any kind; `all` of none is a request not met too.
+        model: whose variants these are, where the message has to say so.
     """
     grave = [fault for fault in faults if nothing_ran or _was_asked(fault, names)]
     for verdict, kind in _ENDS.items():
         of_kind = [fault for fault in grave if fault.verdict == verdict]
         if of_kind:
             what = "\n".join(f"  {fault.variant} is {verdict}: {fault.reason}" for fault in of_kind)
-            plural = "s have" if len(of_kind) > 1 else " has"
-            error = kind(f"{len(of_kind)} variant{plural} no good result\n{what}", remedy=of_kind[0].remedy)
+            plural, whose = ("s", "have") if len(of_kind) > 1 else ("", "has"), f" of {model}" if model else ""
+            error = kind(f"{len(of_kind)} variant{plural[0]}{whose} {plural[1]} no good result\n{what}", remedy=of_kind[0].remedy)
             error.exit_code = of_kind[0].exit_code or kind.exit_code
             return error
     return None

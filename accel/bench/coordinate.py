@@ -1,4 +1,4 @@
-"""Run a set: verify what is unverified, then round after round every variant once, each in a fresh process, on record at once."""
+"""Run a set, or several side by side: verify what is unverified, then round after round every variant once, each in a fresh process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from accel.bench.environment import snapshot
 from accel.bench.launch import Launcher, spawn
 from accel.bench.plan import MeasurementPlan
 from accel.bench.results import JSONL, SET, ResultSet, read_description, read_rows
-from accel.bench.rounds import Rounds
+from accel.bench.rounds import Rounds, run_rounds
 from accel.bench.rows import RowMaker
 from accel.bench.settings import BenchSettings
 from accel.bench.telemetry import Telemetry
-from accel.bench.verification import verify_variants
+from accel.bench.verification import Verification, verify_variants
 from accel.engines import Bundle
 from accel.errors import CorruptArtifact, MissingError
 from accel.files import cache_dir
@@ -63,33 +63,71 @@ def run_set(
         AccelError: what concerns the whole set: a bundle that is damaged, a dataset that cannot be read, a full disk.
         KeyboardInterrupt: what was recorded stays; the same call continues.
     """
+    (result,) = run_sets([(bundle, variants)], plan, device, out_folder, settings, verify=verify, progress=progress, launch=launch)
+    return result
+
+
+def run_sets(
+    models: Sequence[tuple[Bundle, Sequence[Variant]]],
+    plan: MeasurementPlan,
+    device: str,
+    out_folder: Path,
+    settings: BenchSettings | None = None,
+    *,
+    verify: bool = True,
+    progress: Progress = silent,
+    launch: Launcher = spawn,
+) -> list[ResultSet]:
+    """Verify and time several models side by side: a set for each, in the order of `models`, whose rounds are one session.
+
+    A round runs the variants of all models in one order before the next begins, so that a variant of one model may be held against one
+    of another, round by round. The sets have the same `session` in their description. Args and Raises as `run_set`.
+    """
     settings = settings or BenchSettings()
     threads = threads_on(device, plan.threads)
     with locking.held(device_lock(device), f"a benchmark on {device}"):
-        result = open_set(bundle, variants, plan, device, Path(out_folder), settings)
-        known = floors.read(floors.Machine.of(result.description["environment"]))
-        job = Job(bundle, device, plan.batch, threads, settings, result.folder / "work", launch)
-        verifications = {str(item.candidate.variant): item for item in verify_variants(job, variants, progress, verify=verify)}
-        who = {name: item.candidate for name, item in verifications.items() if item.candidate.identity}
-        result.describe(identities={name: {"sha256": item.identity, "runtime_version": item.runtime_version} for name, item in who.items()})
+        results = open_sets(models, plan, device, Path(out_folder), settings)
+        known = floors.read(floors.Machine.of(results[0].description["environment"]))
+        jobs = [
+            Job(bundle, device, plan.batch, threads, settings, result.folder / "work", launch)
+            for (bundle, _), result in zip(models, results, strict=True)
+        ]
+        verified = [
+            _verified(result, job, variants, progress, verify=verify)
+            for result, job, (_, variants) in zip(results, jobs, models, strict=True)
+        ]
         machine = snapshot(device)
-        checked = _self_check(result, job, progress)
+        checked = _self_check(results, jobs[0], progress)
         if checked["passed"] is False:
             # Nothing that this harness measured here could be believed: no variant is timed.
             refused = Failure.refused([flags.Refused("SELF_CHECK", f"the harness failed its self-check: {checked['failures']}")])
-            verifications = {name: dataclasses.replace(item, failure=refused) for name, item in verifications.items()}
-        maker = RowMaker(job, plan, result.description["set_id"], machine, checked["floors_us"])
-        _record_not_run(result, maker, verifications.values())
+            verified = [{name: dataclasses.replace(item, failure=refused) for name, item in of.items()} for of in verified]
+        makers = [
+            RowMaker(job, plan, result.description["set_id"], machine, checked["floors_us"])
+            for result, job in zip(results, jobs, strict=True)
+        ]
+        for result, maker, verifications in zip(results, makers, verified, strict=True):
+            _record_not_run(result, maker, verifications.values())
         try:
             with Telemetry(machine["gpu_uuid"]) as telemetry:
-                Rounds(result, maker, verifications, telemetry, progress).run()
-                result.describe(environment={**result.description["environment"], "nvml": telemetry.describe()})
+                run_rounds([Rounds(*of, telemetry, progress) for of in zip(results, makers, verified, strict=True)])
+                for result in results:
+                    result.describe(environment={**result.description["environment"], "nvml": telemetry.describe()})
         finally:
             # An interrupted set is judged by the runs that it has: nobody may ever come to finish it.
-            result.replace(floors.filled(stability.judged(result.rows), known))
-        result.describe(state="finished", finished_utc=utc_now())
-        shutil.rmtree(job.folder, ignore_errors=True)
-    return result
+            for result in results:
+                result.replace(floors.filled(stability.judged(result.rows), known))
+        for result, job in zip(results, jobs, strict=True):
+            result.describe(state="finished", finished_utc=utc_now())
+            shutil.rmtree(job.folder, ignore_errors=True)
+    return results
+
+
+def _verified(result: ResultSet, job: Job, variants: Sequence[Variant], progress: Progress, *, verify: bool) -> dict[str, Verification]:
+    found = {str(item.candidate.variant): item for item in verify_variants(job, variants, progress, verify=verify)}
+    who = {name: item.candidate for name, item in found.items() if item.candidate.identity}
+    result.describe(identities={name: {"sha256": item.identity, "runtime_version": item.runtime_version} for name, item in who.items()})
+    return found
 
 
 def device_lock(device: str) -> Path:
@@ -101,24 +139,50 @@ def device_lock(device: str) -> Path:
     return cache_dir() / "locks" / f"bench-{name}.lock"
 
 
-def set_key(bundle: Bundle, variants: Sequence[Variant], plan: MeasurementPlan, device: str) -> str:
-    """What makes two calls the same set."""
-    facts = [bundle.manifest_sha256, sorted(map(str, variants)), plan.to_dict(), device]
+def set_key(bundle: Bundle, variants: Sequence[Variant], plan: MeasurementPlan, device: str, beside: Sequence[str] = ()) -> str:
+    """What makes two calls the same set; `beside` are the keys, without it, of all sets of its session if there are several."""
+    facts = [bundle.manifest_sha256, sorted(map(str, variants)), plan.to_dict(), device, *([list(beside)] if beside else [])]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+def open_sets(
+    models: Sequence[tuple[Bundle, Sequence[Variant]]], plan: MeasurementPlan, device: str, out_folder: Path, settings: BenchSettings
+) -> list[ResultSet]:
+    """A set for each model: those of the newest unfinished session of the same models in `out_folder`, else new ones."""
+    beside = [set_key(bundle, variants, plan, device) for bundle, variants in models] if len(models) > 1 else []
+    opened: list[ResultSet] = []
+    for bundle, variants in models:
+        opened.append(open_set(bundle, variants, plan, device, out_folder, settings, beside, opened))
+    return opened
+
+
 def open_set(
-    bundle: Bundle, variants: Sequence[Variant], plan: MeasurementPlan, device: str, out_folder: Path, settings: BenchSettings
+    bundle: Bundle,
+    variants: Sequence[Variant],
+    plan: MeasurementPlan,
+    device: str,
+    out_folder: Path,
+    settings: BenchSettings,
+    beside: Sequence[str] = (),
+    partners: Sequence[ResultSet] = (),
 ) -> ResultSet:
-    """The newest unfinished set with the same key in `out_folder`, else a new one."""
-    key = set_key(bundle, variants, plan, device)
+    """The newest unfinished set with the same key in `out_folder`, else a new one.
+
+    Args:
+        beside: as `set_key` takes it.
+        partners: the sets of its session that are open; the first of them has its name.
+    """
+    session = partners[0].description["session"] if partners else None
+    taken = {partner.folder for partner in partners}
+    key = set_key(bundle, variants, plan, device, beside)
     for path in sorted(out_folder.glob(f"*/{SET}"), reverse=True):
         try:
             description = read_description(path)
         except CorruptArtifact as error:
             logger.warning("this set cannot be gone on with: %s", error.message)
             continue
-        if description.get("key") == key and description.get("state") == "running":
+        of_session = session is None or (description.get("session") == session and path.parent not in taken)
+        if description.get("key") == key and description.get("state") == "running" and of_session:
             rows = read_rows(path.parent / JSONL) if (path.parent / JSONL).is_file() else []
             return ResultSet(path.parent, description, rows)
     started = utc_now()
@@ -131,6 +195,7 @@ def open_set(
         schema_version=1,
         key=key,
         set_id=folder.name,
+        session=(session or folder.name) if beside else None,
         state="running",
         started_utc=started,
         finished_utc=None,
@@ -147,12 +212,13 @@ def open_set(
     return result
 
 
-def _self_check(result: ResultSet, job: Job, progress: Progress) -> dict[str, Any]:
-    """The self-check of this set, made once and kept in its description; `passed` is None where it cannot be made.
+def _self_check(results: Sequence[ResultSet], job: Job, progress: Progress) -> dict[str, Any]:
+    """The self-check of a session, made once and kept in the description of its sets; `passed` is None where it cannot be made.
 
     Its floors are the machine's only where a machine was checked: the simulated rig of a CPU has none.
     """
-    known: dict[str, Any] | None = result.description.get("self_check")
+    of_sets = [result.description.get("self_check") for result in results]
+    known: dict[str, Any] | None = next((found for found in of_sets if found is not None), None)
     if known is None:
         try:
             progress(f"self-check of the harness on {job.device}", 0.0, None)
@@ -162,7 +228,9 @@ def _self_check(result: ResultSet, job: Job, progress: Progress) -> dict[str, An
             known = {"passed": None, "failures": "", "not_run": error.message, "floors_us": {}}
         if job.device == "cpu":
             known["floors_us"] = {}
-        result.describe(self_check=known)
+    for result, has in zip(results, of_sets, strict=True):
+        if has is None:
+            result.describe(self_check=known)
     return known
 
 

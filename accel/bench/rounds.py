@@ -38,25 +38,23 @@ class Rounds:
     telemetry: Telemetry
     progress: Progress = silent
 
-    def run(self) -> None:
-        """Run what is not on record yet, round after round, in the order of `plan.order`."""
-        plan, step = self.maker.plan, f"bench {self.maker.job.bundle.name}"
-        runnable = [name for name, item in self.verifications.items() if item.runnable]
-        recorded = self.result.recorded()
-        done, total = 0, len(runnable) * plan.rounds
-        for round_index in itertools.count():
-            names = due(self.result.rows, runnable, round_index, plan)
-            if not names:
-                break
-            total = max(total, done + len(names))
-            round_plan = dataclasses.replace(plan, iterations=sampling.of_round(self.result, plan, round_index))
-            for order_index, name in enumerate(order(names, round_index, plan.seed)):
-                if (name, round_index) not in recorded:
-                    self.progress(f"{step} {name}", done, total)
-                    self.result.append(*self._once(self.verifications[name], round_plan, round_index, order_index))
-                done += 1
-        if total:
-            self.progress(step, done, total)
+    @property
+    def runnable(self) -> list[str]:
+        return [name for name, item in self.verifications.items() if item.runnable]
+
+    def due(self, round_index: int) -> list[str]:
+        """The variants that run in a round, on record or not."""
+        return due(self.result.rows, self.runnable, round_index, self.maker.plan)
+
+    def of_round(self, round_index: int) -> MeasurementPlan:
+        """The plan with the iterations of this round."""
+        plan = self.maker.plan
+        return dataclasses.replace(plan, iterations=sampling.of_round(self.result, plan, round_index))
+
+    def turn(self, name: str, plan: MeasurementPlan, round_index: int, order_index: int) -> None:
+        """Run one variant once, unless that is on record."""
+        if (name, round_index) not in self.result.recorded():
+            self.result.append(*self._once(self.verifications[name], plan, round_index, order_index))
 
     def _once(
         self, verification: Verification, plan: MeasurementPlan, round_index: int, order_index: int
@@ -73,6 +71,28 @@ class Rounds:
         with np.load(job.folder / ARRAYS, allow_pickle=False) as arrays:
             samples = {kind: arrays[kind] for kind in arrays.files}
         return self.maker.measured(verification, round_index, order_index, answer, samples, watch, first)
+
+
+def run_rounds(sets: Sequence[Rounds]) -> None:
+    """Run what is not on record yet, round after round, the variants of all sets in one order (`plan.order`)."""
+    plan, progress = sets[0].maker.plan, sets[0].progress
+    several = len(sets) > 1
+    done, total = 0, sum(len(one.runnable) for one in sets) * plan.rounds
+    step = "bench " + ", ".join(one.maker.job.bundle.name for one in sets)
+    for round_index in itertools.count():
+        # By a set's place too: two models may have variants of one name, and be of one name themselves.
+        turns = {f"{place} {name}" if several else name: (one, name) for place, one in enumerate(sets) for name in one.due(round_index)}
+        if not turns:
+            break
+        total = max(total, done + len(turns))
+        plans = {id(one): one.of_round(round_index) for one, _ in turns.values()}
+        for order_index, turn in enumerate(order(list(turns), round_index, plan.seed)):
+            one, name = turns[turn]
+            progress(f"bench {one.maker.job.bundle.name} {name}", done, total)
+            one.turn(name, plans[id(one)], round_index, order_index)
+            done += 1
+    if total:
+        progress(step, done, total)
 
 
 def due(rows: Sequence[Row], runnable: Sequence[str], round_index: int, plan: MeasurementPlan) -> list[str]:

@@ -11,7 +11,6 @@ from accel.cli.options import (
     DEFAULT_MODEL,
     VARIANTS_HELP,
     BatchOption,
-    BundleArgument,
     CsvOption,
     DataOption,
     DeviceOption,
@@ -24,6 +23,7 @@ from accel.cli.options import (
     TrustedOption,
 )
 
+BUNDLES_HELP = "A folder NAME.accel, or the name of a model in the engines folder; several are timed in turns."
 ITERATIONS_HELP = "Timed calls a round; 2000, on a CPU 200; auto: 500 to 2000."
 
 
@@ -35,7 +35,7 @@ def count_or_auto(text: str) -> int | str:
 
 
 def bench(
-    bundle: BundleArgument = DEFAULT_MODEL,
+    bundle: Annotated[list[str] | None, typer.Argument(metavar="BUNDLE", help=BUNDLES_HELP, show_default=DEFAULT_MODEL)] = None,
     runtime: Annotated[list[str] | None, typer.Option("--runtime", "--variant", metavar="V", help=VARIANTS_HELP)] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Untimed calls; 200, on a CPU 20.")] = None,
     iterations: Annotated[Any, typer.Option(parser=count_or_auto, metavar="N|auto", help=ITERATIONS_HELP)] = None,
@@ -60,7 +60,7 @@ def bench(
     format: FormatOption = Format.table,
     export_csv: CsvOption = None,
 ) -> None:
-    """Time every variant at batch 1, beside the accuracy of the same bytes."""
+    """Time every variant at batch 1, beside the accuracy of the same bytes; several bundles side by side."""
     from accel import api
     from accel.cli.output import command_line, print_notes, print_sets
     from accel.cli.progress import drawn
@@ -70,8 +70,8 @@ def bench(
     gates: dict[str, Any] = {"verify": verify, "data": data, "metric": metric, "max_drop": max_drop, "min_top1": min_top1}
     where: dict[str, Any] = {"device": device, "out": out, "trusted": trusted, "aa": aa, "track": track, "command": command_line()}
     with drawn() as progress:
-        done = api.bench(bundle, runtime or None, baseline=baseline, **plan, **gates, **where, progress=progress)
-    print_sets([done.results], format, export_csv)
+        done = api.bench(bundle or DEFAULT_MODEL, runtime or None, baseline=baseline, **plan, **gates, **where, progress=progress)
+    print_sets(done.sets, format, export_csv)
     print_notes(done.notes)
     if done.problem is not None:
         raise done.problem
