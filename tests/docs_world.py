@@ -94,7 +94,8 @@ def build(patch: pytest.MonkeyPatch, root: Path) -> None:
         _ship(name, root / "weights" / name)
     for module in (selfchecking, tuning, verifying):
         patch.setattr(module, "spawn", in_this_process)
-    patch.setattr(benching, "run_set", functools.partial(benching.run_set, launch=in_this_process))
+    for name in ("run_set", "run_sets"):
+        patch.setattr(benching, name, functools.partial(getattr(benching, name), launch=in_this_process))
     # Before each pass the collector would look through all that pytest and torch hold.
     patch.setattr(measure, "quiet_collector", contextlib.nullcontext)
     # AOTInductor runs a C++ compiler for half a minute.

@@ -9,7 +9,7 @@ from accel.bench.comparison import AMBIGUOUS, FASTER, SAME, SLOWER, Judged
 BASE, KEEP, DROP, REFINE = "baseline", "keep", "drop", "refine"
 
 RULE = (
-    "keep: the gate passes, and the median is FASTER than the parent's by the paired rounds of one set. "
+    "keep: the gate passes, and the median is FASTER than the parent's by paired rounds of one session. "
     "drop: the gate fails, or the engine is SLOWER than its parent or the SAME. "
     "refine: AMBIGUOUS, not measured, or measured under conditions that void it."
 )

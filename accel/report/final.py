@@ -1,13 +1,14 @@
 """The final table's rows: which engine of which model, against which parent, and whether it is kept.
 
-An engine is held against its parent inside one set only, round by round, by `accel.bench.comparison`. What no set holds is not measured.
+An engine is held against its parent inside one session only, round by round, by `accel.bench.comparison`: a set, or the sets of several
+models that `accel bench` ran side by side. What no set holds is not measured.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from accel.bench import decision as rule
 from accel.bench import pairing
@@ -36,7 +37,8 @@ class Role:
 
     Attributes:
         variant: None for whichever ranks first.
-        parent: the variant of the same model that it has to beat; None for what others are held against.
+        parent: the variant that it has to beat; None for what others are held against.
+        teacher: the model whose `parent` it is in a session that has both; elsewhere it is the own model's.
     """
 
     label: str
@@ -44,6 +46,7 @@ class Role:
     model: str
     variant: str | None
     parent: str | None
+    teacher: str | None = None
 
 
 EAGER, EAGER_FP16 = str(BASELINE), "eager:fp16"
@@ -54,7 +57,7 @@ ROLES = (
     Role("O1", "B1 + FP16", "mobilenetv3_small", EAGER_FP16, EAGER),
     Role("O2", "B1 + FP16 + compile", "mobilenetv3_small", "compile:fp16", EAGER_FP16),
     Role("O3", "B1 + channels_last", "mobilenetv3_small", "eager:fp32+channels_last", EAGER),
-    *(Role("D1", "distilled student, FP16", f"student_{letter}", EAGER_FP16, EAGER) for letter in "abc"),
+    *(Role("D1", "distilled student, FP16", f"student_{letter}", EAGER_FP16, EAGER, "resnet18") for letter in "abc"),
 )
 
 
@@ -63,6 +66,7 @@ class Row:
     """One row; None stands for what was not measured.
 
     Attributes:
+        parent: what the engine was held against, as it is called: `eager:fp32`, or `eager:fp32 of resnet18`.
         judged: of the engine against its parent.
         gate: whether accuracy, parity and precision passed.
         why: of the decision.
@@ -80,13 +84,14 @@ class Row:
     why: str
     training: Training | None
     several: bool = False
+    parent: str | None = None
 
 
 def rows(sections: Sequence[Section], trainings: Sequence[Training]) -> list[Row]:
     """A row for every role, from one of the sets that have its variant (SHOWN); one without numbers where none has it."""
     others = [section.model for section in sections if section.model not in MODELS]
     best = [Role("best", "fastest engine", model, None, EAGER) for model in dict.fromkeys([*MODELS, *others])]
-    judged = {id(section): _judged(section) for section in sections}
+    judged = {id(section): _judged(section, sections) for section in sections}
     found = []
     for role in (*ROLES, *best):
         own = [section for section in sections if section.model == role.model]
@@ -96,9 +101,9 @@ def rows(sections: Sequence[Section], trainings: Sequence[Training]) -> list[Row
 
 
 SHOWN = (
-    "Where several sets have a row's engine, one is shown: the one that has most of the model's rows from B1 to D1, then with most rounds, "
-    "then without doubts (NOISY, UNSTABLE), then the newest. The fastest engine is that of the smallest mean among those that are kept, or "
-    "among all if none is."
+    "Where several sets have a row's engine, one is shown: the one that has most of the model's rows from B1 to D1, then one of a session "
+    "with the teacher, then with most rounds, then without doubts (NOISY, UNSTABLE), then the newest. The fastest engine is that of the "
+    "smallest mean among those that are kept, or among all if none is."
 )
 
 
@@ -116,7 +121,7 @@ def _shown(role: Role, made: Sequence[Row]) -> Row:
     def has(row: Row) -> int:
         return sum(_on_record(other, row.section) for other in family) if row.section else 0
 
-    return max(made, key=lambda row: (has(row), _evidence(row)))
+    return max(made, key=lambda row: (has(row), row.parent != role.parent, _evidence(row)))
 
 
 def _evidence(row: Row) -> tuple[int, bool, str]:
@@ -132,28 +137,30 @@ def _on_record(role: Role, section: Section) -> bool:
     return line is not None and line.verdict not in NOT_RUN
 
 
-def _row(role: Role, section: Section, judged: Mapping[tuple[str, str], Judged], trainings: Sequence[Training]) -> Row:
+def _row(role: Role, section: Section, judged: Mapping[Role, tuple[str, Judged]], trainings: Sequence[Training]) -> Row:
     ranking = rank(section)
     line = ranking.ranked[0] if role.variant is None else section.by_variant[role.variant]
-    found = None
-    if role.parent is not None and line.variant != role.parent:
+    found, parent = None, role.parent
+    if role.parent is not None and role.variant is None:
         # The winner is judged as the report's sentence does it, beside all that it won against.
-        of_winner = {item.other.variant: item.judged for item in ranking.against}
-        found = of_winner.get(role.parent) if role.variant is None else judged.get((role.parent, line.variant))
-    decision, why, gate = _decided(role, section, line, found)
-    return Row(role, line.variant, section, line, found, gate, decision, why, _of_rows(section, line.variant, trainings))
+        found = {item.other.variant: item.judged for item in ranking.against}.get(role.parent)
+    elif role in judged:
+        parent, found = judged[role]
+    decision, why, gate = _decided(role, section, line, found, parent)
+    training = _of_rows(section, line.variant, trainings)
+    return Row(role, line.variant, section, line, found, gate, decision, why, training, parent=parent)
 
 
-def _decided(role: Role, section: Section, line: Line, judged: Judged | None) -> tuple[str, str, bool | None]:
+def _decided(role: Role, section: Section, line: Line, judged: Judged | None, parent: str | None) -> tuple[str, str, bool | None]:
     """Decision, reason, and whether the gate passed."""
     refused = {name for row in section.rows if row["variant"] == line.variant for name in row["refusals"] or ()}
     if line.verdict != "OK":
         return *rule.unfit(line.verdict, line.reason, refused), False if rule.failed_gate(line.verdict, refused) else None
-    if role.parent is None or line.variant == role.parent:
+    if role.parent is None or parent is None or line.variant == role.parent:
         return BASE, "" if role.parent is None else f"no engine of this set is faster than {role.parent}", True
     if judged is None:
         return REFINE, f"not compared: {_unpaired(section, role.parent)}", True
-    return *rule.against(judged, role.parent), True
+    return *rule.against(judged, parent), True
 
 
 def _unpaired(section: Section, parent: str) -> str:
@@ -163,18 +170,35 @@ def _unpaired(section: Section, parent: str) -> str:
     return f"{parent} is {line.verdict} in this set" if line.verdict != "OK" else f"{parent} shares no round, machine or inputs with it"
 
 
-def _judged(section: Section) -> dict[tuple[str, str], Judged]:
-    """(parent, variant) → verdict, of all roles that the set can compare, judged together."""
+def _judged(section: Section, sections: Sequence[Section]) -> dict[Role, tuple[str, Judged]]:
+    """Role → its parent's name and the verdict, of all roles that the set can compare, judged together."""
     good, _ = pairing.sides(section.rows, HOST)
-    wanted = [(role.parent, role.variant) for role in ROLES if role.model == section.model and role.parent and role.variant]
-    pairs = {}
-    for parent, variant in wanted:
-        a, b = good.get((section.model, parent)), good.get((section.model, variant))
-        pair = pairing.Pair(a, b) if a is not None and b is not None else None
-        if pair is not None and pair.log_ratios() and not pair.differences():
-            pairs[parent, variant] = pair
-    verdicts = judge([estimate(pair.log_ratios() or []) for pair in pairs.values()], [pair.floor for pair in pairs.values()])
-    return dict(zip(pairs, verdicts, strict=True))
+    pairs: dict[Role, tuple[str, pairing.Pair]] = {}
+    for role in ROLES:
+        if role.model != section.model or not role.parent or not role.variant:
+            continue
+        b = good.get((section.model, role.variant))
+        for name, a in _parents(role, section, good, sections):
+            pair = pairing.Pair(a, b) if b is not None else None
+            if pair is not None and pair.log_ratios() and not pair.differences():
+                pairs[role] = name, pair
+                break
+    verdicts = judge([estimate(pair.log_ratios() or []) for _, pair in pairs.values()], [pair.floor for _, pair in pairs.values()])
+    return {role: (name, verdict) for (role, (name, _)), verdict in zip(pairs.items(), verdicts, strict=True)}
+
+
+def _parents(
+    role: Role, section: Section, good: Mapping[pairing.Key, pairing.Side], sections: Sequence[Section]
+) -> Iterator[tuple[str, pairing.Side]]:
+    """What the role may be held against in this set's session, the teacher's first."""
+    parent, session = role.parent or "", section.description.get("session")
+    for other in sections:
+        if session and other.model == role.teacher and other.description.get("session") == session:
+            of_teacher, _ = pairing.sides(other.rows, HOST)
+            if (other.model, parent) in of_teacher:
+                yield f"{parent} of {other.model}", of_teacher[other.model, parent]
+    if (section.model, parent) in good:
+        yield parent, good[section.model, parent]
 
 
 def _unmeasured(role: Role, own: Iterable[Section], trainings: Sequence[Training]) -> Row:

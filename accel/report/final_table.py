@@ -104,7 +104,7 @@ def _against(row: Row) -> str | None:
         return None
     found = row.judged.estimate
     wide = "" if found.lo is None or found.hi is None else f" ({found.lo:.3f} to {found.hi:.3f})"
-    return f"{row.judged.verdict}: {found.ratio:.3f}{wide} of {code(row.role.parent)}"
+    return f"{row.judged.verdict}: {found.ratio:.3f}{wide} of {' of '.join(map(code, (row.parent or row.role.parent).split(' of ')))}"
 
 
 def _trained(form: Callable[[Training], str]) -> Cell:
@@ -143,8 +143,8 @@ def _engines(rows: Sequence[Row], sections: Sequence[Section]) -> list[str]:
         "",
         "Latencies are host's (call + synchronize) at batch 1 over all rounds (the median of the rounds' own where a set's raw samples are "
         "not here); spread = largest / smallest median of a round. Against its parent = ratio of the medians, paired over rounds, with its "
-        "95 % interval; below 1 is faster. No ratio is taken across sets, so a "
-        "student's parent is its own FP32. top-1 is the engine's own. train\\_s, peak MiB (GPU memory while training) and epochs are those "
+        "95 % interval; below 1 is faster. No ratio is taken across sessions: a student's parent is ResNet-18's FP32 where both were "
+        "timed side by side, else its own. top-1 is the engine's own. train\\_s, peak MiB (GPU memory while training) and epochs are those "
         "of the very weights that were timed, and of the model's training with seed 0 where nothing was timed.",
     ]
 

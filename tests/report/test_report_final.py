@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from report_sets import section, write_set
@@ -13,7 +13,7 @@ from report_sets import section, write_set
 from accel.errors import CorruptArtifact, UsageError
 from accel.report import final, final_table, trained
 from accel.report.final import BASE, DROP, KEEP, REFINE, Row
-from accel.report.sections import Section
+from accel.report.sections import Section, open_sections
 
 Cli = Callable[..., Any]
 
@@ -110,6 +110,51 @@ def test_a_rows_parent_is_of_its_own_set(tmp_path: Path) -> None:
     alone = section(tmp_path / "light-h100", of("mobilenetv3_small", {"eager:fp16": {"host_us": 10}}, gpu_name="NVIDIA H100"))
     row = by_label(final.rows([whole, alone], []))["O1", "mobilenetv3_small"]
     assert (row.section, row.decision, row.why) == (alone, REFINE, "not compared: this set has no eager:fp32")
+
+
+class TestAStudentBesideItsTeacher:
+    """D1 is held against the teacher's FP32 where one session has both."""
+
+    def session(self, tmp_path: Path, model: str, variants: dict[str, dict[str, Any]], named: str | None, **more: Any) -> Section:
+        folder = write_set(tmp_path / model, of(model, variants, **more))
+        (folder / "set.json").write_text(json.dumps({"set_id": folder.name, "session": named}))
+        return open_sections([folder])[0]
+
+    def d1(self, *sections: Section) -> Row:
+        return by_label(final.rows(list(sections), []))["D1", "student_a"]
+
+    STUDENT: ClassVar = {"eager:fp32": {"host_us": 300}, "eager:fp16": {"host_us": 400}}
+    TEACHER: ClassVar = {"eager:fp32": {"host_us": 1000}}
+
+    def test_it_is_kept_if_it_is_faster_than_the_teacher(self, tmp_path: Path) -> None:
+        sections = [self.session(tmp_path, "student_a", self.STUDENT, "s"), self.session(tmp_path, "resnet18", self.TEACHER, "s")]
+        row = self.d1(*sections)
+        assert (row.decision, row.why, row.parent) == (KEEP, "FASTER than eager:fp32 of resnet18", "eager:fp32 of resnet18")
+        assert row.judged is not None
+        assert row.judged.estimate.ratio == pytest.approx(0.4)
+        (line,) = [
+            line for line in final_table.body(sections, []).splitlines() if line.startswith("| D1 | distilled student, FP16 | `student_a`")
+        ]
+        assert "| FASTER: 0.400 (0.400 to 0.400) of `eager:fp32` of `resnet18` | keep |" in line
+
+    @pytest.mark.parametrize("named", ["another", None])
+    def test_of_another_session_it_is_held_against_itself(self, tmp_path: Path, named: str | None) -> None:
+        row = self.d1(self.session(tmp_path, "student_a", self.STUDENT, named), self.session(tmp_path, "resnet18", self.TEACHER, "s"))
+        assert (row.decision, row.why) == (DROP, "SLOWER than eager:fp32")
+        alone = self.session(tmp_path / "x", "student_a", self.STUDENT, None), self.session(tmp_path / "x", "resnet18", self.TEACHER, None)
+        assert self.d1(*alone).parent == "eager:fp32"
+
+    def test_a_teacher_whose_measurement_is_void_or_of_other_inputs_is_none(self, tmp_path: Path) -> None:
+        student = self.session(tmp_path, "student_a", self.STUDENT, "s")
+        for number, changes in enumerate(({"verdict": "INVALID", "reason": "flips"}, {"input_sha256": "cd"})):
+            void = self.session(tmp_path / str(number), "resnet18", {"eager:fp32": {"host_us": 1000, **changes}}, "s")
+            assert self.d1(student, void).parent == "eager:fp32"
+
+    def test_the_set_beside_the_teacher_is_shown_before_one_with_more_rounds(self, tmp_path: Path) -> None:
+        beside = self.session(tmp_path / "beside", "student_a", self.STUDENT, "s")
+        more = section(tmp_path / "more", of("student_a", self.STUDENT), rounds=5)
+        teacher = self.session(tmp_path, "resnet18", self.TEACHER, "s")
+        assert self.d1(more, beside, teacher).section is beside
 
 
 class TestOfSeveralSets:
