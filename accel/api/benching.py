@@ -22,7 +22,7 @@ from accel.engines import Bundle, measured
 from accel.errors import AccelError, UsageError
 from accel.files import write_text
 from accel.progress import Progress, silent
-from accel.tracking import followed
+from accel.tracking import Tracker, followed
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ def bench(
             several sets are logged when they are finished, and are there all the same.
     """
     asked = [bundle] if isinstance(bundle, str | Path) else list(bundle)
+    if not asked:
+        raise UsageError("no bundle was named", remedy="name one or more, as resnet18")
     if aa and len(asked) > 1:
         raise UsageError(f"--aa runs the variants of one bundle, and {len(asked)} were named", remedy="name one")
     if aa:
@@ -132,8 +134,9 @@ def bench(
     variants = [bundles.choose(item, names, chosen, baseline=baseline and not aa, trusted=trusted) for item in opened]
     record = bench_settings(settings, metric=metric, command=command)
     folder = Path(settings["results_dir"])
+    followers = [tracking.tracker(settings, "bench", tags={"accel.model": item.name, "accel.command": command}) for item in opened]
     if len(opened) == 1:
-        with _tracked(opened[0], settings, plan, chosen, command) as finish:
+        with _tracked(followers[0], opened[0], plan, chosen) as finish:
             sets = [run_set(opened[0], variants[0], plan, chosen, folder, record, verify=verify, progress=progress)]
             _keep(opened[0], sets[0], settings, remember=not aa)
             finish(sets[0])
@@ -142,8 +145,8 @@ def bench(
         sets = run_sets(pairs, plan, chosen, folder, record, verify=verify, progress=progress)
         for item, results in zip(opened, sets, strict=True):
             _keep(item, results, settings)
-        for item, results in zip(opened, sets, strict=True):
-            with _tracked(item, settings, plan, chosen, command) as finish:
+        for follower, item, results in zip(followers, opened, sets, strict=True):
+            with _tracked(follower, item, plan, chosen) as finish:
                 finish(results)
     faults: list[outcome.Fault] = []
     problem = None
@@ -161,9 +164,8 @@ def bench(
 
 
 @contextlib.contextmanager
-def _tracked(bundle: Bundle, settings: Settings, plan: MeasurementPlan, device: str, command: str) -> Iterator[Callable[[ResultSet], None]]:
+def _tracked(follower: Tracker, bundle: Bundle, plan: MeasurementPlan, device: str) -> Iterator[Callable[[ResultSet], None]]:
     """A run of the tracking store, if there is one, and what it is told of the finished set."""
-    follower = tracking.tracker(settings, "bench", tags={"accel.model": bundle.name, "accel.command": command})
     with followed(follower):
         follower.start(f"{bundle.name} {device}", tracking.parameters(bundle.name, device, plan))
 

@@ -66,11 +66,13 @@ def _summary(rows: Sequence[Row]) -> str:
 
 def _chosen(rows: Sequence[Row]) -> str:
     mean, top1 = COLUMNS["host mean"], COLUMNS["top-1 %"]
-    found = [f"{_named(row)}, {mean(row.line)} µs, top-1 {top1(row.line)} %" for row in final.candidates(rows) if row.line]
+    candidates = [row for row in final.candidates(rows) if row.line and row.section]
+    found = [f"{_named(row)}, {mean(row.line)} µs, top-1 {top1(row.line)} %" for row in candidates if row.line]
     if not found:
         return "chosen: none, because none is kept."
     further = f"; for a higher top-1 at the next smallest mean: {'; '.join(found[1:])}" if found[1:] else ""
-    sets = " Sets are of different sessions: their means are put in order, and no ratio is taken." if further else ""
+    sessions = {row.section.description.get("session") or row.section.name for row in candidates if row.section}
+    sets = " Sets are of different sessions: their means are put in order, and no ratio is taken." if len(sessions) > 1 else ""
     return f"chosen, the smallest mean of all that are kept: {found[0]}{further}.{sets}"
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from accel import api
 from accel.engines import measured
+from accel.errors import UsageError
 
 Cli = Callable[..., Any]
 
@@ -20,7 +23,7 @@ def test_two_bundles_get_a_set_each_of_one_session(accel_cli: Cli, tiny: Path, t
     assert accel_cli("export", "nets:build", "--to", "onnx", *how).code == 0
     plan = ["--iterations", "12", "--rounds", "2", "--warmup", "2", "--no-baseline", "--device", "cpu", "--data", tiny_data]
     ran = accel_cli("bench", "tiny", "other", "--runtime", "ort:fp32", "--runtime", "torchscript:fp32", *plan, "--export-csv", "rows.csv")
-    assert ran.code == 4
+    assert ran.code == 4  # an engine that was named is missing in one of the two
     assert "1 variant of other has no good result\n  torchscript:fp32 is MISSING" in ran.err
     sets = {json.loads(path.read_text())["model"]: json.loads(path.read_text()) for path in Path("results/local").glob("*/set.json")}
     assert {name: found["state"] for name, found in sets.items()} == {"tiny": "finished", "other": "finished"}
@@ -38,6 +41,17 @@ def test_two_bundles_get_a_set_each_of_one_session(accel_cli: Cli, tiny: Path, t
     for name in ("tiny", "other"):
         (known,) = measured.read(Path(f"engines/{name}.accel")).values()
         assert "onnxruntime:fp32" in {row["variant"] for row in known["rows"]}
+
+
+def test_nothing_named_is_refused() -> None:
+    with pytest.raises(UsageError, match="no bundle was named"):
+        api.bench([])
+
+
+def test_a_store_that_accel_does_not_know_is_refused_before_anything_is_timed(accel_cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "engines" / "copy.accel")
+    ran = accel_cli("bench", "tiny", "copy", "--device", "cpu", "--track", "notebook")
+    assert (ran.code, Path("results").exists()) == (2, False), ran.err
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,17 @@ class TestAStudentBesideItsTeacher:
         ]
         assert "| FASTER: 0.400 (0.400 to 0.400) of `eager:fp32` of `resnet18` | keep |" in line
 
+    def test_means_of_one_session_are_not_said_to_be_of_several(self, tmp_path: Path) -> None:
+        fast = {"eager:fp32": {"host_us": 300}, "compile:fp16": {"host_us": 100}}
+        for named, said in (("s", False), ("another", True)):
+            sections = [
+                self.session(tmp_path / named, "student_a", fast, "s", top1=92.0),
+                self.session(tmp_path / named, "resnet18", {**fast, "compile:fp16": {"host_us": 200}}, named, top1=95.0),
+            ]
+            line = final_table.body(sections, []).splitlines()[2]
+            assert "for a higher top-1" in line
+            assert ("different sessions" in line) == said
+
     @pytest.mark.parametrize("named", ["another", None])
     def test_of_another_session_it_is_held_against_itself(self, tmp_path: Path, named: str | None) -> None:
         row = self.d1(self.session(tmp_path, "student_a", self.STUDENT, named), self.session(tmp_path, "resnet18", self.TEACHER, "s"))
