@@ -237,6 +237,17 @@ def test_test_data_of_a_strangers_bundle_is_not_imported_to_evaluate(
         evaluate(str(sly[0]), device="cpu")
 
 
+def test_a_strangers_bundle_that_is_exported_elsewhere_does_not_become_this_users_with_its_code(
+    sly: tuple[Path, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if its factory were one of ours: what is left is the test data, which the new bundle would name, vouched for by this user.
+    monkeypatch.setattr(trust, "_OUR_FACTORY", re.compile("nets:build"))
+    with pytest.raises(UntrustedArtifact, match="its test data is code, nets:samples") as caught:
+        export(sly[0], "onnx", name="mine", device="cpu")
+    assert "--trusted" in str(caught.value)
+    assert not (sly[0].parent / "mine.accel").exists()
+
+
 def test_builds_of_a_strangers_bundle_are_not_verified_by_its_code(
     sly: tuple[Path, list[object]], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

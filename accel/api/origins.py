@@ -109,7 +109,7 @@ def find(
         UsageError: pixels of a model that has no preprocessing or no module, or into a bundle that takes something else; a name that a
             bundle cannot have.
         UsageError, UnknownName, BundleMissing, CorruptArtifact: as `models.resolve`; an ONNX file that cannot be a bundle's.
-        UntrustedArtifact: a checkpoint folder that names code of its own.
+        UntrustedArtifact: a checkpoint folder that names code of its own; a bundle nobody vouches for that does, if it is to be another.
     """
     path = _named(model, engines_dir)
     if path.suffix == ONNX_SUFFIX and path.is_file():
@@ -131,7 +131,7 @@ def find(
             raise mixed(path, bundle, "uint8 NHWC")
         return Origin(str(path), bundle.name, path, bundle.inputs, bundle.outputs, checkpoint, None, bundle, trusted)
     found = models.resolve(str(path) if path.exists() else model, scratch, weights=weights, shape=shape, name=name)
-    if bundle is None and path.exists():
+    if path.exists() and (bundle is None or trust.vouched_by(bundle) is None):
         trust.demand_checkpoint(found, trusted, trainers.MODELS.values())
     found = embedding.embed(found) if pixels else found
     target = engines_dir / f"{_demand_name(found.name)}.accel"
