@@ -364,3 +364,19 @@ def test_work_that_is_left_on_another_stream_is_found_out(script, engine, batche
     result = measure(engine, batches, PLAN, beside_a_gpu(script, synchronize_device=wait_for_all))
 
     assert result.flags == flags
+
+
+@pytest.mark.parametrize("disturbed", [4, 8])
+def test_a_host_that_stumbles_for_a_moment_leaves_no_work(script, engine, batches, disturbed):
+    waits = []
+
+    def wait_for_all():
+        # Three waits belong to a call: before it, of the idle device, and after it. The last is late for the first calls only.
+        waits.append(None)
+        call, part = divmod(len(waits) - 1, 3)
+        script.clock.advance_us(50 + (60 if part == 2 and call < disturbed else 0))
+
+    result = measure(engine, batches, PLAN, beside_a_gpu(script, synchronize_device=wait_for_all))
+
+    assert result.flags == ()
+    assert len(waits) == 3 * 5 * (2 if disturbed == 4 else 3)
