@@ -72,6 +72,7 @@ class Row:
         why: of the decision.
         training: of the very weights that were timed; where nothing was, the model's only one with seed 0.
         several: whether nothing was timed, and the model has more than one training with seed 0: by recipe, or by GPU.
+        remembered: where nobody recorded the GPU memory of `training`, another seed of its recipe on its kind of GPU that has it.
     """
 
     role: Role
@@ -85,6 +86,7 @@ class Row:
     training: Training | None
     several: bool = False
     parent: str | None = None
+    remembered: Training | None = None
 
 
 def rows(sections: Sequence[Section], trainings: Sequence[Training]) -> list[Row]:
@@ -148,7 +150,8 @@ def _row(role: Role, section: Section, judged: Mapping[Role, tuple[str, Judged]]
         parent, found = judged[role]
     decision, why, gate = _decided(role, section, line, found, parent)
     training = _of_rows(section, line.variant, trainings)
-    return Row(role, line.variant, section, line, found, gate, decision, why, training, parent=parent)
+    remembered = _remembered(training, trainings)
+    return Row(role, line.variant, section, line, found, gate, decision, why, training, parent=parent, remembered=remembered)
 
 
 def _decided(role: Role, section: Section, line: Line, judged: Judged | None, parent: str | None) -> tuple[str, str, bool | None]:
@@ -212,7 +215,8 @@ def _unmeasured(role: Role, own: Iterable[Section], trainings: Sequence[Training
     alike = [item for item in trainings if item.model == role.model and item.tested and item.fraction == 1 and item.seed == 0]
     decision = BASE if role.parent is None else REFINE
     only = alike[0] if len(alike) == 1 else None
-    return Row(role, role.variant, None, None, None, None, decision, why, only, several=len(alike) > 1)
+    remembered = _remembered(only, trainings)
+    return Row(role, role.variant, None, None, None, None, decision, why, only, several=len(alike) > 1, remembered=remembered)
 
 
 def candidates(rows: Sequence[Row]) -> list[Row]:
@@ -234,3 +238,10 @@ def _mean(row: Row) -> float | None:
 def _of_rows(section: Section, variant: str, trainings: Sequence[Training]) -> Training | None:
     timed = {row["weights_sha256"] for row in section.rows if row["variant"] == variant} - {None}
     return next((item for item in trainings if {item.exported_sha256} == timed), None)
+
+
+def _remembered(training: Training | None, trainings: Sequence[Training]) -> Training | None:
+    if training is None or training.peak_mib is not None:
+        return None
+    alike = [item for item in trainings if item.tested and item.fraction == training.fraction and item.alike(training)]
+    return min((item for item in alike if item.peak_mib is not None), key=lambda item: item.seed, default=None)

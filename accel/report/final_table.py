@@ -117,6 +117,12 @@ def _peak(training: Training) -> str:
     return UNKNOWN if training.peak_mib is None else f"{training.peak_mib:,.0f}"
 
 
+def _peak_of_row(row: Row) -> str | None:
+    if row.remembered is None:
+        return _trained(_peak)(row)
+    return f"{_peak(row.remembered)} (seed {row.remembered.seed})"
+
+
 CELLS: dict[str, Cell] = {
     "top-1 %": _of_line("top-1 %"),
     "mean µs": _of_line("host mean"),
@@ -128,7 +134,7 @@ CELLS: dict[str, Cell] = {
     "decision": lambda row: row.decision,
     "train_s": _trained(lambda training: f"{training.train_s:.0f}"),
     "trained on": _trained(lambda training: escaped(training.device)),
-    "peak MiB": _trained(_peak),
+    "peak MiB": _peak_of_row,
     "epochs": _trained(lambda training: str(training.epochs)),
 }
 
@@ -147,7 +153,8 @@ def _engines(rows: Sequence[Row], sections: Sequence[Section]) -> list[str]:
         "not here); spread = largest / smallest median of a round. Against its parent = ratio of the medians, paired over rounds, with its "
         "95 % interval; below 1 is faster. No ratio is taken across sessions: a student's parent is ResNet-18's FP32 where both were "
         "timed side by side, else its own. top-1 is the engine's own. train\\_s, peak MiB (GPU memory while training) and epochs are those "
-        "of the very weights that were timed, and of the model's training with seed 0 where nothing was timed.",
+        "of the very weights that were timed, and of the model's training with seed 0 where nothing was timed; peak MiB with a seed is "
+        "that of another seed of the recipe on the same kind of GPU, because nobody recorded theirs.",
     ]
 
 

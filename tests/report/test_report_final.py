@@ -282,6 +282,24 @@ def test_a_row_names_the_training_of_the_weights_that_were_timed(tmp_path: Path)
     assert by_label(final.rows([], trainings))["O1", "mobilenetv3_small"].training == trainings[0]
 
 
+def test_where_nobody_recorded_the_memory_of_a_training_another_seeds_is_shown_and_named(tmp_path: Path) -> None:
+    def cell() -> str:
+        told = final_table.body([timed], trained.find([tmp_path / "runs"])).splitlines()
+        (line,) = [line for line in told if line.startswith("| O1 ")]
+        return line.split(" | ")[-3]
+
+    training(tmp_path / "runs" / "s0", run={"exported_sha256": "aa", "peak_mib": None})
+    # Of another kind of GPU, of another share of the images and of another recipe: three that say nothing of it.
+    training(tmp_path / "runs" / "h100", seed=1, run={"device": "NVIDIA H100"})
+    training(tmp_path / "runs" / "half", train_fraction=0.5)
+    training(tmp_path / "runs" / "longer", epochs=300)
+    timed = section(tmp_path / "light", of("mobilenetv3_small", LIGHT, weights_sha256="aa"))
+    assert cell() == "not on record"
+    training(tmp_path / "runs" / "s3", seed=3, run={"peak_mib": 2003})
+    training(tmp_path / "runs" / "s2", seed=2, run={"peak_mib": 2002})
+    assert cell() == "2,002 (seed 2)"
+
+
 def test_the_tables_say_what_was_measured(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for seed, top1 in ((0, 93.0), (1, 93.2), (2, 93.1)):
