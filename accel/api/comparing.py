@@ -13,7 +13,7 @@ from accel.bench.columns import LATENCY_KINDS
 from accel.bench.comparison import Judged, estimate, judge, largest_floor
 from accel.bench.floors import percent
 from accel.bench.pairing import Key, Pair, Side
-from accel.bench.results import read_rows
+from accel.bench.results import SET, read_description, read_rows
 from accel.errors import AccelError, GateError, UnknownName, UsageError
 
 BASELINE = "eager:fp32"
@@ -24,10 +24,10 @@ class Compared:
     """What a comparison found.
 
     Attributes:
-        rows: one mapping a pair, those of one precision first: `model`, `variant` (B), `against` (A), `precisions`, `rounds`, `p50_us`
-            and `against_p50_us` (medians of the rounds), `ratio` (B over A) with `ratio_lo` and `ratio_hi` (95 %), `p_holm`, `floor_pct`,
-            `verdict`, `flags` (divided by spaces), `differs` (what was not the same machine, driver or input), `latency_kind`,
-            `set_id` and `against_set_id`.
+        rows: one mapping a pair, those of one precision first: `model`, `variant` (B), `against` (A; with ` of MODEL` where that is
+            another one), `precisions`, `rounds`, `p50_us` and `against_p50_us` (medians of the rounds), `ratio` (B over A) with `ratio_lo`
+            and `ratio_hi` (95 %), `p_holm`, `floor_pct`, `verdict`, `flags` (divided by spaces), `differs` (what was not the same
+            machine, driver or input), `latency_kind`, `set_id` and `against_set_id`.
         notes: what was left out and why, which rounds had no partner, what differs.
         problem: the error to end with if a limit was crossed.
     """
@@ -50,7 +50,8 @@ def compare(
     """Compare B with A, or without B the variants of A with `baseline`.
 
     Args:
-        a, b: `results.jsonl`, or the folder that `accel bench` wrote it in. Rounds of two files are paired by their numbers.
+        a, b: `results.jsonl`, or the folder that `accel bench` wrote it in. Rounds of two files are paired by their numbers; of two models
+            their files must be of one session (`accel bench MODEL_A MODEL_B`).
         fail_if: limits, as `p50>+5%`; see `accel.bench.fail_if.GRAMMAR`. What cannot be checked counts as crossed.
         kind: one of LATENCY_KINDS.
         baseline: the variant that the others of a set are compared with; `eager:fp32` if None.
@@ -90,24 +91,55 @@ def _of_one(path: Path, kind: str, baseline: str) -> tuple[list[Pair], list[str]
 def _of_two(first: Path, second: Path, kind: str) -> tuple[list[Pair], list[str], list[str]]:
     """The pairs, the notes, and the variants that A has good runs of and B recorded without success: they pass no limit."""
     (a, out_of_a), (b, out_of_b) = (pairing.sides(read_rows(path), kind) for path in (first, second))
-    pairs = pairing.same_variants(a, b)
+    all_a, all_b = {**a, **out_of_a}, {**b, **out_of_b}
+    together = _session(first) is not None and _session(first) == _session(second)
+    models = _models(all_a), _models(all_b)
+    apart = bool(all_a and all_b) and not set(models[0]) & set(models[1])
+    if apart and not together:
+        raise UsageError(
+            f"{first} is of {', '.join(models[0])} and {second} of {', '.join(models[1])}, and they were not timed side by side",
+            remedy=f"time them in one session: accel bench {' '.join([*models[0], *models[1]])}",
+        )
+    pairs = pairing.across_models(a, b) if apart else pairing.same_variants(a, b)
     notes = [
         *(
             f"{_name(key)} is left out of {path}: {why}"
             for path, out in ((first, out_of_a), (second, out_of_b))
             for key, why in out.items()
         ),
-        *_missing(first, a, {**b, **out_of_b}, second),
-        *_missing(second, b, {**a, **out_of_a}, first),
+        *_missing(first, a, all_b, second, apart),
+        *_missing(second, b, all_a, first, apart),
     ]
     _demand_any(pairs, notes, f"{first} and {second} have no variant in common that can be compared")
-    notes.append("the two files were not measured together: rounds are paired by number, and what changed in between is part of a ratio")
-    lost = [f"{_name(key)}: has no good runs in {second} ({out_of_b[key]})" for key in a if key in out_of_b]
+    notes.append(
+        "the two sets were timed side by side, in one session"
+        if together
+        else "the two files were not measured together: rounds are paired by number, and what changed in between is part of a ratio"
+    )
+    lost = [
+        f"{_name(key)}: has no good runs in {second} ({why})"
+        for key, why in out_of_b.items()
+        if any(_alike(key, other, apart) for other in a)
+    ]
     return pairs, notes, lost
 
 
-def _missing(have: Path, side: Mapping[Key, Side], other: Mapping[Key, Any], lack: Path) -> list[str]:
-    names = [_name(key) for key in side if key not in other]
+def _models(side: Mapping[Key, Any]) -> list[str]:
+    return list(dict.fromkeys(model for model, _ in side))
+
+
+def _session(path: Path) -> str | None:
+    """Which sets were timed side by side with this one; None where its description does not say, or is not there."""
+    described = (path if path.is_dir() else path.parent) / SET
+    return read_description(described).get("session") if described.is_file() else None
+
+
+def _alike(key: Key, other: Key, across_models: bool) -> bool:
+    return key[1] == other[1] if across_models else key == other
+
+
+def _missing(have: Path, side: Mapping[Key, Side], other: Mapping[Key, Any], lack: Path, across_models: bool) -> list[str]:
+    names = [_name(key) for key in side if not any(_alike(key, found, across_models) for found in other)]
     return [f"in {have} and not in {lack}: {', '.join(names)}"] if names else []
 
 
@@ -124,7 +156,7 @@ def _row(pair: Pair, found: Judged, kind: str) -> dict[str, Any]:
     return {
         "model": pair.b.model,
         "variant": pair.b.variant,
-        "against": pair.a.variant,
+        "against": _against(pair),
         "precisions": pair.precisions,
         "rounds": item.rounds,
         "p50_us": pair.b.middle("p50_us"),
@@ -148,7 +180,7 @@ def _unpaired(pairs: Sequence[Pair]) -> list[str]:
     for pair in pairs:
         alone = len(pair.a.runs.keys() ^ pair.b.runs.keys())
         if alone:
-            found.append(f"{pair.b.variant} against {pair.a.variant}: {len(pair.rounds)} rounds are paired, {alone} have no partner")
+            found.append(f"{pair.b.variant} against {_against(pair)}: {len(pair.rounds)} rounds are paired, {alone} have no partner")
     return found
 
 
@@ -157,6 +189,10 @@ def _gate_error(crossed: Sequence[str]) -> GateError | None:
         return None
     what = "\n".join(f"  {text}" for text in crossed)
     return GateError(f"{len(crossed)} limit{'s were' if len(crossed) > 1 else ' was'} crossed\n{what}")
+
+
+def _against(pair: Pair) -> str:
+    return pair.a.variant if pair.a.model == pair.b.model else _name((pair.a.model, pair.a.variant))
 
 
 def _name(key: Key) -> str:

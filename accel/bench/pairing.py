@@ -149,6 +149,11 @@ def same_variants(a: Mapping[Key, Side], b: Mapping[Key, Side]) -> list[Pair]:
     return [Pair(side, b[key]) for key, side in a.items() if key in b]
 
 
+def across_models(a: Mapping[Key, Side], b: Mapping[Key, Side]) -> list[Pair]:
+    """Every variant that both files have, of whichever models: for sets whose rounds were interleaved."""
+    return [Pair(side, other) for (_, variant), side in a.items() for (_, same), other in b.items() if same == variant]
+
+
 def demand_comparable(pairs: Sequence[Pair], across_machines: bool) -> list[str]:
     """What differs between the two sides of any pair; empty if nothing does.
 

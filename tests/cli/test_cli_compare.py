@@ -57,6 +57,52 @@ def test_two_files_compare_like_with_like_and_say_what_is_missing(accel_cli: Cli
     assert ran.code == 0
 
 
+class TestTwoModels:
+    """Their variants are paired where both were timed in one session, and nowhere else."""
+
+    def folder(self, path: Path, model: str, variants: dict[str, list[float]], session: str | None, **changes: Any) -> Path:
+        path.mkdir()
+        write(path / "results.jsonl", variants, model=model, set_id=path.name, **changes)
+        (path / "set.json").write_text(json.dumps({"set_id": path.name, "session": session}))
+        return path
+
+    @pytest.fixture
+    def teacher(self, tmp_path: Path) -> Path:
+        return self.folder(tmp_path / "teacher", "resnet", {"eager:fp32": [100, 101, 100], "ort:fp32": [50, 50.2]}, "s")
+
+    def test_of_one_session_are_held_against_each_other(self, accel_cli: Cli, teacher: Path, tmp_path: Path) -> None:
+        variants = {"eager:fp32": [40, 40.4, 40], "ort:fp32": [20, 20.1, 20], "trt:fp16": [5, 5, 5]}
+        student = self.folder(tmp_path / "student", "tiny", variants, "s")
+        ran = accel_cli("compare", teacher, student, "--format", "json")
+        assert ran.code == 0, ran.err
+        first, second = json.loads(ran.out)
+        assert (first["model"], first["variant"], first["against"]) == ("tiny", "eager:fp32", "eager:fp32 of resnet")
+        assert (first["ratio"], first["verdict"], first["rounds"]) == (pytest.approx(0.4), "FASTER", 3)
+        assert (second["against"], second["rounds"]) == ("ort:fp32 of resnet", 2)
+        assert "timed side by side, in one session" in ran.err
+        assert "not measured together" not in ran.err
+        assert f"in {student} and not in {teacher}: trt:fp16 of tiny" in ran.err
+        assert "ort:fp32 against ort:fp32 of resnet: 2 rounds are paired, 1 have no partner" in ran.err
+
+    @pytest.mark.parametrize("session", ["another", None])
+    def test_of_two_sessions_are_refused_with_the_command_that_times_them(
+        self, accel_cli: Cli, teacher: Path, tmp_path: Path, session: str | None
+    ) -> None:
+        student = self.folder(tmp_path / "student", "tiny", {"eager:fp32": [40, 40.4, 40]}, session)
+        ran = accel_cli("compare", teacher, student)
+        assert (ran.code, ran.out) == (2, "")
+        assert "is of resnet and" in ran.err
+        assert "not timed side by side" in ran.err
+        assert "accel bench resnet tiny" in ran.err
+
+    def test_a_limit_is_not_passed_by_a_variant_that_failed(self, accel_cli: Cli, teacher: Path, tmp_path: Path) -> None:
+        student = self.folder(tmp_path / "student", "tiny", {"eager:fp32": [40, 40.4, 40]}, "s")
+        write(student / "results.jsonl", {"ort:fp32": [20, 20]}, model="tiny", set_id="student", verdict="INVALID", reason="wrong answers")
+        ran = accel_cli("compare", teacher, student, "--fail-if", "p50>+5%")
+        assert ran.code == 3
+        assert "ort:fp32 of tiny: has no good runs" in ran.err
+
+
 def test_a_crossed_limit_is_exit_3_and_says_who_and_how_much(accel_cli: Cli, before: Path, tmp_path: Path) -> None:
     after = write(tmp_path / "after.jsonl", {"eager:fp32": [107, 108.07, 107], "ort:fp32": [50, 50.2, 50]})
     ran = accel_cli("compare", before, after, "--fail-if", "p50>+5%", "--fail-if", "p50>500us", "--fail-if", "top1<-0.1")
