@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class Benched:
         sets: one a bundle: rows and samples, and the folder where they lie: results.jsonl, results.csv, samples.npz, table.md,
             settings.json.
         faults: the variants that have no good row.
-        notes: of an A/A set, the floor of each variant and of the machine.
+        notes: of an A/A set, the floor of each variant and of the machine; of several sets, how they are held against each other.
         problem: what the command ends with: a failed gate, or something asked for that is missing; None if all is well.
     """
 
@@ -158,9 +159,16 @@ def bench(
         problem = problem or outcome.error_of(unexpected, names, nothing_ran=nothing_ran, model=name)
         faults += own
     if not aa:
-        return Benched(tuple(sets), tuple(faults), problem)
+        return Benched(tuple(sets), tuple(faults), problem, _side_by_side(sets))
     notes, mistrusted = against_itself.conclude(sets[0])
     return Benched(tuple(sets), tuple(faults), mistrusted or problem, notes)
+
+
+def _side_by_side(sets: Sequence[ResultSet]) -> tuple[str, ...]:
+    if len(sets) == 1:
+        return ()
+    words = " ".join(shlex.quote(str(results.folder)) for results in sets[:2])
+    return (f"timed side by side: `accel compare {words}` says which is faster",)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +43,11 @@ def test_two_bundles_get_a_set_each_of_one_session(accel_cli: Cli, tiny: Path, t
     for name in ("tiny", "other"):
         (known,) = measured.read(Path(f"engines/{name}.accel")).values()
         assert "onnxruntime:fp32" in {row["variant"] for row in known["rows"]}
+    (command,) = re.findall(r"`accel (compare [^`]+)`", ran.err)
+    compared = accel_cli(*shlex.split(command), "--format", "json")
+    assert compared.code == 0, compared.err
+    found = {row["variant"]: row for row in json.loads(compared.out)}["onnxruntime:fp32"]
+    assert (found["model"], found["against"], found["rounds"]) == ("other", "onnxruntime:fp32 of tiny", 2)
 
 
 def test_nothing_named_is_refused() -> None:
