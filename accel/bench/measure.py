@@ -161,8 +161,8 @@ def _busy(subject: Subject, instruments: Instruments) -> Callable[[int], None]:
 def _leaves_work(subject: Subject, instruments: Instruments, synchronize_device: Callable[[], None], times: int = 3) -> bool:
     """Whether the device still works when the stream is done.
 
-    A call that leaves work leaves it always; the processor of a virtual machine that stumbles does so for a moment (an honest run of
-    TensorRT on an H200 was refused for it). So whatever is suspected is asked again, some time later.
+    A call that leaves work leaves it always; the processor of a virtual machine that stumbles does so for a moment, which is what seems
+    to have had a third run refused on an H200 that took as long as the two before. So a suspicion is asked again, some time later.
     """
     for attempt in range(times):
         if attempt:
