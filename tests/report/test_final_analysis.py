@@ -49,7 +49,7 @@ def digits(value: float) -> str:
 
 def test_every_figure_that_it_rests_on_is_that_of_its_set(analysis: str, sets: dict[tuple[str, str], Section]) -> None:
     found = RESTS_ON.findall(analysis)
-    assert len(found) == 58 == analysis.count("\n| `")
+    assert len(found) == 74 == analysis.count("\n| `")
     for model, variant, host, device, top1, begun in found:
         section = sets[model, begun]
         line = section.by_variant[variant]
@@ -82,46 +82,68 @@ def test_what_it_says_of_all_sets_holds(analysis: str, sets: dict[tuple[str, str
 
 def test_what_it_says_of_the_newest_sets_holds(table: str, analysis: str, sets: dict[tuple[str, str], Section]) -> None:
     analysis = analysis.replace("\n", " ")
-    newest = {model: section for (model, begun), section in sets.items() if begun.startswith("20261130T08")}
-    assert len(newest) == 10
-    others = [
-        section for section in newest.values() if "tensorrt:fp16" in section.by_variant and "fused:fp16+grid" not in section.by_variant
-    ]
+    others = [section for (_, begun), section in sets.items() if begun in ("20261130T083011Z", "20261130T083727Z")]
     assert len(others) == 6
     for section in others:
         assert min(section.by_variant, key=lambda variant, of=section: median(of, variant)) == "tensorrt:fp16"
     faster = [float(ratio) for ratio in re.findall(r"`tensorrt:fp16` .* FASTER: ([\d.]+) ", table)]
     assert len(faster) == 6
     assert f"in {min(faster)} to {max(faster)} of the time of FP32" in analysis
-    of_the_teacher = [float(ratio) for ratio in re.findall(r"^\| D1 .* AMBIGUOUS: ([\d.]+) .* of `resnet18`", table, re.MULTILINE)]
-    assert len(of_the_teacher) == 3
-    assert f"medians of D1 are {min(of_the_teacher):.2f} to {max(of_the_teacher):.2f} of the teacher's" in analysis
     slower = [
         median(section, "aoti:fp16+graph") / median(section, "tensorrt:fp16")
         for section in others
         if "aoti:fp16+graph" in section.by_variant
     ]
     assert f"takes {min(slower):.2f} to {max(slower):.2f} times as long as that" in analysis
+    of_the_teacher = [float(ratio) for ratio in re.findall(r"^\| D1 .* FASTER: ([\d.]+) .* of `resnet18`", table, re.MULTILINE)]
+    assert len(of_the_teacher) == 3
+    assert f"in {min(of_the_teacher):.2f} to {max(of_the_teacher):.2f} of the time of their teacher's FP32" in analysis
+    newest = {model: section for (model, begun), section in sets.items() if begun.startswith("20261130T12")}
+    assert len(newest) == 5
     student, teacher = newest["student_c"], newest["resnet18"]
     grid = "fused:fp16+grid"
-    times, points = (
-        median(student, grid) / median(teacher, grid),
-        (teacher.by_variant[grid].top1 or 0) - (student.by_variant[grid].top1 or 0),
-    )
-    assert f"within {points:.2f} points, in {times:.2f} of its time" in analysis
+    assert f"({student.by_variant[grid].top1:.2f} % and {teacher.by_variant[grid].top1:.2f} %)" in analysis
+    assert f"in {median(student, grid) / median(teacher, grid):.2f} of its time through the same engine" in analysis
+    for engine, said in ((grid, "it needs {} µs of GPU time"), ("tensorrt:fp16", "TensorRT 8.6 needs {} beside it")):
+        assert said.format(digits(median(student, engine, "device_us"))) in analysis
     small = newest["mobilenetv3_small"]
     assert 1.2 < median(small, "eager:fp32+channels_last", "device_us") / median(small, "eager:fp32", "device_us") < 1.3
     assert median(small, "eager:fp32+channels_last") > median(small, "eager:fp32")
-    spreads = {line.variant: [] for section in newest.values() for line in section.by_variant.values()}
-    for section in newest.values():
-        for line in section.by_variant.values():
-            spreads[line.variant].append(line.latency[HOST].spread or 0)
-    eager = [spread for variant, found in spreads.items() if variant.startswith("eager") for spread in found]
-    steady = [spread for variant, found in spreads.items() if not variant.startswith(("eager", "compile")) for spread in found]
+    (half,) = re.findall(r"^\| O2 .* FASTER: ([\d.]+) .* of `eager:fp16`", table, re.MULTILINE)
+    assert f"(O2) is kept too: {float(half):.2f} of FP16 in eager mode" in analysis
+    still = [float(ratio) for ratio in re.findall(r"^\| O[13] .* AMBIGUOUS: ([\d.]+) .* of `eager:fp32`", table, re.MULTILINE)]
+    assert len(still) == 2
+    assert f"with medians of {still[0]:.2f} and {still[1]:.2f} of FP32 beside them" in analysis
+    recent = [*newest.values(), *others]
+    eager = [spread for section in recent for variant, spread in spreads(section).items() if variant.startswith("eager")]
+    steady = [spread for section in recent for variant, spread in spreads(section).items() if not variant.startswith(("eager", "compile"))]
     assert f"by up to a factor of {max(eager):.2f}" in analysis
-    assert 1.12 < max(steady) < 1.13
-    grid_line = newest["student_b"].by_variant[grid]
-    assert grid_line.latency[HOST].spread == pytest.approx(1.12, abs=0.005)
+    assert f"repeat within {100 * (max(steady) - 1):.0f} %" in analysis
+    assert spreads(newest["student_a"])[grid] == max(steady)
+    assert spreads(newest["student_a"], "device_us")[grid] == pytest.approx(1.01, abs=0.002)
+    assert len({(row["run_id"], row["variant"]) for section in newest.values() for row in section.rows}) == 109
+    assert not [row for section in newest.values() for row in section.rows if row["refusals"]]
+
+
+def spreads(section: Section, kind: str = HOST) -> dict[str, float]:
+    return {line.variant: line.latency[kind].spread or 0 for line in section.by_variant.values()}
+
+
+def test_what_it_says_of_the_repeated_session_holds(analysis: str, sets: dict[tuple[str, str], Section]) -> None:
+    said = next(paragraph for paragraph in analysis.split("\n\n") if paragraph.startswith("**Repeated.**")).replace("\n", " ")
+    apart: dict[str, list[float]] = {"fused": [], "tensorrt": [], "eager": []}
+    for model in ("resnet18", "student_a", "student_b", "student_c"):
+        first, again = sets[model, "20261130T083345Z"], sets[model, "20261130T120408Z"]
+        assert first.rows[0]["gpu_uuid"] != again.rows[0]["gpu_uuid"]
+        assert first.by_variant.keys() == again.by_variant.keys()
+        for variant in first.by_variant:
+            apart[variant.partition(":")[0]].append(abs(median(again, variant) / median(first, variant) - 1))
+        grid = "fused:fp16+grid"
+        assert abs(median(again, grid, "device_us") / median(first, grid, "device_us") - 1) < 0.006
+        for section in (first, again):
+            assert digits(median(section, grid)) in said
+    assert f"within {100 * max(apart['fused']):.1f} %" in said
+    assert f"up to {100 * max(apart['tensorrt']):.0f} % apart, and eager mode up to {100 * max(apart['eager']):.0f} %" in said
 
 
 def test_the_chosen_engine_is_the_tables(table: str, analysis: str, sets: dict[tuple[str, str], Section]) -> None:
@@ -129,16 +151,26 @@ def test_the_chosen_engine_is_the_tables(table: str, analysis: str, sets: dict[t
     shipped_and_trained = [ROOT / "accel" / "trainers" / "weights", TABLE.parent / "training"]
     rows = final.rows(list(sets.values()), find(shipped_and_trained))
     candidates = [(row.role.model, row.variant) for row in final.candidates(rows)]
-    assert candidates == [chosen, ("student_c", "fused:fp16+grid"), ("resnet18", "fused:fp16+grid")]
+    assert chosen == ("student_a", "fused:fp16+grid")
+    assert candidates == [chosen, ("student_b", "fused:fp16+grid"), ("student_c", "fused:fp16+grid")]
     assert f"chosen, the smallest mean of all that are kept: best (`{chosen[0]}` `{chosen[1]}`)" in table
     best = final.candidates(rows)[0].line
     assert best is not None
-    assert best.n_flips == 0
+    assert best.n_flips == 1
+    assert "one of its predictions differs" in analysis
+    for row in final.candidates(rows):
+        assert row.line is not None
+        assert f"{row.line.top1:.2f} %" in analysis
+        assert f"{row.line.latency[HOST].mean_us:.1f}" in analysis.partition("**Chosen")[2]
     decisions = {(row.role.label, row.role.model): row.decision for row in rows if row.role.label not in ("best", "B1", "B2")}
     assert len(decisions) == 6
-    assert set(decisions.values()) == {final.REFINE}
-    smallest = min((row for row in rows if row.line), key=lambda row: row.line.latency[HOST].p50_us or 0 if row.line else 0)
-    assert (smallest.role.model, smallest.variant, smallest.decision) == ("student_a", "fused:fp16+grid", final.REFINE)
+    assert {role for role, decision in decisions.items() if decision != final.KEEP} == {
+        ("O1", "mobilenetv3_small"),
+        ("O3", "mobilenetv3_small"),
+    }
+    assert {decisions[role] for role in (("O1", "mobilenetv3_small"), ("O3", "mobilenetv3_small"))} == {final.REFINE}
+    assert min(row.line.rounds for row in rows if row.line) == 3  # the issue asks for three runs of each, with their spread
+    assert all(row.line for row in rows)
     assert "not measured |" not in table.partition("| trained model |")[0]
 
 
@@ -149,13 +181,13 @@ def test_what_it_says_of_the_trainings_holds(analysis: str) -> None:
     whole = [item for item in found if item.tested and item.fraction == 1]
     pooled = {"student_c": "NVIDIA H200", "resnet18": "NVIDIA H200", "student_a": "", "student_b": ""}
     for model, (wanted, millions) in {
-        "student_c": ("95.50 %", 4.4),
-        "resnet18": ("95.62 %", 11.2),
+        "student_c": ("95.56 %", 4.4),
+        "resnet18": ("95.65 %", 11.2),
         "student_b": ("94.84 %", 2.1),
         "student_a": ("92.92 %", 0.99),
     }.items():
         own = [item for item in whole if item.model == model and item.device.startswith(pooled[model])]
-        assert sorted(item.seed for item in own) == [0, 1, 2]
+        assert sorted(item.seed for item in own) == list(range({"resnet18": 5, "student_c": 4}.get(model, 3)))
         assert f"{statistics.fmean(item.top1 or 0 for item in own):.2f} %" == wanted
         location, _, _ = trainers.MODELS[model].partition(":")
         module = importlib.import_module(location)
