@@ -82,14 +82,16 @@ def test_the_command_line_starts_without_numpy_or_rich() -> None:
     assert not {"numpy", "rich", "accel.api"} & set(json.loads(done.stdout))
 
 
-def test_help_answers_in_half_a_second() -> None:
-    def taken() -> float:
+def test_help_answers_in_half_a_second_where_python_starts_in_twenty_milliseconds() -> None:
+    def taken(*arguments: str) -> float:
         began = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "accel", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - began
 
-    # The best of several: a busy machine is not a slow start.
-    assert min(taken() for _ in range(5)) < 0.5
+    # Side by side and the best of several: neither a slow machine nor a busy one is a slow start.
+    pairs = [(taken("-c", "pass"), taken("-m", "accel", "--help")) for _ in range(5)]
+    bare, answered = map(min, zip(*pairs, strict=True))
+    assert answered < 25 * bare
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it() -> None:
